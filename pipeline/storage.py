@@ -1,0 +1,196 @@
+"""Places that hold data: local folders and object stores behind one small class.
+
+Everything durable goes through `Location`, so that nothing else needs to know whether a run
+lives on a disk or in a bucket. No rename is assumed: on an object store an object appears whole
+when its upload is complete, on a disk a file is written beside its place and moved into it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+from pipeline.errors import UserError
+
+_ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+
+
+@lru_cache(maxsize=64)
+def _file_system(root: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """File system and base path of a URI; one connection pool a process and place."""
+    try:
+        return pyarrow.fs.FileSystem.from_uri(root)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"cannot open {root!r} as a storage place: {error}") from error
+
+
+def _with_endpoint(uri: str) -> str:
+    """Add the S3 endpoint of the environment to a URI that names none (MinIO, Ceph, tests)."""
+    endpoint = next((os.environ[v] for v in _ENDPOINT_VARIABLES if os.environ.get(v)), None)
+    if endpoint is None or "endpoint_override" in uri:
+        return uri
+    scheme, _, host = endpoint.partition("://")
+    query = urlencode({"endpoint_override": host, "scheme": scheme})
+    return f"{uri}{'&' if '?' in uri else '?'}{query}"
+
+
+@dataclass(frozen=True)
+class Location:
+    """A folder or file on any file system pyarrow knows: a path, ``s3://``, ``gs://``, ``hdfs://``…
+
+    Picklable: only the URI travels, each process opens its own connection.
+
+    Attributes:
+        uri: absolute URI without a trailing slash; a local path is ``/absolute/path``.
+        query: connection options (``endpoint_override=…``) that came with the URI.
+    """
+
+    uri: str
+    query: str = field(default="", repr=False)
+
+    @classmethod
+    def of(cls, place: str | os.PathLike[str] | Location) -> Location:
+        """From a local path (made absolute) or a URI.
+
+        Raises:
+            UserError: the URI's scheme is not one that pyarrow can open.
+        """
+        if isinstance(place, Location):
+            return place
+        text = os.fspath(place)
+        if "://" not in text:
+            return cls(os.path.abspath(os.path.expanduser(text)))
+        if text.startswith("file://"):
+            return cls(os.path.abspath(text.removeprefix("file://")))
+        if text.startswith("s3://"):
+            text = _with_endpoint(text)
+        base, _, query = text.partition("?")
+        location = cls(base.rstrip("/"), query)
+        location.fs  # noqa: B018  (opens it now, so that a bad scheme is reported here)
+        return location
+
+    @property
+    def is_local(self) -> bool:
+        return "://" not in self.uri
+
+    @property
+    def name(self) -> str:
+        return self.uri.rsplit("/", 1)[-1]
+
+    @property
+    def fs(self) -> pyarrow.fs.FileSystem:
+        return self._opened[0]
+
+    @property
+    def path(self) -> str:
+        """The path inside `fs`."""
+        return self._opened[1]
+
+    @property
+    def _opened(self) -> tuple[pyarrow.fs.FileSystem, str]:
+        if self.is_local:
+            return _local_file_system(), self.uri
+        parts = urlsplit(self.uri)
+        root = f"{parts.scheme}://{parts.netloc}" + (f"?{self.query}" if self.query else "")
+        fs, base = _file_system(root)
+        return fs, f"{base.rstrip('/')}{parts.path}"
+
+    def __truediv__(self, name: str) -> Location:
+        return Location(f"{self.uri}/{name}", self.query)
+
+    def __str__(self) -> str:
+        return self.uri
+
+    def for_ffmpeg(self) -> str:
+        """The local path, or the URI quoted, for messages and logs of the decoder."""
+        return self.uri if self.is_local else quote(self.uri, safe=":/")
+
+    # -- reading -----------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        return self.info().type != pyarrow.fs.FileType.NotFound
+
+    def info(self) -> pyarrow.fs.FileInfo:
+        return self.fs.get_file_info(self.path)
+
+    def read_bytes(self) -> bytes:
+        with self.fs.open_input_file(self.path) as stream:
+            return stream.read()
+
+    def read_json(self) -> Any:
+        return json.loads(self.read_bytes())
+
+    def read_table(self, columns: list[str] | None = None) -> pa.Table:
+        return pq.read_table(self.path, filesystem=self.fs, columns=columns)
+
+    def children(self, recursive: bool = False) -> list[pyarrow.fs.FileInfo]:
+        """Files and folders below, sorted by path; empty where there is no such folder."""
+        selector = pyarrow.fs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
+        return sorted(self.fs.get_file_info(selector), key=lambda info: info.path)
+
+    def files(self, suffix: str = "") -> Iterator[Location]:
+        """Direct children that are files and end in ``suffix``, in order of name."""
+        for info in self.children():
+            if info.is_file and info.base_name.endswith(suffix):
+                yield self / info.base_name
+
+    # -- writing -----------------------------------------------------------------------------
+
+    def make(self) -> Location:
+        """Create the folder (a no-op on object stores)."""
+        if self.is_local:
+            os.makedirs(self.uri, exist_ok=True)
+        return self
+
+    def write_bytes(self, data: bytes | memoryview) -> None:
+        """Write whole or not at all, also when the process dies on the way."""
+        if self.is_local:
+            os.makedirs(os.path.dirname(self.uri), exist_ok=True)
+            beside = f"{self.uri}.{uuid.uuid4().hex[:8]}.tmp"
+            try:
+                with open(beside, "wb") as stream:
+                    stream.write(data)
+                    stream.flush()
+                    os.fsync(stream.fileno())
+                os.replace(beside, self.uri)
+            finally:
+                if os.path.exists(beside):
+                    os.unlink(beside)
+            return
+        with self.fs.open_output_stream(self.path) as stream:
+            stream.write(data)
+
+    def write_text(self, text: str) -> None:
+        self.write_bytes(text.encode())
+
+    def write_json(self, value: Any) -> None:
+        self.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+    def write_table(self, table: pa.Table, row_group_size: int = 16_384) -> None:
+        sink = io.BytesIO()
+        pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size)
+        self.write_bytes(sink.getbuffer())
+
+    def delete(self) -> None:
+        """Remove the file or the whole folder; no error where there is none."""
+        info = self.info()
+        if info.is_file:
+            self.fs.delete_file(self.path)
+        elif info.type == pyarrow.fs.FileType.Directory:
+            self.fs.delete_dir(self.path)
+
+
+@lru_cache(maxsize=1)
+def _local_file_system() -> pyarrow.fs.LocalFileSystem:
+    return pyarrow.fs.LocalFileSystem()
