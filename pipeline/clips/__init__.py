@@ -1,0 +1,1 @@
+"""From media files to tensors: index, probe, decode, sample, stream."""

@@ -1,0 +1,46 @@
+"""What could not be used, where and why: the rows of the rejects table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import pyarrow as pa
+
+
+class Reason(StrEnum):
+    """The closed set of reasons; `detail` of a reject carries the decoder's own words."""
+
+    MISSING = "missing"  # no such file or object
+    UNREADABLE = "unreadable"  # it is there, but storage gave an error or no permission
+    EMPTY_FILE = "empty_file"  # zero bytes
+    NOT_MEDIA = "not_media"  # no demuxer knows it
+    NO_STREAMS = "no_streams"  # a container without picture or sound
+    STILL_IMAGE = "still_image"  # one picture, or cover art, and no sound
+    UNSUPPORTED = "unsupported"  # no decoder for its codec, or encrypted
+    TOO_LARGE = "too_large"  # absurd dimensions
+    TOO_SHORT = "too_short"
+    BAD_CUT = "bad_cut"  # a cut outside the file, or one that ends before it starts
+    CORRUPT = "corrupt"  # opened, but nothing could be decoded where it was needed
+    TIMEOUT = "timeout"
+    CRASHED = "crashed"  # the decoder took its process down
+
+
+@dataclass(frozen=True)
+class Reject(Exception):
+    """Why one file or clip could not be used. Returned as a value; raised only inside decoding."""
+
+    reason: Reason
+    detail: str = ""
+
+
+SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("clip_id", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("attempt", pa.int32()),
+    ]
+)
