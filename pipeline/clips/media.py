@@ -1,0 +1,254 @@
+"""One open media file: its container, the two tracks that matter, and its presentation clock.
+
+Media time is the container's presentation clock in seconds. Transport and program streams start
+their clock anywhere (a recording may begin at 38,000 s), so there it counts from the file's first
+timestamp, as ``ffmpeg -ss`` does; everywhere else timestamps are taken as they are.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import av
+import pyarrow as pa
+import pyarrow.fs
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from pipeline.clips.rejects import Reason, Reject
+from pipeline.storage import Location
+
+# A picture beyond this is absurd for training and needs gigabytes in a decoder with references.
+MAX_PIXELS = 8192 * 8192
+# Formats whose clock starts anywhere.
+_FLOATING_CLOCKS = {"mpegts", "mpeg", "vob"}
+# Playlists and scripts would open other files or hosts than the one that was named; subtitles and
+# metadata are text that a demuxer happens to know.
+_NOT_OURS = {"hls", "concat", "dash", "imf", "sdp", "rtsp", "webm_dash_manifest", "ffmetadata"} | {
+    *("srt", "ass", "webvtt", "tty", "microdvd", "subviewer", "sami", "lrc", "stl")
+}
+
+
+av.logging.set_level(av.logging.PANIC)
+
+
+class Media:
+    """An open file. Not thread-safe; made and closed by `opened`.
+
+    Attributes:
+        container: libavformat's view of it.
+        video: the picture track to use (cover art excluded), or None.
+        audio: the sound track to use, or None.
+        origin_s: timestamp, in seconds, of media time 0.
+    """
+
+    container: InputContainer
+    video: VideoStream | None
+    audio: AudioStream | None
+    origin_s: float
+
+    def __init__(self, source: Location, timeout_s: float) -> None:
+        self._source = source
+        self._timeout_s = timeout_s
+        self._handle: Blocks | None = None
+
+    def load(self) -> None:
+        """Open, choose the tracks, and set the decoders to one thread.
+
+        Raises:
+            Reject: nothing in it can be used.
+            Exception: whatever storage or libavformat reports; see `explain`.
+        """
+        if self._source.is_local:
+            with open(self._source.uri, "rb") as stream:  # the system's words for what is wrong
+                if not stream.read(1):
+                    raise Reject(Reason.EMPTY_FILE)
+            place: Any = f"file:{self._source.uri}"
+        else:
+            place = self._handle = Blocks(self._source)
+        self.container = av.open(
+            place,
+            mode="r",
+            timeout=None if self._handle else (self._timeout_s, self._timeout_s),
+            metadata_errors="replace",
+            buffer_size=1 << 16,
+            options={"protocol_whitelist": "file"},
+        )
+        self._choose()
+
+    def _choose(self) -> None:
+        container = self.container
+        name = container.format.name
+        if set(name.split(",")) & _NOT_OURS:
+            raise Reject(Reason.NOT_MEDIA, f"a {name} file")
+        pictures = [s for s in container.streams.video if not _is_cover(s)]
+        sounds = list(container.streams.audio)
+        best_video, best_audio = container.streams.best("video"), container.streams.best("audio")
+        video = best_video if best_video in pictures else next(iter(pictures), None)
+        audio = best_audio if best_audio in sounds else next(iter(sounds), None)
+        tracks = [s for s in (video, audio) if s is not None]
+        usable = [s for s in tracks if s.codec_context is not None]
+        if not usable:
+            if tracks:
+                kinds = " and ".join(s.type for s in tracks)
+                raise Reject(Reason.UNSUPPORTED, f"no decoder for its {kinds}")
+            if container.streams.video:
+                raise Reject(Reason.STILL_IMAGE, "cover art and no sound")
+            raise Reject(Reason.NO_STREAMS)
+        self.video = video if video in usable else None
+        self.audio = audio if audio in usable else None
+        for stream in container.streams:
+            if stream not in usable:
+                stream.discard = av.stream.Discard.all
+        for stream in usable:
+            stream.codec_context.thread_type = "NONE"
+            stream.codec_context.thread_count = 1
+        if self.video is not None:
+            self.video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+        floating = bool(set(name.split(",")) & _FLOATING_CLOCKS)
+        self.origin_s = (container.start_time or 0) / av.time_base if floating else 0.0
+
+    def reopen(self) -> None:
+        """Back to the first packet, for files in which seeking fails."""
+        self.close()
+        self.load()
+
+    def close(self) -> None:
+        if hasattr(self, "container"):
+            self.container.close()
+        if self._handle is not None:
+            self._handle.close()
+            self._handle = None
+
+    def seconds(self, timestamp: int, time_base: Any) -> float:
+        """Media time of a timestamp."""
+        return float(timestamp * time_base) - self.origin_s
+
+    def timestamp(self, seconds: float, time_base: Any) -> int:
+        """Timestamp of a media time, rounded down."""
+        return int((seconds + self.origin_s) // float(time_base))
+
+
+def _is_cover(stream: VideoStream) -> bool:
+    flags = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+    return bool(stream.disposition & flags)
+
+
+@contextmanager
+def opened(source: Location, timeout_s: float) -> Iterator[Media]:
+    """Open a file for reading; every handle is closed on the way out, whatever happens.
+
+    Raises:
+        Reject: it is missing, empty, unreadable, no media, or has no track that can be decoded.
+    """
+    media = Media(source, timeout_s)
+    try:
+        try:
+            media.load()
+        except Exception as error:
+            raise explain(error, Reason.NOT_MEDIA) from error
+        yield media
+    finally:
+        media.close()
+
+
+def explain(error: BaseException, otherwise: Reason) -> Reject:
+    """The reject that an exception of storage or of the decoder stands for."""
+    if isinstance(error, Reject):
+        return error
+    detail = f"{type(error).__name__}: {error}"[:300]
+    if isinstance(error, av.error.FileNotFoundError | FileNotFoundError):
+        return Reject(Reason.MISSING, detail)
+    if isinstance(error, IsADirectoryError):
+        return Reject(Reason.UNREADABLE, detail)
+    if isinstance(error, av.error.ExitError | TimeoutError):
+        return Reject(Reason.TIMEOUT, detail)
+    if isinstance(error, av.error.DecoderNotFoundError | av.error.PatchWelcomeError):
+        return Reject(Reason.UNSUPPORTED, detail)
+    if isinstance(error, MemoryError):
+        return Reject(Reason.TOO_LARGE, detail)
+    if isinstance(error, av.error.FFmpegError):
+        return Reject(otherwise, detail)
+    if isinstance(error, PermissionError | OSError | pa.ArrowException):
+        return Reject(Reason.UNREADABLE, detail)
+    return Reject(otherwise, detail)
+
+
+class Blocks(io.RawIOBase):
+    """A remote file as libavformat wants it: range reads of whole blocks, a few of them kept.
+
+    Containers jump between their index, picture and sound; with blocks a jump back costs nothing
+    and a small read does not become a request of its own.
+    """
+
+    SIZE = 1 << 20
+    KEPT = 16
+
+    def __init__(self, source: Location) -> None:
+        super().__init__()
+        try:
+            info = source.info()
+            if info.type == pyarrow.fs.FileType.NotFound:
+                raise Reject(Reason.MISSING)
+            if not info.is_file:
+                raise Reject(Reason.UNREADABLE, "not a file")
+            if info.size == 0:
+                raise Reject(Reason.EMPTY_FILE)
+            self._file = source.fs.open_input_file(source.path)
+        except (OSError, pa.ArrowException) as error:
+            raise explain(error, Reason.UNREADABLE) from error
+        self._size = int(info.size)
+        self._position = 0
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self.requests = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0:
+            size = self._size - self._position
+        number, within = divmod(self._position, self.SIZE)
+        if self._position >= self._size or size == 0:
+            return b""
+        data = self._block(number)[within : within + size]
+        self._position += len(data)
+        return data
+
+    def close(self) -> None:
+        if not self.closed:
+            self._blocks.clear()
+            if hasattr(self, "_file"):
+                self._file.close()
+        super().close()
+
+    def _block(self, number: int) -> bytes:
+        block = self._blocks.get(number)
+        if block is None:
+            self.requests += 1
+            start = number * self.SIZE
+            block = self._file.read_at(min(self.SIZE, self._size - start), start)
+            if not block:
+                raise OSError(f"storage returned nothing at byte {start} of {self._size}")
+            self._blocks[number] = block
+            if len(self._blocks) > self.KEPT:
+                self._blocks.popitem(last=False)
+        else:
+            self._blocks.move_to_end(number)
+        return block

@@ -1,0 +1,141 @@
+"""Which pixels of a decoded frame a clip wants, and their one conversion to RGB.
+
+Crop and region are cut before scaling: the crop is a pointer offset into the decoder's planes, so
+pixels that nobody sees are neither scaled nor converted. Rotation is done on the small result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from av.filter import Graph
+from av.video.frame import VideoFrame
+
+Region = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class View:
+    """What one clip wants of the upright picture: see `decode.ClipRequest`."""
+
+    size: int
+    short_side: int
+    crop_x: float
+    crop_y: float
+    region: Region | None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A rectangle of the coded picture, the size it is scaled to, and the square within that."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    scaled_width: int
+    scaled_height: int
+    left: int
+    top: int
+
+
+def cut(view: View, width: int, height: int, turns: int, align_x: int, align_y: int) -> Cut:
+    """Place a view on a coded picture.
+
+    Args:
+        width, height: of the coded picture.
+        turns: quarter turns counter-clockwise that make it upright.
+        align_x, align_y: luma samples of one chroma sample; the rectangle starts on a multiple.
+    """
+    upright_w, upright_h = (height, width) if turns % 2 else (width, height)
+    x, y, w, h = _clamped(view.region, upright_w, upright_h)
+    side = min(w, h) * min(1.0, view.size / view.short_side)
+    left = x + min(max(view.crop_x, 0.0), 1.0) * (w - side)
+    top = y + min(max(view.crop_y, 0.0), 1.0) * (h - side)
+    # The same square in coded coordinates: the inverse of np.rot90(coded, turns).
+    if turns == 1:
+        left, top = width - top - side, left
+    elif turns == 2:
+        left, top = width - left - side, height - top - side
+    elif turns == 3:
+        left, top = top, height - left - side
+    scale = view.size / side
+    x0, y0 = int(left) // align_x * align_x, int(top) // align_y * align_y
+    x1 = min(width, -(-int(np.ceil(left + side - 1e-6)) // align_x) * align_x)
+    y1 = min(height, -(-int(np.ceil(top + side - 1e-6)) // align_y) * align_y)
+    scaled_w = max(view.size, round((x1 - x0) * scale))
+    scaled_h = max(view.size, round((y1 - y0) * scale))
+    return Cut(
+        x0,
+        y0,
+        x1 - x0,
+        y1 - y0,
+        scaled_w,
+        scaled_h,
+        min(scaled_w - view.size, round((left - x0) * scale)),
+        min(scaled_h - view.size, round((top - y0) * scale)),
+    )
+
+
+def _clamped(region: Region | None, width: int, height: int) -> Region:
+    if region is None:
+        return 0, 0, width, height
+    x, y = min(max(region[0], 0), width - 1), min(max(region[1], 0), height - 1)
+    return x, y, max(1, min(region[2], width - x)), max(1, min(region[3], height - y))
+
+
+class Converter:
+    """Frames of one track to RGB squares of one view; the filter graph lives as long as it fits."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._key: tuple[object, ...] = ()
+
+    def convert(self, frame: VideoFrame) -> np.ndarray:
+        """RGB uint8 [size, size, 3] of the frame, upright."""
+        key = (
+            frame.width,
+            frame.height,
+            frame.format.name,
+            frame.colorspace,
+            frame.color_range,
+            frame.rotation,
+        )
+        if key != self._key:
+            self._prepare(frame)
+            self._key = key
+        self._graph.vpush(frame)
+        scaled = self._graph.vpull().to_ndarray()
+        size = self._view.size
+        place = self._cut
+        square = scaled[place.top : place.top + size, place.left : place.left + size]
+        return np.rot90(square, self._turns)
+
+    def _prepare(self, frame: VideoFrame) -> None:
+        turns = round(frame.rotation / 90) % 4
+        chroma = [c for c in frame.format.components if c.is_chroma]
+        align_x = max([1, *(round(frame.width / c.width) for c in chroma if c.width)])
+        align_y = max([1, *(round(frame.height / c.height) for c in chroma if c.height)])
+        place = cut(self._view, frame.width, frame.height, turns, align_x, align_y)
+        graph = Graph()
+        graph.threads = 1
+        buffer = graph.add(
+            "buffer",
+            f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}"
+            f":time_base=1/1000:pixel_aspect=1/1"
+            f":colorspace={int(frame.colorspace)}:range={int(frame.color_range)}",
+        )
+        chain = [buffer]
+        if (place.width, place.height) != (frame.width, frame.height):
+            chain.append(
+                graph.add("crop", f"{place.width}:{place.height}:{place.x}:{place.y}:exact=1")
+            )
+        chain.append(
+            graph.add("scale", f"{place.scaled_width}:{place.scaled_height}:flags=bilinear")
+        )
+        chain.append(graph.add("format", "rgb24"))
+        chain.append(graph.add("buffersink"))
+        graph.link_nodes(*chain)
+        graph.configure()
+        self._graph, self._cut, self._turns = graph, place, turns
