@@ -102,8 +102,7 @@ class EmbeddingConfig(Section):
     max_actors: Count = 1
     keep: bool = False  # keep every round's features (evaluation then needs no decoding)
     rows_per_file: Count = 65_536
-    # float32 keeps features exact, bfloat16 is for GPUs.
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
 class ClusteringConfig(Section):
@@ -147,7 +146,8 @@ class LearningConfig(Section):
     patience: Annotated[int, Field(ge=0)] = (
         0  # epochs without a better held-out loss; 0: never stop
     )
-    precision: Literal["float32", "bfloat16"] = "float32"
+    # auto: bfloat16 where the GPU or CPU multiplies it in hardware, else float32.
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
 class ResourcesConfig(Section):

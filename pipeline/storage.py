@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs
@@ -73,8 +73,6 @@ class Location:
             return cls(os.path.abspath(os.path.expanduser(text)))
         if text.startswith("file://"):
             return cls(os.path.abspath(text.removeprefix("file://")))
-        if text.startswith("s3://"):
-            text = _with_endpoint(text)
         base, _, query = text.partition("?")
         location = cls(base.rstrip("/"), query)
         location.fs  # noqa: B018  (opens it now, so that a bad scheme is reported here)
@@ -103,6 +101,8 @@ class Location:
             return _local_file_system(), self.uri
         parts = urlsplit(self.uri)
         root = f"{parts.scheme}://{parts.netloc}" + (f"?{self.query}" if self.query else "")
+        if parts.scheme == "s3":
+            root = _with_endpoint(root)
         fs, base = _file_system(root)
         return fs, f"{base.rstrip('/')}{parts.path}"
 
@@ -112,9 +112,10 @@ class Location:
     def __str__(self) -> str:
         return self.uri
 
-    def for_ffmpeg(self) -> str:
-        """The local path, or the URI quoted, for messages and logs of the decoder."""
-        return self.uri if self.is_local else quote(self.uri, safe=":/")
+    @property
+    def full_uri(self) -> str:
+        """URI and connection options: `Location.of(place.full_uri) == place`."""
+        return f"{self.uri}?{self.query}" if self.query else self.uri
 
     # -- reading -----------------------------------------------------------------------------
 

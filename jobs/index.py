@@ -1,0 +1,44 @@
+"""Index media into a run directory: ``python jobs/index.py MEDIA RUN [CONFIG.yaml] [key=value …]``.
+
+MEDIA is a folder, a bucket prefix, a file, a glob, or a cuts table (CSV or Parquet with
+``uri,start_s,end_s[,label][,split]``). RUN is where the run will live. ``--retry-rejects`` tries
+again what was rejected before. Running it again with more media appends clips.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from pipeline import config
+from pipeline.clips.index import REJECTS, index
+from pipeline.progress import say
+from pipeline.session import connect, run_job
+from pipeline.storage import Location
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("media", help="folder, s3:// prefix, file, glob or cuts table")
+    parser.add_argument("run", help="run directory, local or s3://, gs:// …")
+    parser.add_argument("settings", nargs="*", help="YAML files and key=value overrides")
+    parser.add_argument("--retry-rejects", action="store_true")
+    options = parser.parse_args(arguments)
+    settings = config.load(options.settings)
+    run = Location.of(options.run)
+    connect(settings.resources)
+    report = index(options.media, run, settings, options.retry_rejects)
+    if report.already_known:
+        say(f"{report.already_known:,} of {report.listed:,} {report.unit} were known already")
+    say(
+        f"listed {report.listed - report.already_known:,} {report.unit}: "
+        f"{report.indexed:,} indexed, {report.rejected:,} rejected"
+    )
+    for reason, count in report.reasons.items():
+        say(f"  {reason:<12} {count:,}")
+    say(f"{report.clips:,} clips added, {report.total_clips:,} in {run / 'clips'}")
+    if report.rejected:
+        say(f"every reject with its reason: {run / REJECTS}")
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,22 @@
+"""Pretrain: ``python jobs/pretrain.py CONFIG.yaml [more.yaml] [key=value …]``.
+
+For example ``python jobs/pretrain.py configs/small.yaml run=runs/a method=xdc clustering.k=64``.
+The run directory is one that ``jobs/index.py`` filled. The same command again goes on from where
+an earlier one stopped. Inside ``ray job submit`` it uses that cluster, else it starts Ray here.
+"""
+
+from __future__ import annotations
+
+from pipeline import config
+from pipeline.rounds import pretrain
+from pipeline.session import connect, run_job
+
+
+def main(arguments: list[str]) -> None:
+    settings = config.load(arguments)
+    connect(settings.resources)
+    pretrain(settings)
+
+
+if __name__ == "__main__":
+    run_job(main)

@@ -1,0 +1,152 @@
+"""What there is to index: files below a folder or in a bucket, a glob, the rows of a table."""
+
+from __future__ import annotations
+
+import fnmatch
+import posixpath
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.fs
+
+from pipeline.errors import UserError
+from pipeline.storage import Location
+
+# One row a file (start_s and end_s null: cut it up) or one row a cut.
+SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("label", pa.string()),
+        ("split", pa.string()),
+    ]
+)
+_TABLES = (".csv", ".parquet")
+_WILDCARDS = "*?["
+
+
+def list_media(source: str) -> pa.Table:
+    """Everything at `source`, as `SCHEMA`, in a fixed order.
+
+    Args:
+        source: a folder or bucket prefix (all files below it, hidden ones apart), one file, a glob
+            (``**`` crosses folders), or a cuts table, CSV or Parquet with the columns ``uri,
+            start_s, end_s`` and perhaps ``label, split``; its relative URIs start at its folder.
+
+    Raises:
+        UserError: nothing is there, or a cuts table lacks columns or does not parse.
+    """
+    if any(c in source for c in _WILDCARDS):
+        return _matching(source)
+    place = Location.of(source)
+    info = _info(place)
+    if info.type == pyarrow.fs.FileType.NotFound:
+        raise UserError(f"there is nothing at {place}; check the path, the bucket and its region")
+    if info.is_file:
+        if place.name.endswith(_TABLES):
+            return _cuts(place)
+        return _files([place.full_uri])
+    found = _below(place)
+    if not found:
+        raise UserError(f"there are no files in {place}")
+    return _files(found)
+
+
+def _info(place: Location) -> pyarrow.fs.FileInfo:
+    try:
+        return place.info()
+    except OSError as error:
+        raise UserError(
+            f"cannot look at {place}: {error}. Check the address and the credentials."
+        ) from error
+
+
+def _below(folder: Location) -> list[str]:
+    try:
+        infos = folder.children(recursive=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot list {folder}: {error}. Check that the bucket exists and that the "
+            "credentials may list it."
+        ) from error
+    root = len(folder.path.rstrip("/")) + 1
+    names = [info.path[root:] for info in infos if info.is_file]
+    return [
+        (folder / name).full_uri
+        for name in names
+        if not any(part.startswith(".") for part in name.split("/"))
+    ]
+
+
+def _matching(pattern: str) -> pa.Table:
+    base, _, query = pattern.partition("?") if "://" in pattern else (pattern, "", "")
+    fixed = base[: min(base.index(c) for c in _WILDCARDS if c in base)].rpartition("/")[0]
+    folder = Location.of(f"{fixed or '.'}{'?' + query if query else ''}")
+    wanted = posixpath.join(str(folder), base[len(fixed) :].lstrip("/"))
+    found = [
+        uri
+        for uri in _below(folder)
+        if _glob_match(uri.partition("?")[0] if "://" in uri else uri, wanted)
+    ]
+    if not found:
+        raise UserError(f"no file matches {pattern}")
+    return _files(found)
+
+
+def _glob_match(path: str, pattern: str) -> bool:
+    """Like a shell's glob: ``*`` stays inside a folder, ``**`` crosses folders."""
+    parts, wanted = path.split("/"), pattern.split("/")
+
+    def match(i: int, j: int) -> bool:
+        if j == len(wanted):
+            return i == len(parts)
+        if wanted[j] == "**":
+            return any(match(n, j + 1) for n in range(i, len(parts) + 1))
+        return i < len(parts) and fnmatch.fnmatchcase(parts[i], wanted[j]) and match(i + 1, j + 1)
+
+    return match(0, 0)
+
+
+def _files(uris: list[str]) -> pa.Table:
+    columns = {"uri": pa.array(uris, pa.string())}
+    return pa.table(
+        {f.name: columns.get(f.name, pa.nulls(len(uris), f.type)) for f in SCHEMA}, schema=SCHEMA
+    )
+
+
+def _cuts(place: Location) -> pa.Table:
+    try:
+        if place.name.endswith(".csv"):
+            text = pa.csv.ConvertOptions(
+                column_types={f.name: f.type for f in SCHEMA}, strings_can_be_null=True
+            )
+            with place.fs.open_input_stream(place.path) as stream:
+                table = pa.csv.read_csv(stream, convert_options=text)
+        else:
+            table = place.read_table()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"cannot read the cuts table {place}: {error}") from error
+    missing = [name for name in ("uri", "start_s", "end_s") if name not in table.column_names]
+    if missing:
+        raise UserError(
+            f"the cuts table {place} lacks the column(s) {', '.join(missing)}; "
+            f"it has {', '.join(table.column_names)}"
+        )
+    if len(table) == 0:
+        raise UserError(f"the cuts table {place} has no rows")
+    columns = {}
+    for field in SCHEMA:
+        if field.name in table.column_names:
+            columns[field.name] = table[field.name].cast(field.type)
+        else:
+            columns[field.name] = pa.nulls(len(table), field.type)
+    folder = place.full_uri.partition("?")[0].rpartition("/")[0]
+    query = f"?{place.query}" if place.query else ""
+    uris = [
+        uri if "://" in uri or uri.startswith("/") else f"{folder}/{uri}{query}"
+        for uri in pc.fill_null(columns["uri"], "").to_pylist()
+    ]
+    columns["uri"] = pa.array(uris, pa.string())
+    return pa.table(columns, schema=SCHEMA)

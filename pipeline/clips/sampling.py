@@ -1,0 +1,73 @@
+"""Where in its window a clip is taken, and how: pure mathematics, no media.
+
+Everything random is drawn from (seed, round, position in the round's order, clip index), never
+from the rank of a worker or the order of arrival.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.clips.decode import ClipRequest
+from pipeline.config import ClipsConfig
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One training sample: what to decode, and whether to mirror it afterwards."""
+
+    request: ClipRequest
+    mirror: bool
+
+
+def centre_range(start_s: float, end_s: float, config: ClipsConfig) -> tuple[float, float]:
+    """Earliest and latest centre of a clip sampled in the window [start_s, end_s].
+
+    A window shorter than a clip is sampled at its middle, give or take ``jitter_s``.
+    """
+    half = config.span_s / 2
+    if end_s - start_s > 2 * half:
+        return start_s + half, end_s - half
+    middle = (start_s + end_s) / 2
+    return middle - config.jitter_s, middle + config.jitter_s
+
+
+def centred(
+    start_s: float, end_s: float, config: ClipsConfig, video: bool, audio: bool
+) -> ClipRequest:
+    """The clip at the middle of its window, centre crop: for embedding and evaluation."""
+    return ClipRequest(
+        centre_s=(start_s + end_s) / 2,
+        short_side=config.video.short_side,
+        video=video,
+        audio=audio,
+    )
+
+
+def augmented(
+    start_s: float,
+    end_s: float,
+    config: ClipsConfig,
+    video: bool,
+    audio: bool,
+    key: tuple[int, ...],
+) -> Draw:
+    """A clip at a random time, scale and place, mirrored half of the time.
+
+    Args:
+        key: (seed, round, position, clip index): the same key gives the same draw.
+    """
+    time, scale, x, y, mirror = np.random.Generator(np.random.PCG64(key)).random(5)
+    earliest, latest = centre_range(start_s, end_s, config)
+    smallest, largest = config.video.train_short_side
+    request = ClipRequest(
+        centre_s=earliest + time * (latest - earliest),
+        short_side=smallest + round(scale * (largest - smallest)),
+        crop_x=x,
+        crop_y=y,
+        video=video,
+        audio=audio,
+    )
+    return Draw(request, config.video.flip and mirror < 0.5)

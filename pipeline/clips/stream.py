@@ -1,0 +1,208 @@
+"""Clips through Ray Data: an order of clip indices in, batches of decoded tensors out.
+
+One row of the dataset is one whole batch, a *slot*: its clips, padding and shapes follow from the
+slot's number alone. So batches do not depend on how many tasks decode, how fast, or in which order
+they end, and a fixed shape crosses the object store as one tensor, without copying.
+A clip that fails never raises: its place is filled with zeros and its reason travels along.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+
+from pipeline.clips.decode import ClipRequest, DecodedClip
+from pipeline.clips.isolation import decode_clips_isolated
+from pipeline.clips.rejects import Reject
+from pipeline.clips.sampling import augmented, centred
+from pipeline.clips.table import PublishedClips
+from pipeline.config import ClipsConfig
+from pipeline.storage import Location
+
+NO_CLIP = -1  # index of the padding in a last batch that is not full
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Draw training samples instead of the centred clip.
+
+    Attributes:
+        seed, round: part of the key of every draw.
+        slots: int64 ref, boxed: only slots in it are augmented (others are held out).
+    """
+
+    seed: int
+    round: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which clips, in which order: slot s holds the indices [s·B, (s+1)·B) of the order.
+
+    Attributes:
+        length: number of indices.
+        batch_size: B.
+        indices: boxed reference to int64 [length]; None: 0..length-1.
+        held_out: boxed reference to bool [slots]: slots that are not augmented; None: none.
+        first_slot: slots before it are left out (a resumed round).
+    """
+
+    length: int
+    batch_size: int
+    indices: list[ray.ObjectRef] | None = None
+    held_out: list[ray.ObjectRef] | None = None
+    first_slot: int = 0
+
+    @property
+    def num_slots(self) -> int:
+        return math.ceil(self.length / self.batch_size)
+
+    def of(self, slot: int) -> np.ndarray:
+        """int64 [B], padded with `NO_CLIP`."""
+        start, stop = slot * self.batch_size, min((slot + 1) * self.batch_size, self.length)
+        if self.indices is None:
+            indices = np.arange(start, stop)
+        else:
+            indices = ray.get(self.indices[0])[start:stop]
+        return np.pad(indices, (0, self.batch_size - len(indices)), constant_values=NO_CLIP)
+
+    def is_held_out(self, slot: int) -> bool:
+        return self.held_out is not None and bool(ray.get(self.held_out[0])[slot])
+
+
+@dataclass(frozen=True)
+class DecodeSlot:
+    """The decoding stage: slot numbers in, decoded batches out; a plain function of its input.
+
+    Output columns, each with a leading axis of 1: ``slot``, ``held_out``, ``clip_index`` int64 [B],
+    ``video`` uint8 [B, T, S, S, 3], ``audio`` float32 [B, samples], ``has_video``, ``has_audio``,
+    ``mirror`` bool [B], ``label_<name>`` int32 [B] for each of `labels`, and ``rejects`` (JSON).
+    """
+
+    clips: PublishedClips
+    order: Order
+    config: ClipsConfig
+    modalities: tuple[str, ...]
+    augment: Augment | None
+    labels: Mapping[str, Sequence[ray.ObjectRef]]
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        slot = int(batch["id"][0])
+        indices = self.order.of(slot)
+        held_out = self.order.is_held_out(slot)
+        requests, mirror = self._requests(indices, slot, held_out)
+        decoded = self._decode(requests)
+        columns = self._assemble(indices, decoded)
+        for name, boxed in self.labels.items():
+            labels = ray.get(boxed[0])
+            columns[f"label_{name}"] = np.where(indices >= 0, labels[indices], -1).astype(np.int32)
+        columns["mirror"] = mirror
+        columns["slot"] = np.int64(slot)
+        columns["held_out"] = np.bool_(held_out)
+        return {name: np.asarray(value)[None] for name, value in columns.items()}
+
+    def _requests(
+        self, indices: np.ndarray, slot: int, held_out: bool
+    ) -> tuple[list[tuple[str, ClipRequest] | None], np.ndarray]:
+        """Per place of the batch the file and what to decode of it (None: padding)."""
+        requests: list[tuple[str, ClipRequest] | None] = [None] * len(indices)
+        mirror = np.zeros(len(indices), bool)
+        places = np.flatnonzero(indices >= 0)
+        for place, row in zip(places, self.clips.take(indices[places]).to_pylist()):
+            wanted = (
+                row["has_video"] and "video" in self.modalities,
+                row["has_audio"] and "audio" in self.modalities,
+            )
+            if not any(wanted):
+                continue
+            window = (row["start_s"], row["end_s"], self.config, *wanted)
+            if self.augment is None or held_out:
+                requests[place] = (row["uri"], centred(*window))
+            else:
+                position = slot * self.order.batch_size + int(place)
+                key = (self.augment.seed, self.augment.round, position, int(indices[place]))
+                draw = augmented(*window, key)
+                requests[place] = (row["uri"], draw.request)
+                mirror[place] = draw.mirror
+        return requests, mirror
+
+    def _decode(
+        self, requests: list[tuple[str, ClipRequest] | None]
+    ) -> list[DecodedClip | Reject | None]:
+        """Clips of one file share one open."""
+        by_file: dict[str, list[int]] = defaultdict(list)
+        for place, request in enumerate(requests):
+            if request is not None:
+                by_file[request[0]].append(place)
+        decoded: list[DecodedClip | Reject | None] = [None] * len(requests)
+        for uri, places in by_file.items():
+            wanted = [request[1] for p in places if (request := requests[p]) is not None]
+            outcomes = decode_clips_isolated(Location.of(uri), wanted, self.config)
+            for place, outcome in zip(places, outcomes):
+                decoded[place] = outcome
+        return decoded
+
+    def _assemble(
+        self, indices: np.ndarray, decoded: list[DecodedClip | Reject | None]
+    ) -> dict[str, Any]:
+        size, frames = self.config.video.size, self.config.video.frames
+        B = len(indices)
+        columns: dict[str, Any] = {
+            "clip_index": indices,
+            "has_video": np.zeros(B, bool),
+            "has_audio": np.zeros(B, bool),
+        }
+        if "video" in self.modalities:
+            columns["video"] = np.zeros((B, frames, size, size, 3), np.uint8)
+        if "audio" in self.modalities:
+            columns["audio"] = np.zeros((B, self.config.audio.samples), np.float32)
+        rejects = []
+        for place, outcome in enumerate(decoded):
+            if isinstance(outcome, Reject):
+                rejects.append((int(indices[place]), outcome.reason.value, outcome.detail[:300]))
+            elif outcome is not None:
+                for modality in self.modalities:
+                    data = getattr(outcome, modality)
+                    if data is not None:
+                        columns[modality][place] = data
+                        columns[f"has_{modality}"][place] = True
+        columns["rejects"] = json.dumps(rejects)
+        return columns
+
+
+def stream(
+    clips: PublishedClips,
+    order: Order,
+    config: ClipsConfig,
+    modalities: tuple[str, ...],
+    *,
+    decode_cpus: float,
+    augment: Augment | None = None,
+    labels: Mapping[str, Sequence[ray.ObjectRef]] | None = None,
+) -> ray.data.Dataset:
+    """A dataset of decoded batches, one row a slot (`DecodeSlot`), decoded by CPU tasks.
+
+    Ray Data keeps only as many decoded blocks in flight as the consumer's side can take.
+    """
+    first, last = order.first_slot, order.num_slots
+    slots = ray.data.range(last - first, override_num_blocks=min(last - first, _MAX_TASKS))
+    if first:
+        slots = slots.map_batches(_shift, fn_args=(first,), batch_size=1)
+    decode = DecodeSlot(clips, order, config, modalities, augment, labels or {})
+    return slots.map_batches(decode, batch_size=1, num_cpus=decode_cpus)
+
+
+# Ray Data's driver keeps an object a task: at 65 million clips a task decodes several slots.
+_MAX_TASKS = 20_000
+
+
+def _shift(batch: dict[str, np.ndarray], first: int) -> dict[str, np.ndarray]:
+    return {"id": batch["id"] + first}

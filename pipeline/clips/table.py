@@ -1,0 +1,169 @@
+"""The clips table: one row a clip, dense `clip_index`, in Parquet parts never renumbered."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from pipeline.errors import UserError
+from pipeline.storage import Location
+
+SCHEMA_VERSION = 1
+
+SCHEMA = pa.schema(
+    [
+        ("clip_index", pa.int64()),  # dense 0..N-1: the position in every label and feature array
+        ("clip_id", pa.string()),  # stable: a hash of uri and cut
+        ("uri", pa.string()),
+        ("start_s", pa.float64()),  # the window a clip may be sampled in
+        ("end_s", pa.float64()),
+        ("fps", pa.float32()),
+        ("width", pa.int32()),  # upright, after rotation
+        ("height", pa.int32()),
+        ("rotation", pa.int32()),
+        ("has_video", pa.bool_()),
+        ("has_audio", pa.bool_()),
+        ("audio_rate", pa.int32()),
+        ("channels", pa.int32()),
+        ("label", pa.string()),  # nullable, never seen by pretraining
+        ("split", pa.string()),  # nullable
+    ],
+    metadata={"schema_version": str(SCHEMA_VERSION)},
+)
+
+# What decoding needs of a clip: this much of the table is held in every node's object store.
+DECODING_COLUMNS = ["uri", "start_s", "end_s", "has_video", "has_audio"]
+
+
+def clip_id(uri: str, start_s: float, end_s: float) -> str:
+    """16 hexadecimal digits that depend on the file's URI and on the cut, in milliseconds."""
+    cut = f"{uri}\n{round(start_s * 1000)}\n{round(end_s * 1000)}"
+    return hashlib.blake2b(cut.encode(), digest_size=8).hexdigest()
+
+
+@dataclass(frozen=True)
+class ClipTable:
+    """A clips table on storage.
+
+    Attributes:
+        location: folder of ``part-*.parquet``.
+        parts: file names in index order.
+        offsets: int64 [parts + 1], first clip index of each part, and N.
+    """
+
+    location: Location
+    parts: tuple[str, ...]
+    offsets: np.ndarray
+
+    @classmethod
+    def open(cls, location: Location) -> ClipTable:
+        """
+        Raises:
+            UserError: there is no clips table, or it is empty or of another schema version.
+        """
+        parts = tuple(place.name for place in location.files(".parquet"))
+        if not parts:
+            raise UserError(
+                f"there is no clips table in {location}; make one with "
+                f"`python jobs/index.py MEDIA {str(location).rsplit('/', 1)[0]}`"
+            )
+        lengths = []
+        for part in parts:
+            with location.fs.open_input_file((location / part).path) as stream:
+                footer = pq.read_metadata(stream)
+            version = (footer.metadata or {}).get(b"schema_version", b"?").decode()
+            if version != str(SCHEMA_VERSION):
+                raise UserError(
+                    f"{location / part} has clips schema {version}, this release reads "
+                    f"{SCHEMA_VERSION}; index the media again"
+                )
+            lengths.append(footer.num_rows)
+        return cls(location, parts, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def read_parts(self, columns: list[str]) -> Iterator[pa.Table]:
+        """One table a part, in index order."""
+        for part in self.parts:
+            yield (self.location / part).read_table(columns)
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One whole column, in index order: for evaluation and small tables."""
+        return pa.chunked_array(
+            [chunk for t in self.read_parts([name]) for chunk in t[name].chunks]
+        )
+
+    def count(self, modalities: tuple[str, ...]) -> int:
+        """Clips that have at least the rarer of `modalities`."""
+        counts = dict.fromkeys(modalities, 0)
+        for table in self.read_parts([f"has_{m}" for m in modalities]):
+            for m in modalities:
+                counts[m] += pc.sum(table[f"has_{m}"]).as_py() or 0
+        return min(counts.values())
+
+    def rows(self, indices: np.ndarray, columns: list[str]) -> pa.Table:
+        """Rows of `indices` (int64, any order) from storage; only the parts that hold them."""
+        wanted = np.searchsorted(self.offsets, indices, side="right") - 1
+        found: list[pa.Table | None] = [None] * len(self.parts)
+        for number in np.unique(wanted):
+            found[number] = (self.location / self.parts[number]).read_table(columns)
+        return _gather(found, self.offsets, indices)
+
+    def publish(self) -> PublishedClips:
+        """Load the columns that decoding needs into the object store, one object a part."""
+        refs = [
+            _load_part.options(num_cpus=0.25).remote(self.location / part) for part in self.parts
+        ]
+        return PublishedClips(refs, self.offsets)
+
+
+@ray.remote
+def _load_part(part: Location) -> pa.Table:
+    return part.read_table(DECODING_COLUMNS).combine_chunks()
+
+
+@dataclass(frozen=True)
+class PublishedClips:
+    """The clips table in the object store: one copy a node, read without copying."""
+
+    refs: list[ray.ObjectRef]
+    offsets: np.ndarray = field(repr=False)
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def take(self, indices: np.ndarray) -> pa.Table:
+        """Rows of `indices` (int64, any order, each in [0, N)), in that order."""
+        wanted = np.unique(np.searchsorted(self.offsets, indices, side="right") - 1)
+        found: list[pa.Table | None] = [None] * len(self.refs)
+        for number in wanted:
+            found[number] = _held(self.refs[number])
+        return _gather(found, self.offsets, indices)
+
+
+def _gather(parts: list[pa.Table | None], offsets: np.ndarray, indices: np.ndarray) -> pa.Table:
+    """Rows of `indices`, in their order, from the parts that hold them (the others are None)."""
+    part = np.searchsorted(offsets, indices, side="right") - 1
+    by_part = np.argsort(part, kind="stable")
+    pieces = [
+        table.take(indices[part == number] - offsets[number])
+        for number, table in enumerate(parts)
+        if table is not None
+    ]
+    back = np.empty_like(by_part)
+    back[by_part] = np.arange(len(by_part))
+    return pa.concat_tables(pieces).take(back)
+
+
+@lru_cache(maxsize=4096)
+def _held(ref: ray.ObjectRef) -> pa.Table:
+    return ray.get(ref)

@@ -1,0 +1,235 @@
+"""Encoders over all clips: Ray Data decodes, an actor pool encodes, shards are written.
+
+    clips → decode (tasks) → encode (actors, one a GPU) → features/<modality>/*.parquet
+
+Every clip is taken at the middle of its window, centre crop, encoders in eval mode. A clip ends in
+the features of each modality it has, or in the round's rejects with a reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from ray.actor import ActorHandle
+from ray.data import ActorPoolStrategy, Datasink
+from ray.data.block import Block, BlockAccessor
+from ray.data.datasource import WriteResult
+
+from pipeline import encoders
+from pipeline.clips import rejects
+from pipeline.clips.spectrogram import LogMel
+from pipeline.clips.stream import DecodeSlot, Order, stream
+from pipeline.clips.table import ClipTable, PublishedClips
+from pipeline.clips.transforms import FramesToInput
+from pipeline.config import Config
+from pipeline.devices import autocast, choose_device, use_all_threads
+from pipeline.progress import Progress
+from pipeline.storage import Location
+
+
+def embed(
+    clips: ClipTable,
+    published: PublishedClips,
+    weights: Location,
+    out: dict[str, Location],
+    refused: Location,
+    config: Config,
+    title: str,
+) -> dict[str, Any]:
+    """Features of every clip, for the modalities in `out`, decoded once for all of them.
+
+    Args:
+        weights: safetensors of the encoders.
+        out: modality → folder of the feature shards: Parquet with ``clip_index`` int64 and
+            ``features`` fixed_size_list<float16>[d], rows in any order.
+        refused: folder for the rejects of this pass.
+
+    Returns:
+        Counts: clips, rejected, and features per modality; and the seconds it took.
+    """
+    for folder in out.values():
+        folder.delete()
+    order = Order(len(clips), min(config.embedding.batch_size, len(clips)))
+    modalities = tuple(out)
+    device = choose_device(config.resources)
+    # A cluster that has no GPU yet may still bring one up; the device choice is the user's.
+    pool = ActorPoolStrategy(
+        min_size=config.embedding.actors,
+        max_size=max(config.embedding.actors, config.embedding.max_actors),
+    )
+    with Progress(title, len(clips), "clips") as progress:
+        decoded = stream(
+            published,
+            order,
+            config.clips,
+            modalities,
+            decode_cpus=config.resources.decode_cpus,
+        )
+        features = decoded.map_batches(
+            Encode,
+            fn_constructor_args=(weights, modalities, config, device, progress.meter),
+            batch_size=1,
+            compute=pool,
+            num_cpus=0.5,
+            num_gpus=1 if device == "cuda" else 0,
+        )
+        sink = FeatureSink(out, refused, clips, config.embedding.rows_per_file)
+        features.write_datasink(sink)
+    for folder in out.values():
+        (folder / "DONE").write_text("")
+    return {**sink.counts, "seconds": round(progress.seconds, 2)}
+
+
+class Encode:
+    """The encoding stage, an actor: one decoded batch in, one table of features out."""
+
+    def __init__(
+        self,
+        weights: Location,
+        modalities: Sequence[str],
+        config: Config,
+        device: str,
+        meter: ActorHandle,
+    ) -> None:
+        use_all_threads(device)
+        networks = encoders.build(config.encoders, seed=0)
+        encoders.load_weights(networks, weights)
+        self.device = torch.device(device)
+        self.networks = networks.eval().to(self.device)
+        self.front = {
+            "video": FramesToInput(config.clips.video).to(self.device),
+            "audio": LogMel(config.clips.audio).to(self.device),
+        }
+        self.modalities = modalities
+        self.precision = config.embedding.precision
+        self.meter = meter
+
+    @torch.inference_mode()
+    def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
+        indices = batch["clip_index"][0]
+        refused = {index: (reason, detail) for index, reason, detail in _rejects(batch)}
+        columns: dict[str, pa.Array] = {"clip_index": pa.array(indices, pa.int64())}
+        for modality in self.modalities:
+            features = self._encode(modality, batch[modality][0])
+            columns[modality] = as_feature_array(features, batch[f"has_{modality}"][0])
+        for position, name in enumerate(("reason", "detail")):
+            values = [refused[i][position] if i in refused else None for i in indices.tolist()]
+            columns[name] = pa.array(values, pa.string())
+        table = pa.table(columns)
+        present = int((indices >= 0).sum())
+        self.meter.add.remote(done=present, rejects=len(refused))
+        return table.filter(pa.array(indices >= 0))
+
+    def _encode(self, modality: str, data: np.ndarray) -> np.ndarray:
+        """float16 [B, d]; rows of absent clips are meaningless."""
+        tensor = torch.from_numpy(np.array(data)).to(self.device)
+        with autocast(self.device, self.precision):
+            features = self.networks[modality](self.front[modality](tensor))
+        return features.float().cpu().numpy().astype(np.float16)
+
+
+def as_feature_array(features: np.ndarray, present: np.ndarray) -> pa.Array:
+    """float16 [B, d] and bool [B] → fixed_size_list<float16>[d] with nulls for absent rows."""
+    values = pa.array(features.reshape(-1), pa.float16())
+    return pa.FixedSizeListArray.from_arrays(
+        values, features.shape[1], mask=pa.array(~present.astype(bool))
+    )
+
+
+def _rejects(batch: dict[str, np.ndarray]) -> list[tuple[int, str, str]]:
+    return [tuple(reject) for reject in json.loads(str(batch["rejects"][0]))]
+
+
+class FeatureSink(Datasink[dict[str, int]]):
+    """Writes feature tables as shards, one Parquet file a modality and write task.
+
+    A task that Ray runs again writes the same file names.
+    """
+
+    def __init__(
+        self, out: dict[str, Location], refused: Location, clips: ClipTable, rows_per_file: int
+    ) -> None:
+        self.out, self.refused, self.clips = out, refused, clips
+        self.rows_per_file = rows_per_file
+        self.counts: dict[str, int] = {}
+
+    @property
+    def min_rows_per_write(self) -> int:
+        return self.rows_per_file
+
+    def write(self, blocks: Iterable[Block], ctx: Any) -> dict[str, int]:
+        tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
+        table = pa.concat_tables(tables)
+        name = f"part-{ctx.task_idx:06d}.parquet"
+        counts = {"clips": len(table)}
+        for modality, folder in self.out.items():
+            present = table.filter(table[modality].is_valid())
+            counts[modality] = len(present)
+            if len(present):
+                shard = pa.table(
+                    {"clip_index": present["clip_index"], "features": present[modality]}
+                )
+                (folder / name).write_table(shard)
+        failed = table.filter(table["reason"].is_valid())
+        counts["rejected"] = len(failed)
+        if len(failed):
+            write_rejects(self.refused / f"embed-{name}", failed, self.clips, "embed")
+        return counts
+
+    def on_write_complete(self, write_result: WriteResult[dict[str, int]]) -> None:
+        for counts in write_result.write_returns:
+            for key, value in counts.items():
+                self.counts[key] = self.counts.get(key, 0) + value
+
+
+def write_rejects(place: Location, failed: pa.Table, clips: ClipTable, stage: str) -> None:
+    """Rows (clip_index, reason, detail) → the rejects table, with the clips' URIs and ids."""
+    indices = failed["clip_index"].to_numpy()
+    named = clips.rows(indices, ["uri", "clip_id"])
+    table = pa.table(
+        {
+            "uri": named["uri"],
+            "clip_id": named["clip_id"],
+            "stage": pa.array([stage] * len(failed), pa.string()),
+            "reason": failed["reason"],
+            "detail": failed["detail"],
+            "attempt": pa.array(np.ones(len(failed), np.int32)),
+        },
+        schema=rejects.SCHEMA,
+    )
+    place.write_table(table)
+
+
+@ray.remote
+def warm_batchnorm(
+    weights: Location, published: PublishedClips, order: Order, config: Config
+) -> int:
+    """Set the BatchNorm statistics of random encoders to those of a few batches of clips.
+
+    With their initial statistics (mean 0, variance 1) the features of random encoders say little
+    and the first clustering would be worse for it (facebookresearch/selavi warms them likewise).
+    Rewrites `weights`; returns the number of batches used.
+    """
+    device = torch.device("cpu")
+    use_all_threads("cpu")
+    networks = encoders.build(config.encoders, seed=config.seed)
+    front = {"video": FramesToInput(config.clips.video), "audio": LogMel(config.clips.audio)}
+    for module in networks.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.momentum = None  # the plain average over the batches
+    decode = DecodeSlot(published, order, config.clips, ("video", "audio"), None, {})
+    for slot in range(order.num_slots):
+        batch = decode({"id": np.array([slot])})
+        for modality, network in networks.items():
+            rows = batch[modality][0][batch[f"has_{modality}"][0]]
+            if len(rows) > 1:
+                with torch.no_grad(), autocast(device, "float32"):
+                    network(front[modality](torch.from_numpy(rows)))
+    encoders.save_weights(networks, weights)
+    return order.num_slots

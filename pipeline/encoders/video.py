@@ -1,0 +1,108 @@
+"""R(2+1)D video encoders, from torchvision's blocks.
+
+Parameter names equal those of `torchvision.models.video.r2plus1d_18` without its ``fc``, so that
+weights move both ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, R2Plus1dStem
+
+
+class Conv2Plus1DPerConv(Conv2Plus1D):
+    """A (2+1)D convolution whose middle width follows from its own widths, not its block's.
+
+    That is the rule of Caffe2's builder and hence of the released XDC weights:
+    floor(27·in·out / (9·in + 3·out)) (HumamAlwassel/XDC, model/r2plus1d_18.py). In torchvision
+    the block decides once for both of its convolutions, so that the second one of the first block
+    of layers 2 to 4 is narrower there (230 / 460 / 921 channels against 288 / 576 / 1152).
+    """
+
+    def __init__(
+        self, in_planes: int, out_planes: int, midplanes: int, stride: int = 1, padding: int = 1
+    ) -> None:
+        midplanes = (27 * in_planes * out_planes) // (9 * in_planes + 3 * out_planes)
+        super().__init__(in_planes, out_planes, midplanes, stride, padding)
+
+
+class NarrowStem(nn.Sequential):
+    """The R(2+1)D stem at another width: 1×7×7 and 3×1×1 convolutions, stride (1, 2, 2)."""
+
+    def __init__(self, width: int) -> None:
+        middle = (147 * 3 * width) // (49 * 3 + 3 * width)
+        super().__init__(
+            nn.Conv3d(3, middle, (1, 7, 7), stride=(1, 2, 2), padding=(0, 3, 3), bias=False),
+            nn.BatchNorm3d(middle),
+            nn.ReLU(inplace=True),
+            nn.Conv3d(middle, width, (3, 1, 1), padding=(1, 0, 0), bias=False),
+            nn.BatchNorm3d(width),
+            nn.ReLU(inplace=True),
+        )
+
+
+class R2Plus1D(nn.Module):
+    """video float [B, 3, T, H, W], normalised → features float [B, dim], average-pooled.
+
+    Args:
+        stem: maps 3 channels to ``widths[0]``.
+        widths: channels of the four stages; the last one is the feature's dimension.
+        blocks: residual blocks of each stage.
+        conv: the convolution inside every block.
+    """
+
+    def __init__(
+        self, stem: nn.Module, widths: Sequence[int], blocks: int, conv: type[Conv2Plus1D]
+    ) -> None:
+        super().__init__()
+        self.dim = widths[-1]
+        self.stem = stem
+        inplanes = widths[0]
+        for number, width in enumerate(widths, start=1):
+            stage = _stage(inplanes, width, blocks, 1 if number == 1 else 2, conv)
+            self.add_module(f"layer{number}", stage)
+            inplanes = width
+        self.avgpool = nn.AdaptiveAvgPool3d(1)
+        _initialise(self)
+
+    def forward(self, video_BCTHW: Tensor) -> Tensor:
+        x = self.stem(video_BCTHW)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.avgpool(x).flatten(1)
+
+
+def _stage(
+    inplanes: int, planes: int, blocks: int, stride: int, conv: type[Conv2Plus1D]
+) -> nn.Sequential:
+    downsample = None
+    if stride != 1 or inplanes != planes:
+        downsample = nn.Sequential(
+            nn.Conv3d(inplanes, planes, 1, stride=conv.get_downsample_stride(stride), bias=False),
+            nn.BatchNorm3d(planes),
+        )
+    first = BasicBlock(inplanes, planes, conv, stride, downsample)
+    return nn.Sequential(first, *(BasicBlock(planes, planes, conv) for _ in range(blocks - 1)))
+
+
+def _initialise(network: nn.Module) -> None:
+    """He initialisation by fan-out, as torchvision's video networks."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def r2plus1d_18() -> R2Plus1D:
+    """torchvision's widths: 31.3 M parameters, 512 features."""
+    return R2Plus1D(R2Plus1dStem(), (64, 128, 256, 512), 2, Conv2Plus1D)
+
+
+def r2plus1d_18_xdc() -> R2Plus1D:
+    """The released XDC weights' widths: 33.2 M parameters, 512 features."""
+    return R2Plus1D(R2Plus1dStem(), (64, 128, 256, 512), 2, Conv2Plus1DPerConv)
+
+
+def r2plus1d_small() -> R2Plus1D:
+    """One block a stage at an eighth to a quarter of the width: for CPUs. 128 features."""
+    return R2Plus1D(NarrowStem(16), (16, 32, 64, 128), 1, Conv2Plus1DPerConv)

@@ -1,0 +1,98 @@
+"""The methods as data: what is clustered, which heads predict which labels, in which order.
+
+A round is a list of updates. Before an update, every modality whose clustering the update needs
+and whose encoder changed since it was last embedded is embedded and clustered again; then the
+update trains its encoders. So *simultaneous* training is one update that names both encoders, and
+*alternating* training is two updates that name one each.
+
+SDC, MDC, CDC and XDC follow Figure 1 of Alwassel et al. 2020; the others are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.errors import UserError
+
+MODALITIES = ("video", "audio")
+
+
+@dataclass(frozen=True)
+class Update:
+    """One pass of learning.
+
+    Attributes:
+        heads: per encoder that is trained, the clusterings that its heads predict, one head each.
+    """
+
+    heads: Mapping[str, tuple[str, ...]]
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        return tuple(m for m in MODALITIES if m in self.heads)
+
+    @property
+    def clusterings(self) -> tuple[str, ...]:
+        """Every clustering that some head predicts, each once."""
+        return tuple(dict.fromkeys(name for names in self.heads.values() for name in names))
+
+
+@dataclass(frozen=True)
+class Method:
+    """
+    Attributes:
+        clusterings: name → modalities whose features are clustered (more than one: concatenated).
+        updates: one round's updates, in order; an encoder is trained at most once a round.
+    """
+
+    clusterings: Mapping[str, tuple[str, ...]]
+    updates: tuple[Update, ...]
+
+    def modalities_of(self, update: Update) -> tuple[str, ...]:
+        """Modalities whose features the update's clusterings need."""
+        needed = {m for name in update.clusterings for m in self.clusterings[name]}
+        return tuple(m for m in MODALITIES if m in needed)
+
+
+_APART: Mapping[str, tuple[str, ...]] = {"video": ("video",), "audio": ("audio",)}
+_JOINT: Mapping[str, tuple[str, ...]] = {"joint": ("video", "audio")}
+
+
+def _other(modality: str) -> str:
+    return "audio" if modality == "video" else "video"
+
+
+def _alternating(first: str) -> Method:
+    """XDC, one encoder after the other: the second learns from the first's new clusters."""
+    second = _other(first)
+    return Method(_APART, (Update({first: (second,)}), Update({second: (first,)})))
+
+
+def _anchored(anchor: str) -> Method:
+    """The weak modality learns from the anchor's clusters, is clustered again, and then the
+    anchor learns from both its own clusters and the weak modality's new ones."""
+    weak = _other(anchor)
+    return Method(_APART, (Update({weak: (anchor,)}), Update({anchor: (anchor, weak)})))
+
+
+METHODS: Mapping[str, Method] = {
+    "sdc": Method(_APART, (Update({"video": ("video",), "audio": ("audio",)}),)),
+    "mdc": Method(_APART, (Update({"video": ("video", "audio"), "audio": ("audio", "video")}),)),
+    "cdc": Method(_JOINT, (Update({"video": ("joint",), "audio": ("joint",)}),)),
+    "xdc": Method(_APART, (Update({"video": ("audio",), "audio": ("video",)}),)),
+    "xdc_video_first": _alternating("video"),
+    "xdc_audio_first": _alternating("audio"),
+    "anchored_audio": _anchored("audio"),
+    "anchored_video": _anchored("video"),
+}
+
+
+def get(name: str) -> Method:
+    """
+    Raises:
+        UserError: there is no such method.
+    """
+    if name not in METHODS:
+        raise UserError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}")
+    return METHODS[name]

@@ -1,0 +1,230 @@
+"""The whole method, top to bottom: embed → cluster → learn → commit, round after round.
+
+    round 0   random encoders, BatchNorm warmed
+    round r   for each update of the method:
+                  embed     every modality the update's clusterings need, if its encoder changed
+                  cluster   features → pseudo-labels, published once to every node
+                  learn     the update's encoders predict the pseudo-labels
+              commit        the round's directory, then the pointer
+
+The driver is a state machine over durable storage: killed at any instant, the same command goes
+on from the last finished stage. An unfinished stage is done again from its start.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import ray
+
+from pipeline import methods
+from pipeline.clips.stream import Order
+from pipeline.clips.table import ClipTable, PublishedClips
+from pipeline.clustering import Clustering, cluster, measures, read_labels
+from pipeline.config import Config
+from pipeline.embedding import embed, warm_batchnorm
+from pipeline.errors import UserError
+from pipeline.events import EventLog
+from pipeline.learning import learn
+from pipeline.methods import MODALITIES, Method, Update
+from pipeline.progress import duration, say
+from pipeline.run import Round, Run
+from pipeline.storage import Location
+
+
+def pretrain(config: Config) -> Run:
+    """Run the method to ``config.rounds`` rounds, from wherever the run directory stands.
+
+    Raises:
+        UserError: the settings do not fit the run, the clips or each other.
+    """
+    method = methods.get(config.method)
+    clips = ClipTable.open(Location.of(config.run) / "clips")
+    check(config, method, clips)
+    run = Run.open(config)
+    loop = RoundLoop(run, method, clips, clips.publish(), EventLog(run.location))
+    last = run.last_round()
+    if last is None:
+        last = loop.begin()
+    elif last < config.rounds:
+        say(f"{run.location} goes on after round {last}")
+    for number in range(last + 1, config.rounds + 1):
+        loop.play(run.round(number))
+    loop.label_last(run.round(max(last, config.rounds)))
+    loop.events.close()
+    say(f"{config.method}: {config.rounds} rounds done, encoders in {run.encoders}")
+    return run
+
+
+@dataclass
+class RoundLoop:
+    """Plays rounds; knows which round's encoders, features and clusters are the newest."""
+
+    run: Run
+    method: Method
+    clips: ClipTable
+    published: PublishedClips
+    events: EventLog
+    # Round in which each encoder was last trained: its features and clusters lie there.
+    trained: dict[str, int] = field(default_factory=dict)
+
+    def begin(self) -> int:
+        """Round 0: random encoders, their BatchNorm statistics set by a few batches."""
+        config, zero = self.run.config, self.run.round(0)
+        started = time.monotonic()
+        rng = np.random.default_rng((config.seed, 0))
+        wanted = config.encoders.warm_batches * config.embedding.batch_size
+        chosen = rng.choice(len(self.clips), size=min(wanted, len(self.clips)), replace=False)
+        order = Order(len(chosen), config.embedding.batch_size, [ray.put(np.sort(chosen))])
+        warm = warm_batchnorm.options(num_cpus=config.resources.decode_cpus)
+        ray.get(warm.remote(zero.encoders, self.published, order, config))
+        self.run.commit(zero, {"round": 0})
+        say(f"round 0 · random encoders in {duration(time.monotonic() - started)}")
+        return 0
+
+    def play(self, this: Round) -> None:
+        """One round, from whatever stages of it an earlier attempt finished."""
+        started = time.monotonic()
+        before = self.run.round(this.number - 1)
+        self.trained = dict.fromkeys(MODALITIES, before.number)
+        weights = before.encoders
+        learned = []
+        for number, update in enumerate(self.method.updates):
+            self.embed(this, self.method.modalities_of(update), weights)
+            labels = {name: self.cluster(this, name) for name in update.clusterings}
+            learned.append(self.learn(this, number, update, labels, weights))
+            for clustering in labels.values():
+                clustering.close()
+            weights = this.update(number) / "encoders.safetensors"
+            self.trained |= dict.fromkeys(update.encoders, this.number)
+        this.encoders.write_bytes(weights.read_bytes())
+        seconds = round(time.monotonic() - started, 2)
+        self.run.commit(this, {"round": this.number, "updates": learned, "seconds": seconds})
+        self.events.add("round", round=this.number, seconds=seconds)
+        if not self.run.config.embedding.keep:
+            for modality in MODALITIES:
+                before.features(modality).delete()
+
+    def label_last(self, last: Round) -> None:
+        """Features and pseudo-labels of the final encoders: for evaluation and the report."""
+        self.trained = dict.fromkeys(MODALITIES, last.number)
+        self.embed(last, MODALITIES, last.encoders)
+        for name in self.method.clusterings:
+            self.cluster(last, name).close()
+
+    def embed(self, this: Round, modalities: tuple[str, ...], weights: Location) -> None:
+        """Features of the encoders as they are now, for the modalities that lack them."""
+        out = {m: self.run.round(self.trained[m]).features(m) for m in modalities}
+        out = {m: folder for m, folder in out.items() if not (folder / "DONE").exists()}
+        if out:
+            title = self._title(this, f"embed {' and '.join(out)}")
+            config, refused = self.run.config, this.rejects
+            counts = embed(self.clips, self.published, weights, out, refused, config, title)
+            self.events.add("embed", round=this.number, modalities=list(out), **counts)
+
+    def cluster(self, this: Round, name: str) -> Clustering:
+        """Pseudo-labels of one clustering of the newest features, published to every node."""
+        title = self._title(this, f"cluster {name}")
+        modalities = self.method.clusterings[name]
+        version = max(self.trained[m] for m in modalities)
+        out = self.run.round(version).clusters(name)
+        finished = (out / "clustering.json").exists()
+        started = time.monotonic()
+        clustering = cluster(
+            [self.run.round(self.trained[m]).features(m) for m in modalities],
+            num_clips=len(self.clips),
+            clips=self.clips.location,
+            config=self.run.config.clustering,
+            seed=_seed(self.run.config.seed, version, name),
+            out=out,
+        )
+        if not finished:
+            measures = self._measure(name, version, clustering)
+            self.events.add("cluster", round=version, clustering=name, **measures)
+            shown = " · ".join(
+                f"{key.replace('_', ' ')} {value:.3g}" for key, value in measures.items()
+            )
+            say(f"{title} · {duration(time.monotonic() - started)} · {shown}")
+        return clustering
+
+    def learn(
+        self,
+        this: Round,
+        number: int,
+        update: Update,
+        labels: dict[str, Clustering],
+        weights: Location,
+    ) -> dict[str, Any]:
+        """Train the update's encoders, unless an earlier attempt did."""
+        out = this.update(number)
+        finished = out / "metrics.json"
+        if finished.exists():
+            return finished.read_json()
+        out.delete()
+        published = {name: (clustering.labels, clustering.k) for name, clustering in labels.items()}
+        title = self._title(this, f"learn {' and '.join(update.encoders)}")
+        config, key = self.run.config, (self.run.config.seed, this.number, number)
+        metrics = learn(
+            self.clips,
+            self.published,
+            self.method,
+            update,
+            published,
+            weights,
+            out,
+            config,
+            key,
+            title,
+        )
+        (out / "train").delete()
+        last = metrics["epochs"][-1]
+        self.events.add(
+            "learn", round=this.number, update=number, **last, wait=metrics["wait_share"]
+        )
+        say(f"{title} · " + " · ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in last.items()))
+        return metrics
+
+    # -- shown and logged ----------------------------------------------------------------------
+
+    def _title(self, this: Round, stage: str) -> str:
+        return f"round {this.number}/{self.run.config.rounds} · {stage}"
+
+    def _measure(self, name: str, version: int, clustering: Clustering) -> dict[str, float]:
+        """How this clustering looks, and how far it moved from the one before."""
+        sizes = clustering.sizes
+        values = {
+            "k": float(clustering.k),
+            "objective": clustering.objective[-1],
+            "imbalance": measures.imbalance(sizes),
+            "effective_clusters": measures.effective_clusters(sizes),
+        }
+        before = self.run.round(version - 1).clusters(name)
+        if version and (before / "clustering.json").exists():
+            old, new = read_labels(before, len(self.clips)), ray.get(clustering.labels[0])
+            values["nmi_to_last"] = measures.nmi(old, new)
+            values["churn"] = measures.churn(old, new)
+        warning = measures.collapse_alarm(sizes)
+        if warning:
+            say(f"warning: {name} clusters: {warning}")
+        return values
+
+
+def check(config: Config, method: Method, clips: ClipTable) -> None:
+    """Refuse at once what could only fail hours later.
+
+    Raises:
+        UserError: k exceeds the number of clips that can be clustered.
+    """
+    usable = clips.count(tuple({m for ms in method.clusterings.values() for m in ms}))
+    if config.clustering.k > usable:
+        raise UserError(
+            f"clustering.k={config.clustering.k} exceeds the {usable:,} clips of {clips.location} "
+            "that can be clustered; lower clustering.k or index more media"
+        )
+
+
+def _seed(seed: int, version: int, name: str) -> int:
+    return int(np.random.SeedSequence((seed, version, *name.encode())).generate_state(1)[0])

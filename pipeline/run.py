@@ -1,0 +1,167 @@
+"""The run directory: what lies where, which round counts, and when it may be used.
+
+    run/  config.yaml  clips/  rejects/  events.jsonl  LATEST           (the pointer, written last)
+    run/rounds/0002/  encoders.safetensors  metrics.json  DONE
+                      updates/<n>/   encoders.safetensors  heads.safetensors  metrics.json
+                      rejects/       *.parquet: clips that failed in this round
+                      features/<modality>/   *.parquet: what this round's encoders make of the clips
+                      clusters/<name>/       labels/*.parquet  centroids.npy  clustering.json
+
+Features and clusters lie with the encoders they come from: what round 3 learns is in
+``rounds/0002/clusters``. Features are deleted when the next round is done, unless they are kept.
+
+A round exists when its DONE exists; everything else of an unfinished round is scratch, of which
+finished stages are used again and the rest is overwritten.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from pipeline import config as config_module
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.storage import Location
+
+# What may change when a run goes on: it moves work elsewhere, or adds rounds.
+_MAY_CHANGE = {
+    "run": None,
+    "rounds": None,
+    "index": None,
+    "resources": None,
+    "embedding": {"actors", "max_actors", "keep", "rows_per_file"},
+    "clustering": {"shards", "cpus_per_shard", "gpus_per_shard", "memory_budget_mb"},
+    "learning": {"cpus_per_worker"},
+    "clips": {"timeout_s"},
+}
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round's directory; round 0 holds the random encoders."""
+
+    number: int
+    location: Location
+
+    @property
+    def encoders(self) -> Location:
+        return self.location / "encoders.safetensors"
+
+    @property
+    def rejects(self) -> Location:
+        return self.location / "rejects"
+
+    @property
+    def metrics(self) -> Location:
+        return self.location / "metrics.json"
+
+    def features(self, modality: str) -> Location:
+        return self.location / "features" / modality
+
+    def clusters(self, name: str) -> Location:
+        return self.location / "clusters" / name
+
+    def update(self, number: int) -> Location:
+        return self.location / "updates" / str(number)
+
+    @property
+    def is_done(self) -> bool:
+        return (self.location / "DONE").exists()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory on any storage, together with the settings it was made with."""
+
+    location: Location
+    config: Config
+
+    @classmethod
+    def open(cls, config: Config) -> Run:
+        """Take up the run directory of ``config.run``, or begin it.
+
+        Raises:
+            UserError: no run directory is named, or it belongs to other settings.
+        """
+        if not config.run:
+            raise UserError("no run directory: add run=PATH, the one that jobs/index.py filled")
+        location = Location.of(config.run)
+        saved = location / "config.yaml"
+        if saved.exists():
+            _check_same(saved, config)
+        saved.write_text(config.to_yaml())
+        return cls(location, config)
+
+    @classmethod
+    def existing(cls, run: str, overrides: dict[str, Any]) -> Run:
+        """A run that `open` began earlier, with its own settings and a few overrides.
+
+        Raises:
+            UserError: there is no such run.
+        """
+        saved = Location.of(run) / "config.yaml"
+        if not saved.exists():
+            raise UserError(f"{run} is not a run: it has no config.yaml; pretrain it first")
+        tree = yaml.safe_load(saved.read_bytes())
+        for section, values in overrides.items():
+            if isinstance(values, dict):
+                tree[section].update(values)
+            else:
+                tree[section] = values
+        return cls(Location.of(run), config_module.build(tree))
+
+    @property
+    def clips(self) -> Location:
+        return self.location / "clips"
+
+    @property
+    def encoders(self) -> Location:
+        """The weights of the last finished round."""
+        return self.round(self.last_round() or 0).encoders
+
+    def round(self, number: int) -> Round:
+        return Round(number, self.location / "rounds" / f"{number:04d}")
+
+    def last_round(self) -> int | None:
+        """The last finished round; None before the random encoders are there.
+
+        LATEST may lag by a round when a driver died between DONE and the pointer.
+        """
+        pointer = self.location / "LATEST"
+        number = int(pointer.read_bytes()) if pointer.exists() else -1
+        while self.round(number + 1).is_done:
+            number += 1
+        return number if number >= 0 else None
+
+    def commit(self, done: Round, metrics: dict[str, Any]) -> None:
+        """Make a round count: metrics, then DONE, then the pointer."""
+        done.metrics.write_json(metrics)
+        (done.location / "DONE").write_text("")
+        (self.location / "LATEST").write_text(f"{done.number}\n")
+
+
+def _check_same(saved: Location, config: Config) -> None:
+    theirs = yaml.safe_load(saved.read_bytes())
+    changed = config_module.differences(_fixed(theirs), _fixed(config.model_dump(mode="json")))
+    if changed:
+        listing = "\n  ".join(changed)
+        raise UserError(
+            f"{saved.uri.rsplit('/', 1)[0]} was begun with other settings (there → here):\n"
+            f"  {listing}\nUse another run directory, or give the settings it was begun with."
+        )
+
+
+def _fixed(tree: dict[str, Any]) -> dict[str, Any]:
+    """A dumped config without what may change."""
+    tree = json.loads(json.dumps(tree))
+    for section, keys in _MAY_CHANGE.items():
+        if keys is None:
+            tree.pop(section, None)
+        else:
+            for key in keys:
+                tree.get(section, {}).pop(key, None)
+    return tree

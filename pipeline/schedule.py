@@ -1,0 +1,130 @@
+"""What a round's learning sees, in which order: drawn once, the same for any number of workers."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import ray
+
+from pipeline.clips.table import ClipTable
+from pipeline.config import LearningConfig
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """An epoch's training batches, then the held-out batches, and again for every epoch.
+
+    A *step* is one batch for each worker: slots [step · workers, (step + 1) · workers).
+
+    Attributes:
+        order: int64 [slots · batch_size], clip indices.
+        held_out: bool [slots].
+        train_steps, held_out_steps: of one epoch.
+        epochs: how many there are at most.
+        labelled: clips that could be drawn; skipped: clips left out for want of a label.
+    """
+
+    order: np.ndarray
+    held_out: np.ndarray
+    train_steps: int
+    held_out_steps: int
+    epochs: int
+    labelled: int
+    skipped: int
+
+
+@ray.remote
+def draw_schedule(
+    clips: ClipTable,
+    boxed_labels: Sequence[list[ray.ObjectRef]],
+    require_all: bool,
+    config: LearningConfig,
+    key: tuple[int, ...],
+) -> Schedule:
+    """Draw a round's schedule from its pseudo-labels.
+
+    Args:
+        boxed_labels: per clustering a boxed reference to int32 [N]; -1 is no label.
+        require_all: a clip must have every label to be drawn; else one is enough.
+        key: (seed, round, update).
+    """
+    labels = [ray.get(boxed[0]) for boxed in boxed_labels]
+    has_label = np.stack([label >= 0 for label in labels])
+    usable = has_label.all(axis=0) if require_all else has_label.any(axis=0)
+    held = held_out_clips(clips, config.heldout, key[0]) & usable
+    train = np.flatnonzero(usable & ~held)
+    weights = sampling_weights(labels, train, config.sampling)
+    rng = np.random.default_rng(key)
+    global_batch = config.batch_size * config.workers
+    size = config.epoch_clips or len(train)
+    # An epoch is whole steps: at least one, else to the nearest.
+    steps = max(round(size * min(config.epochs, 1) / global_batch), 1)
+    epochs = max(math.ceil(config.epochs), 1)
+    tail = np.flatnonzero(held)
+    held_steps = math.ceil(len(tail) / global_batch)
+    # Padded by repetition, so that every worker has whole batches; the mean hardly moves.
+    tail = np.resize(tail, held_steps * global_batch)
+    parts, kinds = [], []
+    for _ in range(epochs):
+        parts += [draw_epoch(train, weights, steps * global_batch, rng), tail]
+        kinds += [
+            np.zeros(steps * config.workers, bool),
+            np.ones(held_steps * config.workers, bool),
+        ]
+    return Schedule(
+        order=np.concatenate(parts),
+        held_out=np.concatenate(kinds),
+        train_steps=steps,
+        held_out_steps=held_steps,
+        epochs=epochs,
+        labelled=int(usable.sum()),
+        skipped=int((~usable).sum()),
+    )
+
+
+def held_out_clips(clips: ClipTable, share: float, seed: int) -> np.ndarray:
+    """bool [N]: clips of the held-out files; whole files, so that no clip's neighbour leaks."""
+    held: list[np.ndarray] = []
+    for table in clips.read_parts(["uri"]):
+        encoded = table["uri"].combine_chunks().dictionary_encode()
+        chosen = np.array(
+            [_fraction(uri, seed) < share for uri in encoded.dictionary.to_pylist()], bool
+        )
+        held.append(chosen[encoded.indices.to_numpy()])
+    return np.concatenate(held)
+
+
+def _fraction(uri: str, seed: int) -> float:
+    digest = hashlib.blake2b(uri.encode(), digest_size=8, salt=seed.to_bytes(8, "little"))
+    return int.from_bytes(digest.digest(), "little") / 2**64
+
+
+def sampling_weights(labels: Sequence[np.ndarray], clips: np.ndarray, sampling: str) -> np.ndarray:
+    """float64 [len(clips)], sums to 1: how often each clip is drawn.
+
+    ``uniform``: every non-empty cluster is drawn equally often, as in DeepCluster; with several
+    clusterings the mean of what each of them asks for.
+    """
+    if sampling == "natural":
+        return np.full(len(clips), 1 / max(len(clips), 1))
+    total = np.zeros(len(clips))
+    for all_labels in labels:
+        label = all_labels[clips]
+        sizes = np.bincount(label[label >= 0])
+        share = np.divide(1.0, sizes, out=np.zeros(len(sizes)), where=sizes > 0)
+        total += np.where(label >= 0, share[label], 0) / max(np.count_nonzero(sizes), 1)
+    return total / total.sum()
+
+
+def draw_epoch(
+    clips: np.ndarray, weights: np.ndarray, size: int, rng: np.random.Generator
+) -> np.ndarray:
+    """int64 [size] clips in random order, each ⌊size·w⌋ or ⌈size·w⌉ times (systematic sampling)."""
+    cumulative = np.cumsum(weights)
+    cumulative[-1] = 1.0
+    counts = np.diff(np.floor(cumulative * size + rng.random()), prepend=0).astype(np.int64)
+    return rng.permutation(np.repeat(clips, counts))

@@ -1,0 +1,74 @@
+"""How a job connects to Ray, and how it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+# Read by Ray when it is imported or started, hence set before.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+if not os.environ.get("RAY_ADDRESS"):
+    # A Ray that the job starts for itself listens on loopback only and needs no token.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+import ray
+import ray.data
+
+from pipeline.config import ResourcesConfig
+from pipeline.errors import UserError
+
+_NO_PROGRESS_S = 1800
+
+
+def connect(resources: ResourcesConfig) -> None:
+    """Join the cluster in ``RAY_ADDRESS`` (set inside a submitted job), else start Ray here.
+
+    A Ray started here has at least four logical CPUs, however few cores there are: with two, the
+    training workers and the decoding tasks that feed them would wait for each other for ever.
+    """
+    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if ray.is_initialized():
+        pass
+    elif os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+    else:
+        ray.init(
+            num_cpus=resources.local_cpus or max(4, os.cpu_count() or 1),
+            object_store_memory=resources.object_store_mb * 2**20,
+            include_dashboard=False,
+            **quiet,
+        )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_options.preserve_order = False
+    context.execution_no_progress_timeout_s = _NO_PROGRESS_S
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+
+
+def run_job(main: Callable[[list[str]], None]) -> None:
+    """Run a job's `main` on the command line's arguments and leave with its exit code.
+
+    0 when it ended; 2 with one clear message for a `UserError`; 130 after Ctrl-C; Python's
+    traceback and 1 for anything else.
+    """
+    code = 0
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        code = 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
+        code = 130
+    finally:
+        if ray.is_initialized():
+            ray.shutdown()
+    sys.exit(code)
