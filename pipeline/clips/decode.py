@@ -8,28 +8,22 @@ the end the last one. Sound is the samples of the same clock, zero where the tra
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
-import av
 import numpy as np
 from av.packet import Packet
-from av.video.frame import VideoFrame
 
-from pipeline.clips import packets as packet_reading
-from pipeline.clips import sound
+from pipeline.clips import frames, sound
+from pipeline.clips import packets as reading
 from pipeline.clips.media import Media, explain, opened
 from pipeline.clips.pictures import Converter, View
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
 
-# Timestamps are rounded to the container's tick: a picture that should appear exactly at a
-# target time may be stamped this much after it.
-_TOLERANCE_S = 0.002
-# A clip this far outside a track, or a picture this much older than a damaged file's clock, is
-# not what was asked for.
+# A clip this far outside its track, or a picture that damage holds for this long, is not what was
+# asked for.
 _OUTSIDE_S = 1.0
 # Requests closer than this are read in one sweep rather than with a seek each.
 _NEAR_S = 1.0
@@ -93,25 +87,45 @@ def decode_clips(
     `isolation.decode_clips_isolated` where a decoder that hangs or crashes must not do harm.
     """
     results: list[DecodedClip | Reject] = [Reject(Reason.CORRUPT, "not decoded")] * len(requests)
-    if not requests:
-        return results
+    for number, result in each_clip(source, requests, config):
+        results[number] = result
+    return results
+
+
+def each_clip(
+    source: Location,
+    requests: Sequence[ClipRequest],
+    config: ClipsConfig,
+    allow: Callable[[float], None] = lambda seconds: None,
+) -> Iterator[tuple[int, DecodedClip | Reject]]:
+    """`decode_clips`, each result (with its request's number) as soon as there is one.
+
+    Args:
+        allow: called before each step with the seconds that it may take.
+    """
+    left = set(range(len(requests)))
+    if not left:
+        return
+    allow(config.timeout_s)
     try:
         with opened(source, config.timeout_s) as media:
-            plans = [_plan(request, media, config) for request in requests]
-            for i, plan in enumerate(plans):
-                if isinstance(plan, Reject):
-                    results[i] = plan
-            good = [(i, plan) for i, plan in enumerate(plans) if isinstance(plan, _Plan)]
-            for group in _groups(sorted(good, key=lambda pair: pair[1].start_s)):
-                decoded = _decode_group(media, [plan for _, plan in group], config)
-                for (i, _), result in zip(group, decoded):
-                    results[i] = result
+            plans = []
+            for number, request in enumerate(requests):
+                plan = _plan(request, media, config)
+                if isinstance(plan, _Plan):
+                    plans.append((number, plan))
+                else:
+                    left.discard(number)
+                    yield number, plan
+            for group in _groups(sorted(plans, key=lambda pair: pair[1].start_s)):
+                decoded = _decode_group(media, [plan for _, plan in group], config, allow)
+                for (number, _), result in zip(group, decoded):
+                    left.discard(number)
+                    yield number, result
     except Exception as error:
         fault = explain(error, Reason.CORRUPT)
-        return [
-            fault if isinstance(r, Reject) and r.detail == "not decoded" else r for r in results
-        ]
-    return results
+        for number in sorted(left):
+            yield number, fault
 
 
 def _plan(request: ClipRequest, media: Media, config: ClipsConfig) -> _Plan | Reject:
@@ -141,21 +155,23 @@ def _groups(plans: Sequence[tuple[int, _Plan]]) -> list[list[tuple[int, _Plan]]]
 
 
 def _decode_group(
-    media: Media, plans: Sequence[_Plan], config: ClipsConfig
+    media: Media, plans: Sequence[_Plan], config: ClipsConfig, allow: Callable[[float], None]
 ) -> list[DecodedClip | Reject]:
-    deadline = time.monotonic() + config.timeout_s * len(plans)
+    budget_s = config.timeout_s * len(plans)
+    allow(budget_s)
+    deadline = time.monotonic() + budget_s
     try:
         pictures = [p.frames_s for p in plans if p.frames_s]
         windows = [p.sound_s for p in plans if p.sound_s]
         video = (min(t[0] for t in pictures), max(t[-1] for t in pictures)) if pictures else None
         audio = (min(w[0] for w in windows), max(w[1] for w in windows)) if windows else None
-        span = packet_reading.read(media, video, audio, deadline)
+        span = reading.read(media, video, audio, deadline)
         shown = _pictures(media, span.video, plans, config, deadline) if video else {}
         stretches = sound.decoded(media, span.audio, *audio) if audio else []
     except Exception as error:
         if len(plans) == 1:
             return [explain(error, Reason.CORRUPT)]
-        return [_decode_group(media, [plan], config)[0] for plan in plans]
+        return [_decode_group(media, [plan], config, allow)[0] for plan in plans]
     return [_assembled(i, plan, shown, stretches, config) for i, plan in enumerate(plans)]
 
 
@@ -194,12 +210,11 @@ def _pictures(
     deadline: float,
 ) -> dict[int, np.ndarray | Reject]:
     """The pictures of every plan, uint8 [T, size, size, 3], or why there are none."""
-    assert media.video is not None
     size = config.video.size
     targets = sorted((t, n, i) for n, plan in enumerate(plans) for i, t in enumerate(plan.frames_s))
     stacks: dict[int, np.ndarray] = {}
-    converters: dict[View, Converter] = {}
     views: dict[int, View] = {}
+    converters: dict[View, Converter] = {}
     for n, plan in enumerate(plans):
         if plan.frames_s:
             request = plan.request
@@ -207,65 +222,26 @@ def _pictures(
             views[n] = View(size, side, request.crop_x, request.crop_y, config.video.region)
             converters.setdefault(views[n], Converter(views[n]))
             stacks[n] = np.empty((len(plan.frames_s), size, size, 3), np.uint8)
-    faults: dict[int, Reject] = {}
-    done = 0
-    previous: VideoFrame | None = None
-    previous_s = 0.0
-
-    def show(frame: VideoFrame, at: float, until: float, length: float) -> None:
-        """Give this frame to every target before ``until``."""
-        nonlocal done
+    missing = [len(plan.frames_s) for plan in plans]
+    far: dict[int, str] = {}
+    for item in frames.shown(media, packets, [t for t, _, _ in targets], deadline):
         made: dict[View, np.ndarray] = {}
-        while done < len(targets) and targets[done][0] < until - _TOLERANCE_S:
-            t, n, i = targets[done]
-            done += 1
-            if at - t > _OUTSIDE_S or (until == float("inf") and t - at - length > _OUTSIDE_S):
-                faults.setdefault(
-                    n, Reject(Reason.BAD_CUT, f"no picture at {t:.2f} s, the nearest is {at:.2f} s")
-                )
+        for t, n, i in targets[item.targets.start : item.targets.stop]:
+            if t < item.at_s - _OUTSIDE_S or t > item.until_s + _OUTSIDE_S:
+                far[n] = f"no picture at {t:.2f} s, the nearest is at {item.at_s:.2f} s"
                 continue
             view = views[n]
             if view not in made:
-                made[view] = converters[view].convert(frame)
+                made[view] = converters[view].convert(item.frame)
             stacks[n][i] = made[view]
-
-    for frame, at in _frames(media, packets, deadline):
-        if previous is not None:
-            show(previous, previous_s, at, 0.0)
-        elif targets:
-            # Nothing is shown before the first frame: the first one stands in.
-            show(frame, at, at, 0.0)
-        previous, previous_s = frame, at
-        if done == len(targets):
-            break
-    if previous is None:
-        fault = Reject(Reason.CORRUPT, "no picture could be decoded there")
-        return dict.fromkeys(stacks, fault)
-    if done < len(targets):
-        show(previous, previous_s, float("inf"), _length(previous, media.video.time_base))
-    return {n: faults.get(n, stack) for n, stack in stacks.items()}
-
-
-def _length(frame: VideoFrame, time_base: Fraction | None) -> float:
-    return float((frame.duration or 0) * (time_base or 0))
-
-
-def _frames(media: Media, packets: Sequence[Packet], deadline: float):  # type: ignore[no-untyped-def]
-    """(frame, media time) in order of presentation."""
-    assert media.video is not None
-    context = media.video.codec_context
-    context.flush_buffers()
-    last = float("-inf")
-    for packet in [*packets, None]:
-        if time.monotonic() > deadline:
-            raise Reject(Reason.TIMEOUT, "decoding pictures")
-        try:
-            frames = context.decode(packet)
-        except (av.error.FFmpegError, ValueError):
-            continue
-        for frame in frames:
-            stamp = frame.pts if frame.pts is not None else frame.dts
-            at = media.seconds(stamp, media.video.time_base) if stamp is not None else last + 0.04
-            if at >= last:
-                last = at
-                yield frame, at
+            missing[n] -= 1
+    pictures: dict[int, np.ndarray | Reject] = {}
+    for n, stack in stacks.items():
+        if n in far:
+            whole = missing[n] == len(stack)
+            pictures[n] = Reject(Reason.BAD_CUT if whole else Reason.CORRUPT, far[n])
+        elif missing[n]:
+            pictures[n] = Reject(Reason.CORRUPT, "no picture could be decoded there")
+        else:
+            pictures[n] = stack
+    return pictures

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import av
@@ -44,16 +44,19 @@ class Media:
         container: libavformat's view of it.
         video: the picture track to use (cover art excluded), or None.
         audio: the sound track to use, or None.
+        floating: whether it is a transport or program stream: no index, and any first timestamp.
         origin_s: timestamp, in seconds, of media time 0.
     """
 
     container: InputContainer
     video: VideoStream | None
     audio: AudioStream | None
+    floating: bool
     origin_s: float
 
-    def __init__(self, source: Location, timeout_s: float) -> None:
+    def __init__(self, source: Location, timeout_s: float, lean: bool) -> None:
         self._source = source
+        self._lean = lean
         self._timeout_s = timeout_s
         self._handle: Blocks | None = None
 
@@ -66,18 +69,21 @@ class Media:
         """
         if self._source.is_local:
             with open(self._source.uri, "rb") as stream:  # the system's words for what is wrong
-                if not stream.read(1):
-                    raise Reject(Reason.EMPTY_FILE)
+                head = stream.read(8)
+            if not head:
+                raise Reject(Reason.EMPTY_FILE)
             place: Any = f"file:{self._source.uri}"
         else:
             place = self._handle = Blocks(self._source)
+            head = self._handle.read(8)
+            self._handle.seek(0)
         self.container = av.open(
             place,
             mode="r",
             timeout=None if self._handle else (self._timeout_s, self._timeout_s),
             metadata_errors="replace",
             buffer_size=1 << 16,
-            options={"protocol_whitelist": "file"},
+            options={"protocol_whitelist": "file"} | (_lean(head) if self._lean else {}),
         )
         self._choose()
 
@@ -88,9 +94,8 @@ class Media:
             raise Reject(Reason.NOT_MEDIA, f"a {name} file")
         pictures = [s for s in container.streams.video if not _is_cover(s)]
         sounds = list(container.streams.audio)
-        best_video, best_audio = container.streams.best("video"), container.streams.best("audio")
-        video = best_video if best_video in pictures else next(iter(pictures), None)
-        audio = best_audio if best_audio in sounds else next(iter(sounds), None)
+        video = max(pictures, key=_rank_picture, default=None)
+        audio = max(sounds, key=_rank_sound, default=None)
         tracks = [s for s in (video, audio) if s is not None]
         usable = [s for s in tracks if s.codec_context is not None]
         if not usable:
@@ -110,8 +115,12 @@ class Media:
             stream.codec_context.thread_count = 1
         if self.video is not None:
             self.video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-        floating = bool(set(name.split(",")) & _FLOATING_CLOCKS)
-        self.origin_s = (container.start_time or 0) / av.time_base if floating else 0.0
+        self.floating = bool(set(name.split(",")) & _FLOATING_CLOCKS)
+        self.origin_s = (container.start_time or 0) / av.time_base if self.floating else 0.0
+
+        if self.video is not None and _needs_first_packet(self.video):
+            with suppress(av.error.FFmpegError):
+                next(container.demux(self.video)).decode()
 
     def reopen(self) -> None:
         """Back to the first packet, for files in which seeking fails."""
@@ -134,19 +143,59 @@ class Media:
         return int((seconds + self.origin_s) // float(time_base))
 
 
+def _lean(head: bytes) -> dict[str, str]:
+    """Options that spare the search for what a clip does not need.
+
+    MP4 and Matroska state their tracks up front, so that libavformat need not decode the first
+    frames of each (up to 12 ms a file). Elsewhere only the search for the duration is left out.
+    """
+    if head[4:8] in (b"ftyp", b"moov", b"mdat") or head[:4] == b"\x1a\x45\xdf\xa3":
+        return {"probesize": "32"}
+    return {"skip_estimate_duration_from_pts": "1"}
+
+
+def _rank_picture(stream: VideoStream) -> tuple[bool, bool, int]:
+    """Which of several picture tracks a player shows: the default one, else the largest.
+
+    libavformat's own choice depends on how much of each it happened to read when opening.
+    """
+    context = stream.codec_context
+    default = bool(stream.disposition & av.stream.Disposition.default)
+    return context is not None, default, context.width * context.height if context else 0
+
+
+def _rank_sound(stream: AudioStream) -> tuple[bool, bool, int]:
+    context = stream.codec_context
+    default = bool(stream.disposition & av.stream.Disposition.default)
+    return context is not None, default, context.channels if context else 0
+
+
+def _needs_first_packet(stream: VideoStream) -> bool:
+    """Whether only the first packet tells the decoder which encoder's bug it has to live with.
+
+    x264 before build 151 wrote 4:4:4 wrongly and names itself there; without that a clip from
+    the middle decodes to noise.
+    """
+    context = stream.codec_context
+    return context.name == "h264" and (context.pix_fmt or "").startswith("yuv444")
+
+
 def _is_cover(stream: VideoStream) -> bool:
     flags = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
     return bool(stream.disposition & flags)
 
 
 @contextmanager
-def opened(source: Location, timeout_s: float) -> Iterator[Media]:
+def opened(source: Location, timeout_s: float, lean: bool = True) -> Iterator[Media]:
     """Open a file for reading; every handle is closed on the way out, whatever happens.
+
+    Args:
+        lean: do without durations and rates that the container does not state.
 
     Raises:
         Reject: it is missing, empty, unreadable, no media, or has no track that can be decoded.
     """
-    media = Media(source, timeout_s)
+    media = Media(source, timeout_s, lean)
     try:
         try:
             media.load()

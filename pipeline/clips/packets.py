@@ -17,8 +17,10 @@ from pipeline.clips.sound import PREROLL_S
 # Packets of one track may lie this far behind the other's in the file; beyond it the track that
 # is still missing has ended or has a hole.
 _INTERLEAVE_S = 10.0
-# How much further back each further seek goes when the first landed behind the wanted time.
+# How much earlier each further seek aims when the one before landed behind the wanted keyframe.
+# Streams without an index land on any packet, so there the first already aims a usual group early.
 _RETREATS_S = (0.0, 2.0, 10.0)
+_RETREATS_UNINDEXED_S = (0.6, 2.0, 10.0)
 _MAX_BYTES = 512 << 20
 
 Range = tuple[float, float]
@@ -45,7 +47,7 @@ def read(media: Media, video: Range | None, audio: Range | None, deadline: float
     """
     wanted = [r[0] for r in (video,) if r] + [r[0] - PREROLL_S for r in (audio,) if r]
     start_s = min(wanted)
-    for retreat_s in _RETREATS_S:
+    for retreat_s in _RETREATS_UNINDEXED_S if media.floating else _RETREATS_S:
         if not _seek(media, start_s - retreat_s):
             break
         span = _collect(media, video, audio, deadline)
@@ -59,6 +61,14 @@ def clock(media: Media, packet: Packet) -> float | None:
     """Media time at which a packet is presented, as far as the container says."""
     stamp = packet.pts if packet.pts is not None else packet.dts
     return None if stamp is None else media.seconds(stamp, packet.time_base)
+
+
+def starts(packet: Packet) -> bool:
+    """Whether decoding can start at this packet of a picture track.
+
+    AVI indices mark the placeholders of DivX' packed frames (1 to 8 bytes) as keyframes, too.
+    """
+    return packet.is_keyframe and packet.size > 8
 
 
 def _seek(media: Media, seconds: float) -> bool:
@@ -77,15 +87,14 @@ def _seek(media: Media, seconds: float) -> bool:
 
 def _rewind(media: Media) -> None:
     """Back to the first packet."""
-    stream = media.video or media.audio
-    assert stream is not None
-    for stamp, chosen in ((media.container.start_time or 0, None), (0, stream)):
-        try:
-            media.container.seek(min(stamp, 0) if chosen else stamp, stream=chosen, backward=True)
-            return
-        except (av.error.FFmpegError, ValueError, OverflowError):
-            continue
-    media.reopen()
+    try:
+        if media.floating:
+            # By time these land on the first stamped packet, which may be past the first keyframe.
+            media.container.seek(0, unsupported_byte_offset=True)
+        else:
+            media.container.seek(min(0, media.container.start_time or 0), backward=True)
+    except (av.error.FFmpegError, ValueError, OverflowError):
+        media.reopen()
 
 
 def _collect(media: Media, video: Range | None, audio: Range | None, deadline: float) -> Span:
@@ -98,7 +107,7 @@ def _collect(media: Media, video: Range | None, audio: Range | None, deadline: f
             raise Reject(Reason.TIMEOUT, "reading packets")
         at = clock(media, packet)
         if video is not None and packet.stream is media.video:
-            if at is not None and packet.is_keyframe and at <= video[0] and not packet.is_discard:
+            if at is not None and starts(packet) and at <= video[0] and not packet.is_discard:
                 size -= sum(p.size for p in span.video)
                 span.video.clear()
             if not video_done:
@@ -154,7 +163,7 @@ def _packets(media: Media, video: Range | None, audio: Range | None) -> Iterator
 def _reaches(media: Media, span: Span, video: Range | None, audio: Range | None) -> bool:
     """Whether the seek landed early enough for both tracks."""
     if video is not None:
-        first = next((p for p in span.video if p.is_keyframe and not p.is_discard), None)
+        first = next((p for p in span.video if starts(p) and not p.is_discard), None)
         at = clock(media, first) if first is not None else None
         if at is None or at > video[0]:
             return False

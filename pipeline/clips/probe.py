@@ -64,7 +64,7 @@ def probe(source: Location, timeout_s: float = 30.0) -> MediaInfo | Reject:
     """
     deadline = time.monotonic() + timeout_s
     try:
-        with opened(source, timeout_s) as media:
+        with opened(source, timeout_s, lean=False) as media:
             return _probe(media, deadline)
     except Exception as error:
         return explain(error, Reason.CORRUPT)
