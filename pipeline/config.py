@@ -111,7 +111,8 @@ class ClusteringConfig(Section):
     restarts: Count = 1
     init: Literal["random", "kmeans++", "kmeans||"] = "random"
     pca_dim: Annotated[int, Field(ge=0)] = 256  # 0: no PCA; capped at the features' rank
-    whiten: bool = True
+    whiten: bool = True  # scale the PCA's components by their eigenvalues to eigen_power
+    eigen_power: float = -0.5
     l2: bool = True
     spherical: bool = False
     balance: Literal["none", "capped", "sinkhorn"] = "none"
@@ -123,6 +124,7 @@ class ClusteringConfig(Section):
     gpus_per_shard: Annotated[float, Field(ge=0)] = 0.0
     block_size: Count = 4096  # clips in one block of fixed clip indices (see clustering/blocks.py)
     memory_budget_mb: Count = 4096  # per shard; above it features are mapped from local disk
+    scratch: str | None = None  # local folder for that; None: the system's temporary folder
 
 
 class LearningConfig(Section):

@@ -1,0 +1,97 @@
+"""Which centroid is nearest: a fast screen with a proven error bound, then an exact comparison.
+
+Definition. With ``t(x, j) = fl64(sum_i x_i * c_ji) - h_j``, where products of float16 and float32
+are exact in float64, the sum runs in numpy's pairwise order and ``h_j`` is half the squared norm
+of centroid j less its bias, the label of x is the j with the largest t, the lowest j among equals.
+
+A screen computes approximate scores of a block with one matrix product and keeps, for every row,
+the centroids within twice the error bound of the best. Nearly always that is one, which then is
+the label; the rest are compared by the definition. So labels are a pure function of (row,
+centroids, bias): block size, BLAS, instruction set and device cannot change them, and the fastest
+screen may be chosen by the clock (`screens.py`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_PAIRS = 1 << 20  # numbers gathered at once by the exact comparison
+
+
+class Centroids:
+    """Centroids prepared for one assignment pass.
+
+    Args:
+        centroids: float32[k, d].
+        bias: float64[k] added to each centroid's score (balance), None for plain distance.
+        spherical: score by the inner product alone.
+    """
+
+    def __init__(
+        self, centroids: np.ndarray, bias: np.ndarray | None = None, spherical: bool = False
+    ):
+        self.all = np.ascontiguousarray(centroids, np.float32)
+        exact = self.all.astype(np.float64)
+        half = np.zeros(len(exact)) if spherical else 0.5 * np.square(exact).sum(axis=1)
+        if bias is not None:
+            half = half - bias
+        # Equal centroids with equal bias: only the first can win, and hundreds of exact ties a
+        # row would be compared in vain.
+        key = np.column_stack(
+            [self.all + np.float32(0), half.astype(np.float64).view(np.float32).reshape(-1, 2)]
+        )
+        view = np.ascontiguousarray(key).view(
+            np.dtype((np.void, key.dtype.itemsize * key.shape[1]))
+        )
+        self.ids = np.sort(np.unique(view.ravel(), return_index=True)[1])
+        self.exact = exact[self.ids]
+        self.half = half[self.ids]
+        # Scores may be shifted by x·m and by a constant: small operands keep the bounds tight.
+        self.centre = self.exact.mean(axis=0)
+        self.shifted = self.exact - self.centre
+        self.offset = self.half - self.half.mean()
+        self.zero_row = int(np.argmin(self.half))
+
+    def scores(self, x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        """t of the definition, float64[m], for the pairs (rows[i], columns[i])."""
+        d = x.shape[1]
+        out = np.empty(len(rows))
+        step = max(1, _PAIRS // max(d, 1))
+        for at in range(0, len(rows), step):
+            some = slice(at, at + step)
+            products = self.exact[columns[some]]
+            products *= x[rows[some]]
+            out[some] = products.sum(axis=1)
+        return out - self.half[columns]
+
+    def decide(self, x: np.ndarray, best: np.ndarray, candidates: np.ndarray | None) -> np.ndarray:
+        """Labels int32[n] from the screen's best column and its flat candidate positions.
+
+        Args:
+            x: float16[n, d].
+            best: int[n], column of the highest approximate score.
+            candidates: sorted flat positions (row * columns + column) of all that may win, of
+                rows with more than one; None: no such row.
+        """
+        if candidates is not None and len(candidates):
+            rows, columns = np.divmod(candidates, len(self.ids))
+            score = self.scores(x, rows, columns)
+            starts = np.flatnonzero(np.concatenate([[True], rows[1:] != rows[:-1]]))
+            top = np.maximum.reduceat(score, starts)
+            sizes = np.diff(np.append(starts, len(rows)))
+            winners = np.flatnonzero(score == np.repeat(top, sizes))
+            first = np.unique(rows[winners], return_index=True)[1]
+            best = best.copy()
+            best[rows[winners[first]]] = columns[winners[first]]
+        return self.ids[best].astype(np.int32)
+
+
+def distances(x: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Squared distances float64[n] of rows float16[n, d] to their own centroids."""
+    out = np.empty(len(x))
+    step = max(1, _PAIRS // max(x.shape[1], 1))
+    for at in range(0, len(x), step):
+        some = slice(at, at + step)
+        difference = x[some].astype(np.float64) - centroids[labels[some]]
+        out[some] = np.square(difference).sum(axis=1)
+    return out
