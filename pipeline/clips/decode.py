@@ -16,7 +16,8 @@ from av.packet import Packet
 
 from pipeline.clips import frames, sound
 from pipeline.clips import packets as reading
-from pipeline.clips.media import Media, explain, opened
+from pipeline.clips.faults import explain
+from pipeline.clips.media import Media, opened
 from pipeline.clips.pictures import Converter, View
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig

@@ -10,7 +10,8 @@ import av
 from av.audio.frame import AudioFrame
 from av.video.frame import VideoFrame
 
-from pipeline.clips.media import MAX_PIXELS, Media, explain, opened
+from pipeline.clips.faults import explain
+from pipeline.clips.media import MAX_PIXELS, Media, opened
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.storage import Location
 
