@@ -1,0 +1,176 @@
+"""Files whose every picture and sample say when they were meant to be seen and heard.
+
+Each picture carries its number as 12 black or white blocks; a beep starts at every time of
+`BEEPS`. So a test can read off which instant of the content a decoded clip shows and sounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+SIDE = 128
+_COLUMNS, _ROWS = 4, 3
+BEEP_S = 0.03
+BEEPS = tuple(0.31 + 0.73 * k for k in range(40))
+
+
+@dataclass
+class Film:
+    """What to write; times in seconds of the content's clock.
+
+    Attributes:
+        times: when each picture appears; `fps` and `seconds` when None.
+        video_from, sound_from: the content before that is not in the track.
+        shift: added to every timestamp of the file.
+        drift: sound timestamps run this much faster than they should.
+    """
+
+    video: str | None = "libx264"
+    audio: str | None = "aac"
+    fps: Fraction = Fraction(25)
+    seconds: float = 4.0
+    times: Sequence[float] | None = None
+    rate: int = 48_000
+    layout: str = "mono"
+    gop: int = 12
+    bframes: int | None = None
+    video_from: float = 0.0
+    sound_from: float = 0.0
+    shift: float = 0.0
+    rotation: int = 0
+    pix_fmt: str = ""
+    size: tuple[int, int] = (SIDE, SIDE)
+    container: dict[str, str] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
+
+    def picture_times(self) -> list[float]:
+        if self.times is not None:
+            return list(self.times)
+        return [float(i / self.fps) for i in range(round(self.seconds * self.fps))]
+
+    def shown_at(self, content_s: float) -> int:
+        """Number of the picture displayed at a time of the content."""
+        times = [t for t in self.picture_times() if t >= self.video_from - 1e-9]
+        first = len(self.picture_times()) - len(times)
+        before = sum(t <= content_s + 2e-3 for t in times)
+        return first + max(0, before - 1)
+
+
+def picture(number: int, size: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
+    """RGB uint8 [height, width, 3] with the number in blocks."""
+    width, height = size
+    bits = [(number >> b) & 1 for b in range(_COLUMNS * _ROWS)]
+    grid = np.array(bits, np.uint8).reshape(_ROWS, _COLUMNS) * 190 + 30
+    rows = np.arange(height) * _ROWS // height
+    columns = np.arange(width) * _COLUMNS // width
+    return np.repeat(grid[rows][:, columns][..., None], 3, axis=2)
+
+
+def number(shown: np.ndarray) -> int:
+    """The number in a decoded square picture [side, side, 3]."""
+    side = shown.shape[0]
+    value = 0
+    for bit in range(_COLUMNS * _ROWS):
+        y = int((bit // _COLUMNS + 0.5) / _ROWS * side)
+        x = int((bit % _COLUMNS + 0.5) / _COLUMNS * side)
+        value |= int(shown[y - 3 : y + 4, x - 3 : x + 4].mean() > 125) << bit
+    return value
+
+
+def sound(start_s: float, end_s: float, rate: int) -> np.ndarray:
+    """Float32 mono samples of [start_s, end_s)."""
+    t = start_s + np.arange(round((end_s - start_s) * rate)) / rate
+    wave = np.zeros(len(t), np.float32)
+    for beep in BEEPS:
+        inside = (t >= beep) & (t < beep + BEEP_S)
+        wave[inside] = 0.7 * np.cos(2 * np.pi * 1000 * (t[inside] - beep))
+    return wave
+
+
+def heard(wave: np.ndarray, start_s: float, rate: int) -> list[float]:
+    """Times at which beeps start in decoded sound; those cut by its edges are left out."""
+    loud = np.abs(wave) > 0.3
+    onsets = []
+    last = -1.0
+    for i in np.flatnonzero(loud):
+        at = i / rate
+        if at - last > 2 * BEEP_S and BEEP_S < at < len(wave) / rate - BEEP_S:
+            onsets.append(start_s + at)
+        last = at
+    return onsets
+
+
+def write(path: Path, film: Film, format: str | None = None) -> Path:
+    """Encode and mux a film."""
+    with av.open(str(path), "w", format=format, options=film.container) as out:
+        pictures = _video_packets(out, film) if film.video else iter(())
+        sounds = _audio_packets(out, film) if film.audio else iter(())
+        # In the order of the clock, as a muxer expects them.
+        heads = [next(pictures, None), next(sounds, None)]
+        sources = [pictures, sounds]
+        while any(head is not None for head in heads):
+            which = min((h[0], i) for i, h in enumerate(heads) if h is not None)[1]
+            for packet in heads[which][1]:  # type: ignore[index]
+                out.mux(packet)
+            heads[which] = next(sources[which], None)
+    return path
+
+
+def _video_packets(out, film):
+    stream = out.add_stream(film.video, rate=film.fps, options=film.options)
+    stream.width, stream.height = film.size
+    context = stream.codec_context
+    formats = [f.name for f in context.codec.video_formats or ()]
+    usual = "yuvj420p" if film.video == "mjpeg" else "yuv420p"
+    stream.pix_fmt = film.pix_fmt or (usual if usual in formats else formats[0])
+    context.gop_size = film.gop
+    if film.bframes is not None:
+        context.max_b_frames = film.bframes
+    base = 1 / film.fps if film.times is None else Fraction(1, 1000)
+    context.time_base = base
+    context.bit_rate = 3_000_000
+    for n, at in enumerate(film.picture_times()):
+        if at < film.video_from - 1e-9:
+            continue
+        frame = av.VideoFrame.from_ndarray(picture(n, film.size), format="rgb24")
+        frame = frame.reformat(format=stream.pix_fmt)
+        frame.pts = round((at + film.shift) / base)
+        frame.time_base = base
+        yield at, stream.encode(frame)
+    yield film.seconds + 1, stream.encode(None)
+
+
+def _audio_packets(out, film):
+    options = {"strict": "experimental"} if film.audio == "vorbis" else {}
+    stream = out.add_stream(film.audio, rate=film.rate, options=options)
+    context = stream.codec_context
+    context.layout = film.layout
+    formats = [f.name for f in context.codec.audio_formats or ()]
+    if "fltp" in formats:
+        context.format = "fltp"
+    else:
+        context.format = formats[0]
+    wave = sound(film.sound_from, film.seconds, film.rate)
+    channels = context.layout.nb_channels
+    resampler = av.AudioResampler(format=context.format, layout=film.layout, rate=film.rate)
+    step = 1024
+    for place in range(0, len(wave), step):
+        data = np.repeat(wave[place : place + step], channels)[None]
+        frame = av.AudioFrame.from_ndarray(data, format="flt", layout=film.layout)
+        frame.sample_rate = film.rate
+        frame.time_base = Fraction(1, film.rate)
+        frame.pts = place + round((film.sound_from + film.shift) * film.rate)
+        pts = frame.pts
+        packets = []
+        for piece in resampler.resample(frame):
+            piece.pts = pts
+            pts += piece.samples
+            packets += stream.encode(piece)
+        yield film.sound_from + place / film.rate, packets
+    yield film.seconds + 1, stream.encode(None)
