@@ -115,7 +115,11 @@ class ClusteringConfig(Section):
     eigen_power: float = -0.5
     l2: bool = True
     spherical: bool = False
+    # Sizes: none = plain Lloyd; capped = at most cap * clips / k; sinkhorn = nearly equal.
     balance: Literal["none", "capped", "sinkhorn"] = "none"
+    cap: Annotated[float, Field(ge=1)] = 1.5
+    sinkhorn_strength: Positive = 20.0  # inverse temperature on inner products (SeLaVi, SwAV)
+    sinkhorn_passes: Count = 3  # over the data, after every iteration
     tolerance: Annotated[float, Field(ge=0)] = (
         0.0  # relative change of the objective that ends Lloyd
     )
@@ -130,7 +134,7 @@ class ClusteringConfig(Section):
 class LearningConfig(Section):
     workers: Count = 1
     cpus_per_worker: Positive = 1.0
-    threads: Annotated[int, Field(ge=0)] = 0  # of torch in a CPU worker; 0: the CPUs it was given
+    threads: Annotated[int, Field(ge=0)] = 0  # of torch in a CPU worker; 0: its part of the cores
     batch_size: Count = 32  # per worker
     epochs: Positive = 6.0  # at most, a round; an epoch is epoch_clips clips
     epoch_clips: Annotated[int, Field(ge=0)] = 0  # 0: as many as there are labelled clips
@@ -148,7 +152,7 @@ class LearningConfig(Section):
     patience: Annotated[int, Field(ge=0)] = (
         0  # epochs without a better held-out loss; 0: never stop
     )
-    # auto: bfloat16 where the GPU or CPU multiplies it in hardware, else float32.
+    # auto: bfloat16 where the GPU multiplies it in hardware, else float32.
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 

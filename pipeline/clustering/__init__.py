@@ -1,7 +1,7 @@
 """Distributed k-means: the same bytes for any sharding, and through any death (see blocks.py)."""
 
 from pipeline.clustering.handle import Clustering, cluster, publish
-from pipeline.clustering.index import Progress
+from pipeline.clustering.kmeans import Progress
 from pipeline.clustering.labels import read_labels
 
 __all__ = ["Clustering", "Progress", "cluster", "publish", "read_labels"]

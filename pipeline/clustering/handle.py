@@ -11,8 +11,11 @@ import ray
 
 from pipeline.clustering import features as feature_files
 from pipeline.clustering.blocks import Blocks
-from pipeline.clustering.index import ClusterIndex, Progress, ShardActors, Task, finished
-from pipeline.clustering.shard import Shard, ShardSpec
+from pipeline.clustering.index import ClusterIndex, ShardActors
+from pipeline.clustering.kmeans import Progress
+from pipeline.clustering.shard import Shard
+from pipeline.clustering.task import Task
+from pipeline.clustering.vectors import ShardSpec
 from pipeline.config import ClusteringConfig
 from pipeline.errors import UserError
 from pipeline.storage import Location
@@ -105,7 +108,7 @@ def cluster(
         UserError: features that cannot be clustered (none, NaN, fewer than k), in one line.
     """
     task = Task(tuple(features), num_clips, clips, config, seed, out)
-    if finished(task) is not None:
+    if task.finished():
         return publish(out, num_clips=num_clips)
     if not features or not num_clips:
         raise UserError("nothing to cluster: no feature folder or no clip was given")
@@ -114,12 +117,23 @@ def cluster(
     ranges = blocks.split(min(shard_limit(config), blocks.count))
     specs = [
         ShardSpec(
-            tuple(features), blocks, first, last, out, config.memory_budget_mb << 20,
-            config.scratch, config.spherical,
+            features=tuple(features),
+            blocks=blocks,
+            first=first,
+            last=last,
+            out=out,
+            budget=config.memory_budget_mb << 20,
+            scratch=config.scratch,
+            spherical=config.spherical,
+            threads=max(1, int(config.cpus_per_shard)),
+            device="cuda" if config.gpus_per_shard else "cpu",
+            passes=config.iterations * config.restarts,
         )
         for first, last in ranges
-    ]  # fmt: skip
+    ]
+    (out / "clustering.json").delete()
     shards: list[Any] = []
+    actor: Any
     if blocks.count == 1:  # so little that starting another process would take longest
         actor = ClusterIndex.remote(out, num_clips, task, None, specs[0])
     else:

@@ -35,6 +35,7 @@ class Centroids:
         half = np.zeros(len(exact)) if spherical else 0.5 * np.square(exact).sum(axis=1)
         if bias is not None:
             half = half - bias
+        self.plain_half = half
         # Equal centroids with equal bias: only the first can win, and hundreds of exact ties a
         # row would be compared in vain.
         key = np.column_stack(
@@ -55,34 +56,46 @@ class Centroids:
     def scores(self, x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """t of the definition, float64[m], for the pairs (rows[i], columns[i])."""
         d = x.shape[1]
+        wide = x.astype(np.float64)
         out = np.empty(len(rows))
         step = max(1, _PAIRS // max(d, 1))
         for at in range(0, len(rows), step):
             some = slice(at, at + step)
             products = self.exact[columns[some]]
-            products *= x[rows[some]]
+            products *= wide[rows[some]]
             out[some] = products.sum(axis=1)
         return out - self.half[columns]
 
-    def decide(self, x: np.ndarray, best: np.ndarray, candidates: np.ndarray | None) -> np.ndarray:
-        """Labels int32[n] from the screen's best column and its flat candidate positions.
+    @property
+    def longest(self) -> float:
+        """Length of the longest shifted centroid."""
+        return float(np.sqrt(np.square(self.shifted).sum(axis=1)).max())
+
+    def rounding(self, rounded: np.ndarray) -> float:
+        """Length of the largest difference that rounding the shifted centroids made."""
+        return float(np.sqrt(np.square(self.shifted - rounded).sum(axis=1)).max())
+
+    def decide(
+        self, x: np.ndarray, best: np.ndarray, rows: np.ndarray, candidates: np.ndarray
+    ) -> np.ndarray:
+        """Labels int32[n] from a screen's best columns and the rows it could not settle.
 
         Args:
             x: float16[n, d].
             best: int[n], column of the highest approximate score.
-            candidates: sorted flat positions (row * columns + column) of all that may win, of
-                rows with more than one; None: no such row.
+            rows: int[m], ascending: rows with more than one candidate.
+            candidates: bool[m, columns], at least one in each row.
         """
-        if candidates is not None and len(candidates):
-            rows, columns = np.divmod(candidates, len(self.ids))
-            score = self.scores(x, rows, columns)
-            starts = np.flatnonzero(np.concatenate([[True], rows[1:] != rows[:-1]]))
-            top = np.maximum.reduceat(score, starts)
-            sizes = np.diff(np.append(starts, len(rows)))
-            winners = np.flatnonzero(score == np.repeat(top, sizes))
-            first = np.unique(rows[winners], return_index=True)[1]
-            best = best.copy()
-            best[rows[winners[first]]] = columns[winners[first]]
+        if len(rows):
+            row, column = np.nonzero(candidates)
+            score = self.scores(x[rows], row, column)
+            starts = np.flatnonzero(np.concatenate([[True], row[1:] != row[:-1]]))
+            top = np.repeat(
+                np.maximum.reduceat(score, starts), np.diff(np.append(starts, len(row)))
+            )
+            winners = np.flatnonzero(score == top)
+            first = winners[np.unique(row[winners], return_index=True)[1]]
+            best[rows] = column[first]
         return self.ids[best].astype(np.int32)
 
 

@@ -1,4 +1,4 @@
-"""Initial centroids."""
+"""Initial centroids: random rows, k-means++, k-means||."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.clustering.blocks import Ordinals, generator
+from pipeline.clustering.shard import LostSpreadError
+
+# Bahmani et al. 2012, "Scalable k-means++": oversampling 2k a round, five rounds.
+_OVERSAMPLING = 2.0
+_ROUNDS = 5
 
 
 class Shards(Protocol):
@@ -15,6 +20,9 @@ class Shards(Protocol):
     def call(self, method: str, *arguments: Any) -> list[Any]:
         """The method's answer of every shard, in order of blocks."""
 
+    def at(self, block: int, method: str, *arguments: Any) -> Any:
+        """The method's answer of the shard that holds a block."""
+
     def fetch(self, places: np.ndarray) -> np.ndarray:
         """float16[m, d] of rows given as int64[m, 2] (block, row)."""
 
@@ -22,8 +30,23 @@ class Shards(Protocol):
 def seed_centroids(
     shards: Shards, ordinals: Ordinals, k: int, init: str, seed: int, restart: int
 ) -> np.ndarray:
-    """float32[k, d], a function of the vectors, ``seed`` and ``restart`` alone."""
-    return random_points(shards, ordinals, k, generator(seed, "seeding", restart))
+    """float32[k, d], a function of the vectors, ``seed`` and ``restart`` alone.
+
+    - ``random``: k distinct rows; no pass over the data.
+    - ``kmeans++``: each next row in proportion to its squared distance to those chosen (Arthur and
+      Vassilvitskii 2007); k cheap passes, for k up to some hundreds.
+    - ``kmeans||``: the same in five rounds of 2k candidates; for larger k.
+    """
+    random = generator(seed, "seeding", restart)
+    if init == "random":
+        return random_points(shards, ordinals, k, random)
+    while True:
+        try:
+            if init == "kmeans++":
+                return plus_plus(shards, ordinals, k, generator(seed, "seeding", restart))
+            return parallel(shards, ordinals, k, seed, restart)
+        except LostSpreadError:
+            continue  # a shard died on the way; the same numbers are drawn again
 
 
 def random_points(
@@ -32,3 +55,70 @@ def random_points(
     """k distinct rows, each set of rows equally likely."""
     chosen = random.choice(ordinals.total, k, replace=False, shuffle=True)
     return shards.fetch(ordinals.locate(chosen)).astype(np.float32)
+
+
+def plus_plus(
+    shards: Shards, ordinals: Ordinals, k: int, random: np.random.Generator
+) -> np.ndarray:
+    """k-means++ over all rows; rows equal to a seed are drawn only when nothing else is left."""
+    seeds = random_points(shards, ordinals, 1, random)
+    while len(seeds) < k:
+        totals = np.concatenate(shards.call("spread", seeds[-1:], len(seeds) - 1))
+        ends = np.cumsum(totals)
+        if ends[-1] == 0:  # fewer distinct rows than clusters
+            rest = random_points(shards, ordinals, k - len(seeds), random)
+            return np.concatenate([seeds, rest])
+        aim = random.random() * ends[-1]
+        block = min(int(np.searchsorted(ends, aim, side="right")), len(ends) - 1)
+        share = (aim - (ends[block] - totals[block])) / totals[block]
+        row = shards.at(block, "pick", block, float(np.clip(share, 0, 1)))
+        place = np.array([[block, row]], np.int64)
+        seeds = np.concatenate([seeds, shards.fetch(place).astype(np.float32)])
+    return seeds
+
+
+def parallel(shards: Shards, ordinals: Ordinals, k: int, seed: int, restart: int) -> np.ndarray:
+    """k-means||: candidates by the thousand, weighted by the rows nearest to them, then reduced."""
+    random = generator(seed, "seeding", restart)
+    fresh = random_points(shards, ordinals, 1, random)
+    candidates = fresh
+    for turn in range(_ROUNDS):
+        known = len(candidates) - len(fresh)
+        total = float(np.concatenate(shards.call("spread", fresh, known)).sum())
+        if total == 0:
+            break
+        factor = _OVERSAMPLING * k / total
+        drawn = np.concatenate(shards.call("oversample", factor, seed, restart, turn))
+        if not len(drawn):
+            fresh = candidates[:0]
+            continue
+        fresh = shards.fetch(drawn).astype(np.float32)
+        candidates = np.concatenate([candidates, fresh])
+    if len(candidates) <= k:
+        rest = random_points(shards, ordinals, k - len(candidates), random)
+        return np.concatenate([candidates, rest])
+    weights = np.sum([counts for _, counts in shards.call("step", candidates, None)], axis=0)
+    return weighted_plus_plus(candidates, weights, k, random)
+
+
+def weighted_plus_plus(
+    points: np.ndarray, weights: np.ndarray, k: int, random: np.random.Generator
+) -> np.ndarray:
+    """k of the points float32[m, d], k-means++ with weights float64[m]."""
+    chosen = [int(random.choice(len(points), p=weights / weights.sum()))]
+    least = np.full(len(points), np.inf)
+    exact = points.astype(np.float64)
+    norms = np.square(exact).sum(axis=1)
+    while len(chosen) < k:
+        last = chosen[-1]
+        apart = norms + norms[last] - 2 * (exact @ exact[last])
+        apart[apart < 1e-12 * (norms + norms[last])] = 0
+        least = np.minimum(least, apart)
+        mass = least * weights
+        mass[chosen] = 0
+        if mass.sum() == 0:
+            left = np.setdiff1d(np.arange(len(points)), chosen)
+            chosen += random.choice(left, k - len(chosen), replace=False).tolist()
+            break
+        chosen.append(int(random.choice(len(points), p=mass / mass.sum())))
+    return points[chosen]

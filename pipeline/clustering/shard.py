@@ -1,184 +1,197 @@
-"""One shard: the vectors of a range of blocks, and everything that is computed where they lie.
+"""One shard: everything that is computed where the vectors lie.
 
 Every method is a pure function of the feature files, the transform's file and its arguments; what
-is kept between calls (vectors, labels of the last step, distances of seeding) only saves time.
-So an actor that died is restarted by Ray, the call is retried, and the answer is the same.
+is kept between calls (vectors, labels of the last step) only saves time. So an actor that died is
+restarted by Ray, the call is retried, and the answer is the same. The one exception are the
+distances of seeding, which build up call by call: a shard that lost them says so
+(`LostSpreadError`), and seeding starts over.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from pipeline.clustering import features as feature_files
-from pipeline.clustering.blocks import Blocks, snap
+from pipeline.clustering.balance import soft_sizes
+from pipeline.clustering.blocks import generator, snap
 from pipeline.clustering.nearest import Centroids, distances
-from pipeline.clustering.screens import SgemmScreen
+from pipeline.clustering.screens import Screen, Screens, SgemmScreen, Vectors, widened
 from pipeline.clustering.sums import ClusterSums
-from pipeline.clustering.transform import Moments, Transform
-from pipeline.storage import Location
-
-
-@dataclass(frozen=True)
-class ShardSpec:
-    """What a shard actor is built from, and rebuilt from after its death.
-
-    Attributes:
-        features: one folder per modality.
-        blocks: of the whole clustering.
-        first, last: range of blocks of this shard.
-        out: the clustering's folder, where the transform's file is.
-        budget: bytes of memory for vectors.
-        scratch: local folder for vectors beyond the budget; None: the system's.
-        spherical: whether scores are inner products.
-    """
-
-    features: tuple[Location, ...]
-    blocks: Blocks
-    first: int
-    last: int
-    out: Location
-    budget: int
-    scratch: str | None
-    spherical: bool
-
-
-@dataclass(frozen=True)
-class Survey:
-    """What the index needs to know of a shard before it starts.
-
-    Attributes:
-        counts: int64[blocks], present clips per block.
-        highest: largest absolute raw value.
-        problems: see `features.Rows`.
-    """
-
-    counts: np.ndarray
-    highest: float
-    problems: list[str]
+from pipeline.clustering.transform import Moments
+from pipeline.clustering.vectors import ShardSpec, ShardVectors, Survey
 
 
 class Shard:
-    """See the module's text. Vectors are float16[n, d] in order of clip index."""
+    """See the module's text."""
 
     def __init__(self, spec: ShardSpec):
         self.spec = spec
-        self._raw: feature_files.Rows | None = None
-        self._ready = False
+        self.vectors = ShardVectors(spec)
         self._sums: ClusterSums | None = None
-        self._nearest: tuple[int, np.ndarray] | None = (
-            None  # of seeding: centroids seen, float32[n]
-        )
+        self._screens: Screens | None = None
+        self._spread: tuple[int, np.ndarray] | None = None
 
-    # -- loading -----------------------------------------------------------------------------
+    # -- before the iterations ---------------------------------------------------------------
 
     def survey(self) -> Survey:
-        raw = self._load()
-        return Survey(self.counts, raw.highest, raw.problems)
+        return self.vectors.survey()
 
     def moments(self, scale: float) -> Moments:
         """Sums for PCA over the raw rows."""
-        if self._ready:  # the raw rows have been replaced by vectors
-            self._raw = None
-        raw = self._load()
-        zero = np.zeros(raw.dim)
-        total = Moments(0, zero, np.zeros((raw.dim, raw.dim)))
-        for first, last in self._slots():
-            block = raw.block(first, last)
-            if len(block):
-                total = total + Moments.of(block, scale, self.spec.blocks.num_clips)
-            raw.buffer.release()
+        width = self.vectors.load().dim
+        total = Moments(0, np.zeros(width), np.zeros((width, width)))
+        for block in self.vectors.raw_blocks():
+            total = total + Moments.of(block, scale, self.spec.blocks.num_clips)
         return total
 
     def energy(self) -> float:
         """Sum of squared norms of the vectors, snapped per block."""
-        self._transform()
-        bound = float(self.spec.blocks.num_clips) * max(self.dim, 1)
-        total = 0.0
-        for block in self._blocks():
-            total += float(snap(np.square(block.astype(np.float64)).sum(), bound))
-        return total
 
-    def _load(self) -> feature_files.Rows:
-        if self._raw is None:
-            spec = self.spec
-            start, stop = spec.blocks.clips(spec.first, spec.last)
-            self._raw = feature_files.load(spec.features, start, stop, spec.budget, spec.scratch)
-            self._ready = False
-            self.counts = np.array(
-                [int(self._raw.present[a:b].sum()) for a, b in self._slots()], np.int64
-            )
-        return self._raw
+        def one(_: int, block: Vectors) -> float:
+            # Coordinates are at most 1, so a block's sum is at most rows * d.
+            bound = float(self.spec.blocks.num_clips) * self.vectors.dim
+            return float(snap(np.square(block.x.astype(np.float64)).sum(), bound))
 
-    def _slots(self) -> list[tuple[int, int]]:
-        """Slot ranges of this shard's blocks."""
-        spec = self.spec
-        start = spec.blocks.clips(spec.first, spec.last)[0]
-        ranges = (spec.blocks.clips(b, b + 1) for b in range(spec.first, spec.last))
-        return [(a - start, b - start) for a, b in ranges]
-
-    def _transform(self) -> None:
-        """Replace raw rows by vectors, in place: a vector is never longer than its raw row."""
-        if self._ready:
-            return
-        raw = self._load()
-        transform = Transform.load(self.spec.out / "transform.npz")
-        start = self.spec.blocks.clips(self.spec.first, self.spec.last)[0]
-        self.dim = transform.dim
-        self.clips = np.flatnonzero(raw.present) + start
-        self.starts = np.concatenate([[0], np.cumsum(self.counts)])
-        for number, (first, last) in enumerate(self._slots()):
-            vectors = transform(raw.block(first, last))
-            offset = int(self.starts[number]) * self.dim * 2
-            raw.buffer.rows(offset, vectors.shape, np.float16)[:] = vectors
-            raw.buffer.release()
-        raw.buffer.shrink(int(self.starts[-1]) * self.dim * 2)
-        self._ready = True
-
-    def _block(self, number: int) -> np.ndarray:
-        """float16[rows, d] of the shard's ``number``-th block; a view."""
-        assert self._raw is not None
-        rows = int(self.counts[number])
-        return self._raw.buffer.rows(
-            int(self.starts[number]) * self.dim * 2, (rows, self.dim), np.float16
-        )
-
-    def _blocks(self):
-        self._transform()
-        assert self._raw is not None
-        for number in range(len(self.counts)):
-            yield self._block(number)
-            self._raw.buffer.release()
-
-    # -- queries -----------------------------------------------------------------------------
+        return sum(self.vectors.each(one))
 
     def fetch(self, places: np.ndarray) -> np.ndarray:
         """float16[m, d] of rows given as int64[m, 2]: block of the clustering, row within it."""
-        self._transform()
-        return np.stack([self._block(b - self.spec.first)[r] for b, r in places.tolist()])
+        self.vectors.prepare()
+        found = [self.vectors.block(b - self.spec.first).x[r] for b, r in places.tolist()]
+        return np.stack(found)
 
-    def step(self, centroids: np.ndarray, bias: np.ndarray | None = None):
+    # -- seeding -----------------------------------------------------------------------------
+
+    def spread(self, seeds: np.ndarray, known: int) -> np.ndarray:
+        """Squared distance of every row to its nearest seed, summed by block.
+
+        Args:
+            seeds: float32[m, d], further seeds.
+            known: number of seeds given before.
+
+        Returns:
+            float64[blocks], each snapped to the grid of the whole.
+
+        Raises:
+            LostSpreadError: this shard was restarted since.
+        """
+        self.vectors.prepare()
+        if known == 0:
+            self._spread = (0, np.full(len(self.vectors.clips), np.inf, np.float32))
+        if self._spread is None or self._spread[0] != known:
+            raise LostSpreadError
+        least = self._spread[1]
+        squares = np.square(seeds).sum(axis=1)
+
+        def one(number: int, block: Vectors) -> float:
+            x = widened(block.x)
+            norms = np.einsum("ij,ij->i", x, x)[:, None]
+            # One seed at a time through the same product, however many are given at once.
+            for seed, square in zip(seeds, squares):
+                apart = norms[:, 0] + square - 2 * (x @ seed)
+                # What is left of equal vectors is rounding: they are not to be drawn.
+                apart[apart < 4e-6 * (norms[:, 0] + square)] = 0
+                at = int(self.vectors.starts[number])
+                mine = least[at : at + len(x)]
+                np.minimum(mine, apart, out=mine)
+            rows = slice(self.vectors.starts[number], self.vectors.starts[number + 1])
+            bound = 4.0 * self.spec.blocks.num_clips * self.vectors.dim
+            return float(snap(least[rows].astype(np.float64).sum(), bound))
+
+        totals = self.vectors.each(one)
+        self._spread = (known + len(seeds), least)
+        return np.array(totals)
+
+    def pick(self, block: int, share: float) -> int:
+        """Row of a block at which ``share`` in [0, 1) of its sum of squared distances is passed."""
+        number = block - self.spec.first
+        sums = np.cumsum(self._least(number), dtype=np.float64)
+        return int(min(np.searchsorted(sums, share * sums[-1], side="right"), len(sums) - 1))
+
+    def oversample(self, factor: float, seed: int, restart: int, turn: int) -> np.ndarray:
+        """int64[m, 2] places of rows drawn with probability ``factor`` * squared distance."""
+        places = [np.zeros((0, 2), np.int64)]
+        for number in range(len(self.vectors.counts)):
+            block = number + self.spec.first
+            least = self._least(number)
+            random = generator(seed, "oversample", restart, turn, block)
+            rows = np.flatnonzero(random.random(len(least)) < factor * least)
+            places.append(np.stack([np.full(len(rows), block), rows], axis=1))
+        return np.concatenate(places)
+
+    def _least(self, number: int) -> np.ndarray:
+        if self._spread is None:
+            raise LostSpreadError
+        return self._spread[1][self.vectors.starts[number] : self.vectors.starts[number + 1]]
+
+    # -- iterations --------------------------------------------------------------------------
+
+    def step(
+        self, centroids: np.ndarray, bias: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Assign and accumulate.
 
         Returns:
             sums float64[k, d] and counts int64[k] of the rows nearest to each centroid: exact.
         """
-        self._transform()
-        screen = SgemmScreen(Centroids(centroids, bias, self.spec.spherical))
-        if self._sums is None or self._sums.k != len(centroids):
-            self._sums = ClusterSums(len(centroids), self.dim, len(self.clips))
-        for number, block in enumerate(self._blocks()):
-            self._sums.update(int(self.starts[number]), block, screen(block))
-        return self._sums.sums.copy(), self._sums.counts.copy()
+        screen = self._screen(centroids, bias)
+        sums = self._sums
+        if sums is None or sums.k != len(centroids):
+            sums = self._sums = ClusterSums(
+                len(centroids), self.vectors.dim, len(self.vectors.clips)
+            )
 
-    def assign(self, centroids: np.ndarray, bias: np.ndarray | None = None):
+        def one(number: int, block: Vectors) -> None:
+            sums.update(int(self.vectors.starts[number]), block.x, screen(block))
+
+        self.vectors.each(one)
+        return sums.sums.copy(), sums.counts.copy()
+
+    def assign(
+        self, centroids: np.ndarray, bias: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """clip_index int64[n], label int32[n] and distance float32[n] of all rows."""
-        self._transform()
+        screen = self._screen(centroids, bias)
+
+        def one(_: int, block: Vectors) -> tuple[np.ndarray, np.ndarray]:
+            return self._labelled(block, centroids, screen(block))
+
+        answers = self.vectors.each(one)
+        labels = np.concatenate([np.zeros(0, np.int32), *(a[0] for a in answers)])
+        return self.vectors.clips, labels, np.concatenate([[], *(a[1] for a in answers)])
+
+    def assign_some(
+        self, clips: np.ndarray, centroids: np.ndarray, bias: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `assign`, for those of ``clips`` (ascending) that lie in this shard."""
+        start, stop = self.spec.blocks.clips(self.spec.first, self.spec.last)
+        rows = self.vectors.rows(clips[(clips >= start) & (clips < stop)])
         screen = SgemmScreen(Centroids(centroids, bias, self.spec.spherical))
-        labels, near = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
-        for block in self._blocks():
-            label = screen(block)
-            labels.append(label)
-            near.append(np.sqrt(distances(block, centroids, label)).astype(np.float32))
-        return self.clips, np.concatenate(labels), np.concatenate(near)
+        return self._labelled(rows, centroids, screen(rows))
+
+    def soft_sizes(self, centroids: np.ndarray, bias: np.ndarray, strength: float) -> np.ndarray:
+        """float64[k], the column sums of Sinkhorn's matrix (see `balance`)."""
+        half = Centroids(centroids, bias, self.spec.spherical).plain_half
+        matrix = np.ascontiguousarray(centroids.T, np.float32)
+
+        def one(_: int, block: Vectors) -> np.ndarray:
+            return soft_sizes(block.x, matrix, half, strength, self.spec.blocks.num_clips)
+
+        return np.sum(self.vectors.each(one), axis=0)
+
+    def _labelled(
+        self, block: Vectors, centroids: np.ndarray, labels: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return labels, np.sqrt(distances(block.x, centroids, labels)).astype(np.float32)
+
+    def _screen(self, centroids: np.ndarray, bias: np.ndarray | None) -> Screen:
+        self.vectors.prepare()
+        if self._screens is None:
+            work = float(len(self.vectors.clips)) * centroids.size * self.spec.passes
+            self._screens = Screens(self.spec.device, work)
+        fullest = int(np.argmax(self.vectors.counts))
+        prepared = Centroids(centroids, bias, self.spec.spherical)
+        return self._screens.prepare(prepared, self.vectors.block(fullest))
+
+
+class LostSpreadError(RuntimeError):
+    """The shard was restarted during seeding and has no distances: seeding starts over."""

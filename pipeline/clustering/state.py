@@ -17,10 +17,12 @@ class Attempt:
 
     Attributes:
         centroids: float32[k, d].
+        bias: float64[k] of balance, zeros without.
         objective: sum of squared distances at every iteration so far.
     """
 
     centroids: np.ndarray
+    bias: np.ndarray
     objective: list[float] = field(default_factory=list)
 
 
@@ -44,9 +46,10 @@ class State:
         for name, attempt in (("current", self.current), ("best", self.best)):
             if attempt is not None:
                 arrays[name] = attempt.centroids
+                arrays[f"{name}_bias"] = attempt.bias
                 meta[name] = [value.hex() for value in attempt.objective]
         sink = io.BytesIO()
-        np.savez(sink, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)
+        np.savez(sink, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)  # type: ignore[arg-type]
         (out / "state.npz").write_bytes(sink.getvalue())
 
     @classmethod
@@ -60,7 +63,7 @@ class State:
             if meta["key"] != key:
                 return None
             attempts = [
-                Attempt(file[name], [float.fromhex(v) for v in meta[name]])
+                Attempt(file[name], file[f"{name}_bias"], [float.fromhex(v) for v in meta[name]])
                 if name in meta
                 else None
                 for name in ("current", "best")

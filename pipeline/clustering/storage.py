@@ -36,10 +36,13 @@ class Buffer:
         count = shape[0] * shape[1]
         return np.frombuffer(self._map, dtype, count, offset).reshape(shape)
 
-    def release(self) -> None:
-        """Drop resident pages of a file; memory is left alone."""
+    def release(self, offset: int = 0, length: int | None = None) -> None:
+        """Drop resident pages of a file, all or those within a range; memory is left alone."""
         if self.on_disk:
-            self._map.madvise(mmap.MADV_DONTNEED)
+            start = offset // mmap.PAGESIZE * mmap.PAGESIZE
+            length = self.size - start if length is None else offset + length - start
+            if length > 0:
+                self._map.madvise(mmap.MADV_DONTNEED, start, length)
 
     def shrink(self, size: int) -> None:
         """Give back everything from ``size`` bytes on."""

@@ -1,0 +1,128 @@
+"""Clusters of like sizes: Sinkhorn's potentials as SeLaVi and SwAV use them, or a hard cap.
+
+Both change nothing but a bias per centroid that is added to its scores, so that labels stay a
+pure function of (row, centroids, bias) and k numbers are all that shards need to be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.clustering.blocks import snap
+from pipeline.config import ClusteringConfig
+
+
+def soft_sizes(
+    x: np.ndarray, matrix: np.ndarray, half: np.ndarray, strength: float, num_clips: int
+) -> np.ndarray:
+    """Column sums of softmax(strength * scores) over the rows of one block, snapped.
+
+    Args:
+        x: float16[n, d].
+        matrix: float32[d, k], the centroids.
+        half: float64[k], what is taken from the inner products (half squared norm less bias).
+        strength: Sinkhorn's lambda, an inverse temperature.
+        num_clips: bounds the totals.
+    """
+    total = np.zeros(len(half))
+    rows = max(1, (1 << 21) // len(half))
+    for at in range(0, len(x), rows):
+        score = x[at : at + rows].astype(np.float32) @ matrix
+        score -= half.astype(np.float32)
+        score -= score.max(axis=1, keepdims=True)
+        score *= np.float32(strength)
+        np.exp(score, out=score)
+        score /= score.sum(axis=1, keepdims=True)
+        total += score.sum(axis=0, dtype=np.float64)
+    return snap(total, num_clips)
+
+
+def sinkhorn_bias(
+    bias: np.ndarray,
+    sizes: Callable[[np.ndarray], np.ndarray],
+    total: int,
+    config: ClusteringConfig,
+) -> np.ndarray:
+    """Move the potentials towards equal soft sizes (Cuturi 2013; YM. Asano et al. 2020).
+
+    Rows are normalised by the softmax, columns by the potentials: ``bias += log(target / size) /
+    strength``, a few times, starting from the potentials of the iteration before.
+
+    Args:
+        bias: float64[k].
+        sizes: soft sizes float64[k] of all rows under a bias.
+        total: rows.
+    """
+    target = total / len(bias)
+    for _ in range(config.sinkhorn_passes):
+        soft = np.maximum(sizes(bias), 1e-6 * target)
+        bias = bias + np.log(target / soft) / config.sinkhorn_strength
+        bias -= bias.max()
+    return bias
+
+
+def price(bias: np.ndarray, counts: np.ndarray, cap: int, spread: float) -> np.ndarray:
+    """Make centroids beyond the cap dearer, and cheaper again as they empty, at most to zero.
+
+    A dual ascent on the sizes: it only has to bring most clusters under the cap, what is left over
+    is moved at the end (`Overflow`).
+
+    Args:
+        bias: float64[k], zero or negative.
+        counts: int64[k] under it.
+        cap: largest size allowed.
+        spread: mean squared distance to the centroids: the unit that scores vary in.
+    """
+    step = 0.25 * spread * np.log(np.maximum(counts, 1) / cap)
+    return np.minimum(0.0, bias - step)
+
+
+@dataclass
+class Overflow:
+    """Brings every cluster under the cap by moving its farthest rows to the next with room.
+
+    Attributes:
+        labels: int32[N], -1 for none; changed in place.
+        near: float32[N], distances; changed in place.
+        cap: largest size allowed.
+        k: clusters; ``k * cap`` is at least the number of rows.
+    """
+
+    labels: np.ndarray
+    near: np.ndarray
+    cap: int
+    k: int
+
+    def move(
+        self, choose: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    ) -> None:
+        """Settle all rows.
+
+        Args:
+            choose: labels and distances of clips int64[m] (ascending) among open clusters
+                int64[c]: the nearest of those.
+        """
+        counts = np.bincount(self.labels[self.labels >= 0], minlength=self.k)
+        overfull = np.flatnonzero(counts > self.cap).tolist()
+        waiting = np.concatenate([np.zeros(0, np.int64), *map(self._beyond, overfull)])
+        room = np.maximum(self.cap - counts, 0)
+        while len(waiting):
+            waiting.sort()
+            labels, near = choose(waiting, np.flatnonzero(room))
+            # Nearest first, then by clip index: as many to each cluster as it has room for.
+            order = np.lexsort((waiting, near, labels))
+            ranked = labels[order]
+            rank = np.arange(len(order)) - np.searchsorted(ranked, ranked)
+            placed = order[rank < room[ranked]]
+            clips = waiting[placed]
+            self.labels[clips], self.near[clips] = labels[placed], near[placed]
+            room = room - np.bincount(labels[placed], minlength=self.k)
+            waiting = np.delete(waiting, placed)
+
+    def _beyond(self, cluster: int) -> np.ndarray:
+        """Clips of an overfull cluster that are not among its ``cap`` nearest."""
+        clips = np.flatnonzero(self.labels == cluster)
+        return clips[np.argsort(self.near[clips], kind="stable")[self.cap :]]

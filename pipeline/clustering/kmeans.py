@@ -1,0 +1,254 @@
+"""Lloyd's algorithm over shards, one step a call, each step written down before the next."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.clustering import features as feature_files
+from pipeline.clustering.balance import Overflow, price, sinkhorn_bias
+from pipeline.clustering.blocks import Ordinals, generator
+from pipeline.clustering.labels import write_labels
+from pipeline.clustering.seeding import Shards, seed_centroids
+from pipeline.clustering.splitting import farthest, split
+from pipeline.clustering.state import Attempt, State
+from pipeline.clustering.task import Task
+from pipeline.clustering.transform import Moments, Transform, power_of_two
+from pipeline.clustering.vectors import Survey
+from pipeline.errors import UserError
+
+_REPAIRS = 5  # extra iterations that may fill clusters that end up empty
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a clustering is.
+
+    Attributes:
+        stage: loading, seeding, iterating, labelling or done: what was finished last.
+        restart: number of the attempt, from 0.
+        iteration: finished iterations of this attempt.
+        iterations: at most.
+        objective: sum of squared distances of the last iteration; None before the first.
+        empty: clusters that were empty in it and were split from others.
+        seconds: that this step took.
+    """
+
+    stage: str
+    restart: int = 0
+    iteration: int = 0
+    iterations: int = 0
+    objective: float | None = None
+    empty: int = 0
+    seconds: float = 0.0
+
+
+class KMeans:
+    """The state machine of one clustering.
+
+    A new object over the same task and folder goes on where an earlier one was cut off.
+
+    Attributes:
+        result: the labels int32[N] and distances float32[N] once all is done.
+    """
+
+    def __init__(self, task: Task, shards: Shards):
+        self.task = task
+        self.config = task.config
+        self.shards = shards
+        self.result: tuple[np.ndarray, np.ndarray] | None = None
+        self._state: State | None = None
+        self._energy = 0.0
+        self._ordinals = Ordinals(np.zeros(0, np.int64))
+
+    def advance(self) -> Progress:
+        """One step: load, seed, iterate once, or label."""
+        config, state = self.config, self._state
+        if state is None:
+            self._prepare()
+            return Progress("loading", iterations=config.iterations)
+        if state.current is None and state.restart < config.restarts:
+            seeds = seed_centroids(
+                self.shards, self._ordinals, config.k, config.init, self.task.seed, state.restart
+            )
+            state.current = Attempt(self._normal(seeds), np.zeros(config.k))
+            state.save(self.task.out)
+            return Progress("seeding", state.restart, 0, config.iterations)
+        if state.current is not None:
+            attempt, restart = state.current, state.restart
+            empty = self._iterate(state, attempt)
+            done = len(attempt.objective)
+            objective = attempt.objective[-1]
+            return Progress("iterating", restart, done, config.iterations, objective, empty)
+        assert state.best is not None
+        self._finish(state, state.best)
+        done = len(state.best.objective)
+        return Progress("labelling", config.restarts - 1, done, config.iterations)
+
+    # -- steps -------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Survey the shards, fit the transform, take up the state of an earlier life."""
+        task = self.task
+        surveys: list[Survey] = self.shards.call("survey")
+        problems = sorted({p for s in surveys for p in s.problems})
+        if problems:
+            raise UserError("\n".join(problems))
+        self._ordinals = Ordinals(np.concatenate([s.counts for s in surveys]))
+        total = self._ordinals.total
+        folders = ", ".join(str(f) for f in task.features)
+        if total == 0:
+            raise UserError(f"no clip has features in {folders}; nothing to cluster")
+        if task.config.k > total:
+            raise UserError(
+                f"k = {task.config.k} clusters asked for, but only {total} clips have features "
+                f"in {folders}; set clustering.k to at most {total}"
+            )
+        key = task.key
+        state = State.load(task.out, key)
+        if state is None:
+            dims = tuple(feature_files.layout(f).dim for f in task.features)
+            scale = power_of_two(max(s.highest for s in surveys))
+            moments = None
+            if task.config.pca_dim:
+                parts: list[Moments] = self.shards.call("moments", scale)
+                moments = sum(parts[1:], parts[0])
+            Transform.fit(dims, scale, moments, task.config).save(task.out / "transform.npz")
+            state = State(key)
+            state.save(task.out)
+        self._energy = sum(self.shards.call("energy"))
+        self._state = state
+
+    def _iterate(self, state: State, attempt: Attempt) -> int:
+        """One Lloyd iteration: assign, objective, means, split the empty, balance."""
+        config, old, old_bias = self.config, attempt.centroids, attempt.bias
+        sums, counts = self._step(old, old_bias)
+        attempt.objective.append(self._objective(old, sums, counts))
+        iteration = len(attempt.objective)
+        random = generator(self.task.seed, "split", state.restart, iteration)
+        attempt.centroids, empty = split(self._means(old, sums, counts), counts, random)
+        attempt.centroids = self._normal(attempt.centroids)
+        attempt.bias = self._balanced(attempt, counts)
+        settled = np.array_equal(old, attempt.centroids) and np.array_equal(old_bias, attempt.bias)
+        if iteration > 1 and config.tolerance:
+            before, now = attempt.objective[-2:]
+            settled |= abs(before - now) <= config.tolerance * before
+        if settled or iteration >= config.iterations:
+            if state.best is None or attempt.objective[-1] < state.best.objective[-1]:
+                state.best = attempt
+            state.current = None
+            state.restart += 1
+        state.save(self.task.out)
+        return empty
+
+    def _balanced(self, attempt: Attempt, counts: np.ndarray) -> np.ndarray:
+        """The bias of the next iteration."""
+        config, total = self.config, self._ordinals.total
+        if config.balance == "sinkhorn":
+
+            def sizes(bias: np.ndarray) -> np.ndarray:
+                strength = config.sinkhorn_strength
+                return sum(self.shards.call("soft_sizes", attempt.centroids, bias, strength))
+
+            return sinkhorn_bias(attempt.bias, sizes, total, config)
+        if config.balance == "capped":
+            return price(attempt.bias, counts, self._cap, attempt.objective[-1] / total)
+        return attempt.bias
+
+    @property
+    def _cap(self) -> int:
+        return math.ceil(self.config.cap * self._ordinals.total / self.config.k)
+
+    def _step(self, centroids: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        parts = self.shards.call("step", centroids, bias)
+        sums, counts = parts[0]
+        for more_sums, more_counts in parts[1:]:
+            sums, counts = sums + more_sums, counts + more_counts
+        return sums, counts
+
+    def _objective(self, centroids: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> float:
+        """Sum of |x - c|^2 from the clusters' sums: no pass over the rows is needed."""
+        c = centroids.astype(np.float64)
+        cross = float((sums * c).sum())
+        squares = float((np.square(c).sum(axis=1) * counts).sum())
+        return max(0.0, self._energy - 2 * cross + squares)
+
+    def _means(self, old: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        filled = counts > 0
+        means = old.copy()
+        means[filled] = (sums[filled] / counts[filled, None]).astype(np.float32)
+        return self._normal(means)
+
+    def _normal(self, centroids: np.ndarray) -> np.ndarray:
+        if not self.config.spherical:
+            return centroids
+        return feature_files.unit(centroids).astype(np.float32)
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def _finish(self, state: State, best: Attempt) -> None:
+        """Final labels without empty clusters, files, then the mark that all is done."""
+        task, k = self.task, self.config.k
+        centroids, bias = best.centroids, best.bias
+        for repair in range(_REPAIRS):
+            sums, counts = self._step(centroids, bias)
+            if counts.all():
+                break
+            random = generator(task.seed, "repair", repair)
+            centroids = self._normal(split(self._means(centroids, sums, counts), counts, random)[0])
+        labels = np.full(task.num_clips, -1, np.int32)
+        near = np.full(task.num_clips, np.nan, np.float32)
+        for clips, some_labels, some_near in self.shards.call("assign", centroids, bias):
+            labels[clips], near[clips] = some_labels, some_near
+        if self.config.balance == "capped":
+            self._cap_sizes(labels, near, centroids, bias)
+        centroids = self._fill_empty(labels, near, centroids)
+        counts = np.bincount(labels[labels >= 0], minlength=k)
+        write_labels(task.out, labels, near, task.clips)
+        sink = io.BytesIO()
+        np.save(sink, centroids)
+        (task.out / "centroids.npy").write_bytes(sink.getvalue())
+        summary = {
+            "k": k,
+            "objective": best.objective,
+            "sizes": counts.tolist(),
+            "bias": best.bias.tolist() if self.config.balance != "none" else None,
+            "final_objective": float(np.nansum(np.square(near.astype(np.float64)))),
+            "num_clips": task.num_clips,
+            "num_labelled": int(counts.sum()),
+            "seed": task.seed,
+            "config": task.settings,
+            "key": state.key,
+        }
+        (task.out / "clustering.json").write_json(summary)
+        (task.out / "state.npz").delete()
+        self.result = labels, near
+
+    def _cap_sizes(
+        self, labels: np.ndarray, near: np.ndarray, centroids: np.ndarray, bias: np.ndarray
+    ) -> None:
+        def choose(clips: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            parts = self.shards.call("assign_some", clips, centroids[clusters], bias[clusters])
+            chosen = clusters[np.concatenate([p[0] for p in parts])]
+            return chosen.astype(np.int32), np.concatenate([p[1] for p in parts])
+
+        Overflow(labels, near, self._cap, self.config.k).move(choose)
+
+    def _fill_empty(
+        self, labels: np.ndarray, near: np.ndarray, centroids: np.ndarray
+    ) -> np.ndarray:
+        """Give each empty cluster the farthest row as its own; needed only among duplicates."""
+        counts = np.bincount(labels[labels >= 0], minlength=self.config.k)
+        empty = np.flatnonzero(counts == 0)
+        if not len(empty):
+            return centroids
+        rows = np.array(farthest(labels, near, counts), np.int64)
+        ordinal = np.cumsum(labels >= 0)[rows] - 1
+        centroids = centroids.copy()
+        centroids[empty] = self.shards.fetch(self._ordinals.locate(ordinal))
+        centroids = self._normal(centroids)
+        labels[rows], near[rows] = empty, 0.0
+        return centroids

@@ -1,0 +1,58 @@
+"""What is to be clustered, how, and where to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.clustering.features import listing
+from pipeline.config import ClusteringConfig
+from pipeline.storage import Location
+
+log = logging.getLogger(__name__)
+
+# Settings that say where the work is done; the result is the same.
+_RESOURCES = {"shards", "cpus_per_shard", "gpus_per_shard", "memory_budget_mb", "scratch"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """See `pipeline.clustering.cluster` for the fields."""
+
+    features: tuple[Location, ...]
+    num_clips: int
+    clips: Location | None
+    config: ClusteringConfig
+    seed: int
+    out: Location
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings that decide the result."""
+        return self.config.model_dump(mode="json", exclude=_RESOURCES)
+
+    @property
+    def key(self) -> str:
+        """Tells results of these settings and features from others."""
+        parts = [self.settings, self.num_clips, self.seed, listing(self.features)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def finished(self) -> bool:
+        """Whether ``out`` holds the result of this very task."""
+        place = self.out / "clustering.json"
+        if not place.exists():
+            return False
+        summary = place.read_json()
+        then = (summary["config"], summary["seed"], summary["num_clips"])
+        # Features may have been removed since; if they are there they must be the same.
+        if then == (self.settings, self.seed, self.num_clips) and (
+            not any(listing(self.features)) or summary["key"] == self.key
+        ):
+            return True
+        log.warning(
+            "%s holds a clustering of other settings or features; it is done anew", self.out
+        )
+        return False
