@@ -80,7 +80,7 @@ def _schedule(
 ) -> _Schedule | None:
     """The plan, or None where stamps are missing or repeat."""
     assert media.video is not None
-    base = media.video.time_base
+    video, base = media.video, media.video.time_base
     if base is None:
         return None
     stamped: dict[int, int] = {}  # pts of a frame that is shown → place of its packet
@@ -95,7 +95,7 @@ def _schedule(
     if not stamped or not starts(packets[0]) or _counted(media, packets):
         return None
     order = sorted(stamped)
-    clock = [media.seconds(pts, base) for pts in order]
+    clock = [media.seconds(pts, video) for pts in order]
     wanted: dict[int, tuple[float, float, range]] = {}
     first = 0
     while first < len(targets_s):
@@ -124,17 +124,15 @@ def _schedule(
 
 
 def _counted(media: Media, packets: Sequence[Packet]) -> bool:
-    """Whether presentation stamps only count packets, as they do for DivX' packed frames in AVI.
+    """Whether the packets' presentation stamps are made up.
 
-    AVI stores no presentation times, and libavformat's are wrong where a packet holds two frames:
-    there, and only there, MPEG-4 with reordered frames has stamps that differ by a constant.
+    AVI stores none: its n-th picture is shown at n / fps. Where frames are reordered, or a packet
+    holds two of them and the next is a placeholder (DivX), libavformat's guess is in the wrong
+    order; then only the order in which the decoder gives them is right.
     """
-    assert media.video is not None
-    mpeg4 = media.video.codec_context.name == "mpeg4"
-    if not mpeg4 or media.container.format.name != "avi" or len(packets) < 2:
+    if media.container.format.name != "avi":
         return False
-    delays = {(p.pts or 0) - (p.dts or 0) for p in packets}
-    return len(delays) == 1 and delays != {0}
+    return any(p.pts is None or p.dts is None or p.pts != p.dts for p in packets)
 
 
 def _planned(
@@ -162,32 +160,18 @@ def _planned(
 def _swept(
     media: Media, packets: Sequence[Packet], targets_s: Sequence[float], deadline: float
 ) -> Iterator[Shown]:
-    """Decode everything, and show at each target the last frame stamped at or before it.
-
-    Of a frame's two stamps the one that has run backwards less often is trusted (libavcodec's
-    "best effort", which PyAV does not pass on).
-    """
+    """Decode everything, and show at each target the last frame stamped at or before it."""
     assert media.video is not None
     base = media.video.time_base
     step = 1 / float(media.video.average_rate or media.video.guessed_rate or 25)
-    counted = _counted(media, packets)
+    clock = _Clock(media, packets, targets_s[0], step)
     context = media.video.codec_context
     context.flush_buffers()
-    done = pts_faults = dts_faults = 0
-    last_pts = last_dts = -(1 << 63)
+    done = 0
     previous: VideoFrame | None = None
     previous_s = float("-inf")
     for frame in _decoded(context, packets, deadline, None):
-        pts_faults += frame.pts is None or frame.pts <= last_pts
-        last_pts = frame.pts if frame.pts is not None else last_pts
-        dts_faults += frame.dts is None or frame.dts <= last_dts
-        last_dts = frame.dts if frame.dts is not None else last_dts
-        trusted = frame.pts if pts_faults <= dts_faults and not counted else frame.dts
-        stamp = trusted if trusted is not None else frame.pts or frame.dts
-        if stamp is not None:
-            at = media.seconds(stamp, base)
-        else:
-            at = previous_s + step if previous is not None else targets_s[0]
+        at = clock.of(frame)
         if at < previous_s:
             continue
         after = bisect_left(targets_s, at - TOLERANCE_S, lo=done)
@@ -202,6 +186,47 @@ def _swept(
         length = float((previous.duration or 0) * (base or 0)) or step
         yield Shown(previous, previous_s, previous_s + length, range(done, len(targets_s)))
     context.flush_buffers()
+
+
+class _Clock:
+    """When decoded frames are shown, where packets do not say so reliably."""
+
+    def __init__(self, media: Media, packets: Sequence[Packet], start_s: float, step: float):
+        assert media.video is not None
+        self._media, self._video = media, media.video
+        self._packets, self._step = packets, step
+        self._counted = _counted(media, packets)
+        self._delay: int | None = None  # of the decoder, in ticks
+        self._faults = [0, 0]  # times that presentation and decoding stamps ran backwards
+        self._last = [-(1 << 63), -(1 << 63)]
+        self._at = start_s - step
+
+    def of(self, frame: VideoFrame) -> float:
+        """Media time of the decoder's next frame."""
+        stamp = self._decoding_time(frame) if self._counted else self._best_effort(frame)
+        if stamp is None:
+            self._at += self._step
+        else:
+            self._at = self._media.seconds(stamp, self._video)
+        return self._at
+
+    def _decoding_time(self, frame: VideoFrame) -> int | None:
+        first = self._packets[0].dts
+        if frame.dts is None or first is None:
+            return None
+        if self._delay is None:
+            self._delay = frame.dts - first
+        return frame.dts - self._delay
+
+    def _best_effort(self, frame: VideoFrame) -> int | None:
+        """The stamp that ran backwards less often, which libavcodec calls so and PyAV hides."""
+        for kind, stamp in enumerate((frame.pts, frame.dts)):
+            self._faults[kind] += stamp is None or stamp <= self._last[kind]
+            self._last[kind] = stamp if stamp is not None else self._last[kind]
+        first, second = frame.pts, frame.dts
+        if self._faults[0] > self._faults[1]:
+            first, second = second, first
+        return first if first is not None else second
 
 
 def _decoded(

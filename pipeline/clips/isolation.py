@@ -207,7 +207,9 @@ class _Child:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        os.close(self.memory)
+        if self.memory >= 0:
+            os.close(self.memory)
+            self.memory = -1
 
     @property
     def usable(self) -> bool:

@@ -7,13 +7,13 @@ timestamp, as ``ffmpeg -ss`` does; everywhere else timestamps are taken as they 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import av
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.stream import Stream
 from av.video.stream import VideoStream
 
 from pipeline.clips.blocks import Blocks
@@ -90,6 +90,8 @@ class Media:
         name = container.format.name
         if set(name.split(",")) & _NOT_OURS:
             raise Reject(Reason.NOT_MEDIA, f"a {name} file")
+        if name.endswith("_pipe") or name in ("image2", "ico"):
+            raise Reject(Reason.STILL_IMAGE, f"a {name.removesuffix('_pipe')} file")
         pictures = [s for s in container.streams.video if not _is_cover(s)]
         sounds = list(container.streams.audio)
         video = max(pictures, key=_rank_picture, default=None)
@@ -112,6 +114,9 @@ class Media:
             stream.codec_context.thread_type = "NONE"
             stream.codec_context.thread_count = 1
         if self.video is not None:
+            if self.video.codec_context.width * self.video.codec_context.height > MAX_PIXELS:
+                size = f"{self.video.codec_context.width}×{self.video.codec_context.height}"
+                raise Reject(Reason.TOO_LARGE, f"{size} pixels")
             self.video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         self.floating = bool(set(name.split(",")) & _FLOATING_CLOCKS)
         self.origin_s = (container.start_time or 0) / av.time_base if self.floating else 0.0
@@ -119,6 +124,12 @@ class Media:
         if self.video is not None and _needs_first_packet(self.video):
             with suppress(av.error.FFmpegError):
                 next(container.demux(self.video)).decode()
+
+    def __enter__(self) -> Media:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def reopen(self) -> None:
         """Back to the first packet, for files in which seeking fails."""
@@ -132,13 +143,13 @@ class Media:
             self._handle.close()
             self._handle = None
 
-    def seconds(self, timestamp: int, time_base: Any) -> float:
-        """Media time of a timestamp."""
-        return float(timestamp * time_base) - self.origin_s
+    def seconds(self, timestamp: int, track: Stream) -> float:
+        """Media time of a timestamp of a track."""
+        return float(timestamp * (track.time_base or 0)) - self.origin_s
 
-    def timestamp(self, seconds: float, time_base: Any) -> int:
+    def timestamp(self, seconds: float, track: Stream) -> int:
         """Timestamp of a media time, rounded down."""
-        return int((seconds + self.origin_s) // float(time_base))
+        return int((seconds + self.origin_s) // float(track.time_base or 1))
 
 
 def _lean(head: bytes) -> dict[str, str]:
@@ -183,9 +194,8 @@ def _is_cover(stream: VideoStream) -> bool:
     return bool(stream.disposition & flags)
 
 
-@contextmanager
-def opened(source: Location, timeout_s: float, lean: bool = True) -> Iterator[Media]:
-    """Open a file for reading; every handle is closed on the way out, whatever happens.
+def opened(source: Location, timeout_s: float, lean: bool = True) -> Media:
+    """Open a file for reading, to be used in a ``with`` statement.
 
     Args:
         lean: do without durations and rates that the container does not state.
@@ -195,10 +205,10 @@ def opened(source: Location, timeout_s: float, lean: bool = True) -> Iterator[Me
     """
     media = Media(source, timeout_s, lean)
     try:
-        try:
-            media.load()
-        except Exception as error:
-            raise explain(error, Reason.NOT_MEDIA) from error
-        yield media
-    finally:
+        media.load()
+    except BaseException as error:
         media.close()
+        if isinstance(error, Exception):
+            raise explain(error, Reason.NOT_MEDIA) from error
+        raise
+    return media

@@ -60,7 +60,7 @@ def read(media: Media, video: Range | None, audio: Range | None, deadline: float
 def clock(media: Media, packet: Packet) -> float | None:
     """Media time at which a packet is presented, as far as the container says."""
     stamp = packet.pts if packet.pts is not None else packet.dts
-    return None if stamp is None else media.seconds(stamp, packet.time_base)
+    return None if stamp is None else media.seconds(stamp, packet.stream)
 
 
 def starts(packet: Packet) -> bool:
@@ -75,7 +75,7 @@ def _seek(media: Media, seconds: float) -> bool:
     stream = media.video or media.audio
     assert stream is not None
     begin = stream.start_time
-    stamp = media.timestamp(seconds, stream.time_base)
+    stamp = media.timestamp(seconds, stream)
     if begin is not None and stamp < begin:
         return False
     try:
@@ -115,7 +115,7 @@ def _collect(media: Media, video: Range | None, audio: Range | None, deadline: f
                 size += packet.size
             order = packet.dts if packet.dts is not None else packet.pts
             if order is not None:
-                reached = media.seconds(order, packet.time_base)
+                reached = media.seconds(order, media.video)
                 video_done = video_done or reached > video[1]
                 audio_done = audio_done or (
                     audio is not None and reached > audio[1] + _INTERLEAVE_S
@@ -179,4 +179,4 @@ def _begins_there(media: Media, at: float) -> bool:
     begin = media.audio.start_time
     if begin is None or media.audio.time_base is None:
         return False
-    return at <= media.seconds(begin, media.audio.time_base) + 1e-3
+    return at <= media.seconds(begin, media.audio) + 1e-3

@@ -11,7 +11,7 @@ from av.audio.frame import AudioFrame
 from av.video.frame import VideoFrame
 
 from pipeline.clips.faults import explain
-from pipeline.clips.media import MAX_PIXELS, Media, opened
+from pipeline.clips.media import Media, opened
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.storage import Location
 
@@ -73,10 +73,6 @@ def probe(source: Location, timeout_s: float = 30.0) -> MediaInfo | Reject:
 
 def _probe(media: Media, deadline: float) -> MediaInfo | Reject:
     tracks = {s.index: _Track(s) for s in (media.video, media.audio) if s is not None}
-    if media.video is not None:
-        context = media.video.codec_context
-        if context.width * context.height > MAX_PIXELS:
-            return Reject(Reason.TOO_LARGE, f"{context.width}×{context.height} pixels")
     _first_frames(media, tracks, deadline)
     alive = {i: t for i, t in tracks.items() if t.first is not None}
     if not alive:
@@ -86,8 +82,6 @@ def _probe(media: Media, deadline: float) -> MediaInfo | Reject:
     _ends(media, alive, deadline)
     picture = next((t for t in alive.values() if t.stream.type == "video"), None)
     audio = next((t for t in alive.values() if t.stream.type == "audio"), None)
-    if picture is not None and audio is None and _is_image(media):
-        return Reject(Reason.STILL_IMAGE, f"{media.container.format.name}")
     start = max(t.start_s for t in alive.values())
     end = min(t.end_s for t in alive.values())
     if end <= start:
@@ -118,11 +112,6 @@ def _probe(media: Media, deadline: float) -> MediaInfo | Reject:
         rate,
         channels,
     )
-
-
-def _is_image(media: Media) -> bool:
-    name = media.container.format.name
-    return name.endswith("_pipe") or name == "image2" or name == "ico"
 
 
 def _rate(track: _Track) -> float:
@@ -159,12 +148,12 @@ def _first_frames(media: Media, tracks: dict[int, _Track], deadline: float) -> N
     for track in tracks.values():
         if track.start_s == float("inf"):
             begin = track.stream.start_time
-            track.start_s = media.seconds(begin, track.stream.time_base) if begin else 0.0
+            track.start_s = media.seconds(begin, track.stream) if begin else 0.0
 
 
 def _stamp(media: Media, frame: Any, track: _Track) -> float:
     stamp = frame.pts if frame.pts is not None else frame.dts
-    return track.start_s if stamp is None else media.seconds(stamp, track.stream.time_base)
+    return track.start_s if stamp is None else media.seconds(stamp, track.stream)
 
 
 def _decoded(stream: Any, packet: Any) -> Any:
@@ -202,7 +191,7 @@ def _claimed_end(media: Media) -> float | None:
     ends = []
     for stream in (media.video, media.audio):
         if stream is not None and stream.duration and stream.time_base:
-            ends.append(media.seconds((stream.start_time or 0) + stream.duration, stream.time_base))
+            ends.append(media.seconds((stream.start_time or 0) + stream.duration, stream))
     if not ends and media.container.duration:
         start = (media.container.start_time or 0) / av.time_base - media.origin_s
         ends.append(start + media.container.duration / av.time_base)
@@ -216,7 +205,7 @@ def _measure(media: Media, tracks: dict[int, _Track], deadline: float) -> None:
         if track is None or stamp is None or packet.is_discard:
             continue
         track.frames += 1
-        end = media.seconds(stamp + (packet.duration or 0), packet.time_base)
+        end = media.seconds(stamp + (packet.duration or 0), packet.stream)
         track.end_s = max(track.end_s, end)
 
 

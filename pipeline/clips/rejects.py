@@ -33,6 +33,10 @@ class Reject(Exception):
     reason: Reason
     detail: str = ""
 
+    def __reduce__(self) -> tuple[type[Reject], tuple[Reason, str]]:
+        # An exception's own way sets attributes, which a frozen dataclass refuses.
+        return type(self), (self.reason, self.detail)
+
 
 SCHEMA = pa.schema(
     [

@@ -48,11 +48,11 @@ def decoded(media: Media, packets: Iterable[Packet], start_s: float, end_s: floa
                 continue
             length = frame.samples / frame.sample_rate
             if frame.pts is not None:
-                at = media.seconds(frame.pts, media.audio.time_base)
+                at = media.seconds(frame.pts, media.audio)
             elif clock is not None:
                 at = clock
             elif packet is not None and packet.dts is not None:
-                at = media.seconds(packet.dts, packet.time_base)
+                at = media.seconds(packet.dts, media.audio)
             else:
                 at = start_s
             clock = at + length

@@ -1,0 +1,110 @@
+"""Remote files are read by ranges, and what is wrong with a bucket is a reject."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+
+import boto3
+import numpy as np
+import pytest
+
+from pipeline.clips import packets
+from pipeline.clips.blocks import Blocks
+from pipeline.clips.decode import ClipRequest, decode_clips
+from pipeline.clips.isolation import decode_clips_isolated
+from pipeline.clips.media import opened
+from pipeline.clips.probe import MediaInfo, probe
+from pipeline.clips.rejects import Reason
+from pipeline.config import ClipsConfig
+from pipeline.storage import Location
+from tests.clips.media_factory import Film, write
+
+CONFIG = ClipsConfig()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with socket.socket() as probe_socket:
+        probe_socket.bind(("127.0.0.1", 0))
+        port = probe_socket.getsockname()[1]
+    log = (tmp_path_factory.mktemp("moto") / "log").open("w")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=log,
+        stderr=log,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(300):
+            with socket.socket() as knock:
+                if knock.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield url
+    finally:
+        process.kill()
+        process.wait()
+        log.close()
+
+
+@pytest.fixture
+def bucket(server, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.delenv("HTTP_PROXY", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    client = boto3.client("s3", endpoint_url=server)
+    client.create_bucket(Bucket="films")
+
+    def put(name: str, data: bytes) -> Location:
+        client.put_object(Bucket="films", Key=name, Body=data)
+        return Location.of(f"s3://films/{name}")
+
+    return put
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
+def test_the_same_as_from_a_disk(tmp_path, bucket, container):
+    path = write(tmp_path / f"film.{container}", Film())
+    remote = bucket(f"folder with space/film.{container}", path.read_bytes())
+    assert probe(remote) == probe(Location.of(path))
+    asked = [ClipRequest(c, 128) for c in (3.0, 0.4)]
+    for ours, theirs in zip(
+        decode_clips(remote, asked, CONFIG), decode_clips(Location.of(path), asked, CONFIG)
+    ):
+        assert np.array_equal(ours.video, theirs.video)
+        assert np.array_equal(ours.audio, theirs.audio)
+    (clip,) = decode_clips_isolated(remote, asked[:1], CONFIG)
+    assert clip.video is not None
+
+
+def test_reads_ranges_not_the_file(tmp_path, bucket):
+    """One clip of a large file takes a few blocks of it."""
+    film = Film(video="mjpeg", audio="pcm_s16le", seconds=29.0, options={"qscale": "1"})
+    film.size = (512, 512)
+    film.container = {"movflags": "faststart"}
+    data = write(tmp_path / "film.mov", film).read_bytes()
+    remote = bucket("film.mov", data)
+    assert len(data) > 6 * Blocks.SIZE
+    with opened(remote, 20.0) as media:
+        packets.read(media, (20.0, 20.3), (19.0, 21.0), time.monotonic() + 20)
+        assert media._handle.requests <= 4
+
+
+def test_faults_of_the_bucket(bucket):
+    asked = [ClipRequest(1.0, 128)]
+    missing = Location.of("s3://films/none.mp4")
+    assert probe(missing).reason is Reason.MISSING
+    assert decode_clips(missing, asked, CONFIG)[0].reason is Reason.MISSING
+    assert probe(bucket("empty.mp4", b"")).reason is Reason.EMPTY_FILE
+    assert probe(bucket("text.mp4", b"not a film " * 1000)).reason is Reason.NOT_MEDIA
+    assert probe(Location.of("s3://nobucket/none.mp4")).reason in (
+        Reason.MISSING,
+        Reason.UNREADABLE,
+    )
+    assert not isinstance(probe(missing), MediaInfo)

@@ -1,0 +1,153 @@
+"""What a file is said to hold is what can be decoded from it."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from pipeline.clips.decode import ClipRequest, decode_clips
+from pipeline.clips.probe import MediaInfo, probe
+from pipeline.clips.rejects import Reason, Reject
+from pipeline.config import ClipsConfig
+from pipeline.storage import Location
+from tests.clips.media_factory import Film, picture, write
+
+CONFIG = ClipsConfig()
+
+
+def reason(path) -> Reason:
+    result = probe(Location.of(path))
+    assert isinstance(result, Reject), result
+    (clip,) = decode_clips(Location.of(path), [ClipRequest(0.5, 128)], CONFIG)
+    assert isinstance(clip, Reject)
+    return result.reason
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "ts", "mpg", "avi", "flv", "mov"])
+def test_range_and_format(tmp_path, container):
+    video = "mpeg2video" if container == "mpg" else "libx264"
+    audio = "mp2" if container == "mpg" else "aac" if container != "avi" else "ac3"
+    film = Film(video=video, audio=audio, fps=Fraction(30), rate=44_100, layout="stereo")
+    info = probe(Location.of(write(tmp_path / f"film.{container}", film)))
+    assert isinstance(info, MediaInfo)
+    assert info.start_s == pytest.approx(0, abs=0.15)
+    assert info.end_s == pytest.approx(4, abs=0.15)
+    assert info.fps == pytest.approx(30, abs=0.1)
+    assert (info.width, info.height, info.rotation) == (128, 128, 0)
+    assert (info.has_video, info.has_audio) == (True, True)
+    assert (info.audio_rate, info.channels) == (44_100, 2)
+
+
+def test_one_track_only(tmp_path):
+    silent = probe(Location.of(write(tmp_path / "silent.mp4", Film(audio=None))))
+    assert (silent.has_video, silent.has_audio, silent.audio_rate) == (True, False, 0)
+    blind = probe(Location.of(write(tmp_path / "blind.mp3", Film(video=None, audio="libmp3lame"))))
+    assert (blind.has_video, blind.has_audio, blind.width, blind.fps) == (False, True, 0, 0.0)
+    (clip,) = decode_clips(Location.of(tmp_path / "silent.mp4"), [ClipRequest(1, 128)], CONFIG)
+    assert clip.audio is None
+    assert clip.video.shape == (8, 112, 112, 3)
+    (clip,) = decode_clips(Location.of(tmp_path / "blind.mp3"), [ClipRequest(1, 128)], CONFIG)
+    assert clip.video is None
+    assert clip.audio.dtype == np.float32
+    assert clip.audio.shape == (32_000,)
+    only = ClipRequest(1, 128, video=False)
+    (refused,) = decode_clips(Location.of(tmp_path / "silent.mp4"), [only], CONFIG)
+    assert refused.reason is Reason.NO_STREAMS
+
+
+def test_end_of_a_truncated_file_is_where_it_was_cut(tmp_path):
+    """The header still promises the whole length."""
+    film = Film(seconds=8.0, container={"movflags": "faststart"})
+    whole = write(tmp_path / "whole.mp4", film).read_bytes()
+    path = tmp_path / "cut.mp4"
+    path.write_bytes(whole[: len(whole) * 6 // 10])
+    info = probe(Location.of(path))
+    assert 2 < info.end_s < 7
+    centre = info.end_s - 0.5
+    (clip,) = decode_clips(Location.of(path), [ClipRequest(centre, 128)], CONFIG)
+    assert not isinstance(clip, Reject)
+    (lost,) = decode_clips(Location.of(path), [ClipRequest(7.8, 128)], CONFIG)
+    assert lost.reason in (Reason.BAD_CUT, Reason.CORRUPT)
+
+
+def test_length_that_no_header_states(tmp_path):
+    """A live recording: Matroska written to a pipe has neither duration nor index."""
+    read, write_end = os.pipe()
+    path = tmp_path / "live.mkv"
+    pid = os.fork()
+    if pid == 0:  # the muxer's process: a pipe cannot be sought in, so nothing is filled in later
+        os.close(read)
+        write(f"pipe:{write_end}", Film(), format="matroska")
+        os._exit(0)
+    os.close(write_end)
+    with os.fdopen(read, "rb") as stream:
+        path.write_bytes(stream.read())
+    os.waitpid(pid, 0)
+    with av.open(str(path)) as container:
+        assert container.duration is None
+    info = probe(Location.of(path))
+    assert info.end_s == pytest.approx(4, abs=0.1)
+    (clip,) = decode_clips(Location.of(path), [ClipRequest(3.0, 128)], CONFIG)
+    assert not isinstance(clip, Reject)
+
+
+def test_clip_outside_the_file(tmp_path):
+    source = Location.of(write(tmp_path / "film.mp4", Film()))
+    results = decode_clips(source, [ClipRequest(c, 128) for c in (-30, 2, 60)], CONFIG)
+    assert [getattr(r, "reason", "ok") for r in results] == [Reason.BAD_CUT, "ok", Reason.BAD_CUT]
+
+
+def test_rejects(tmp_path):
+    def file(name: str, data: bytes):
+        path = tmp_path / name
+        path.write_bytes(data)
+        return path
+
+    assert reason(tmp_path / "none.mp4") is Reason.MISSING
+    assert reason(file("empty.mp4", b"")) is Reason.EMPTY_FILE
+    assert reason(file("one.mp4", b"x")) is Reason.NOT_MEDIA
+    assert reason(file("text.ts", b"export const a: number = 1;\n" * 50)) is Reason.NOT_MEDIA
+    assert reason(file("list.m3u8", b"#EXTM3U\n#EXTINF:4,\nfilm.ts\n")) is Reason.NOT_MEDIA
+    assert reason(tmp_path) is Reason.UNREADABLE
+    film = write(tmp_path / "film.mp4", Film()).read_bytes()
+    assert reason(file("head.mp4", film[:64])) in (Reason.NOT_MEDIA, Reason.NO_STREAMS)
+    noise = np.random.default_rng(0).bytes(200_000)
+    assert reason(file("noise.mp4", noise)) is Reason.NOT_MEDIA
+
+
+def test_pictures_that_pose_as_video(tmp_path):
+    for name, codec in (("image.png", "png"), ("image.jpg", "mjpeg")):
+        with av.open(str(tmp_path / name), "w", format="image2", options={"update": "1"}) as out:
+            stream = out.add_stream(codec, rate=1)
+            stream.width = stream.height = 64
+            stream.pix_fmt = "rgb24" if codec == "png" else "yuvj420p"
+            frame = av.VideoFrame.from_ndarray(picture(5, (64, 64)), format="rgb24")
+            out.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
+            out.mux(stream.encode(None))
+        assert reason(tmp_path / name) is Reason.STILL_IMAGE
+        (tmp_path / f"{name}.mp4").write_bytes((tmp_path / name).read_bytes())
+        assert reason(tmp_path / f"{name}.mp4") is Reason.STILL_IMAGE
+
+
+def test_absurd_sizes(tmp_path):
+    with av.open(str(tmp_path / "huge.mov"), "w") as out:
+        stream = out.add_stream("png", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 16_000, 16_000, "monob"
+        frame = av.VideoFrame(16_000, 16_000, "monob")
+        frame.planes[0].update(bytes(frame.planes[0].buffer_size))
+        out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    assert reason(tmp_path / "huge.mov") is Reason.TOO_LARGE
+
+    film = Film(video="mpeg4", audio=None, size=(2, 2))
+    info = probe(Location.of(write(tmp_path / "tiny.mp4", film)))
+    assert (info.width, info.height) == (2, 2)
+    wide = Film(video="ffv1", audio=None, size=(4096, 2), seconds=0.5)
+    write(tmp_path / "wide.mkv", wide)
+    for name in ("tiny.mp4", "wide.mkv"):
+        (clip,) = decode_clips(Location.of(tmp_path / name), [ClipRequest(0.2, 128)], CONFIG)
+        assert clip.video.shape == (8, 112, 112, 3)
