@@ -19,23 +19,22 @@ def choose_device(resources: ResourcesConfig) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Mixed precision of one device; ``auto`` is bfloat16 where the hardware multiplies it."""
+    """Mixed precision; ``auto`` is bfloat16 on GPUs that multiply it and float32 elsewhere.
+
+    On CPUs torch 2.11 with bfloat16 gives non-finite weight gradients for the 3×1×1 convolutions
+    of R(2+1)D's last stages, so that it is taken there only when it is asked for.
+    """
     if precision == "auto":
-        precision = "bfloat16" if multiplies_bfloat16(device) else "float32"
+        capable = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bfloat16" if capable else "float32"
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
-def multiplies_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def use_all_threads(device: str, threads: int = 0) -> None:
-    """Set torch's threads of this worker: on a CPU `threads`, or all cores of the machine.
+def use_threads(device: str, workers_here: int = 1, threads: int = 0) -> None:
+    """Set torch's threads of a CPU worker: `threads`, or its part of the machine's cores.
 
     Ray sets one thread for a worker of one CPU; the stages of a round run one after another, so
     that a CPU worker may use the cores which decoding leaves idle.
     """
     if device == "cpu":
-        torch.set_num_threads(threads or os.cpu_count() or 1)
+        torch.set_num_threads(threads or max((os.cpu_count() or 1) // workers_here, 1))

@@ -28,7 +28,7 @@ from pipeline.clips.stream import DecodeSlot, Order, stream
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.clips.transforms import FramesToInput
 from pipeline.config import Config
-from pipeline.devices import autocast, choose_device, use_all_threads
+from pipeline.devices import autocast, choose_device, use_threads
 from pipeline.progress import Progress
 from pipeline.storage import Location
 
@@ -97,7 +97,7 @@ class Encode:
         device: str,
         meter: ActorHandle,
     ) -> None:
-        use_all_threads(device)
+        use_threads(device)
         networks = encoders.build(config.encoders, seed=0)
         encoders.load_weights(networks, weights)
         self.device = torch.device(device)
@@ -217,7 +217,7 @@ def warm_batchnorm(
     Rewrites `weights`; returns the number of batches used.
     """
     device = torch.device("cpu")
-    use_all_threads("cpu")
+    use_threads("cpu")
     networks = encoders.build(config.encoders, seed=config.seed)
     front = {"video": FramesToInput(config.clips.video), "audio": LogMel(config.clips.audio)}
     for module in networks.modules():

@@ -23,7 +23,7 @@ from ray.train.torch import TorchTrainer, prepare_model
 from pipeline.clips.stream import Augment, Order, stream
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config
-from pipeline.devices import choose_device, use_all_threads
+from pipeline.devices import choose_device, use_threads
 from pipeline.embedding import write_rejects
 from pipeline.errors import UserError
 from pipeline.learner import Learner
@@ -171,7 +171,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     config = Config.model_validate(job["config"])
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    use_all_threads(job["device"], config.learning.threads)
+    use_threads(job["device"], context.get_local_world_size(), config.learning.threads)
     device = ray.train.torch.get_device()
     learner = Learner(job["heads"], job["weights"], config, job["key"], device, prepare_model)
     shard = ray.train.get_dataset_shard("train")
