@@ -127,7 +127,7 @@ def cluster(
             spherical=config.spherical,
             threads=max(1, int(config.cpus_per_shard)),
             device="cuda" if config.gpus_per_shard else "cpu",
-            passes=config.iterations * config.restarts,
+            products=config.k * config.iterations * config.restarts,
         )
         for first, last in ranges
     ]

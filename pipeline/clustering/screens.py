@@ -21,7 +21,7 @@ from pipeline.clustering.nearest import Centroids
 UNIT = 2.0**-24  # half an ulp of float32, relative
 SCORES = 1 << 21  # scores held at once: they should stay in the shared cache
 # Below so many multiply-adds in a shard's whole run, importing torch costs more than it saves.
-WORTH_TORCH = 4e11
+WORTH_TORCH = 2e11
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,11 @@ class Screens:
 
     def __init__(self, device: str = "cpu", work: float = 0.0):
         self.device = device
-        self.fast = device != "cpu" or work > WORTH_TORCH
+        self.fast = device != "cpu" or work > WORTH_TORCH or "torch" in sys.modules
+        if self.fast:
+            import torch
+
+            torch.set_num_threads(1)  # the shard's own threads are what uses the cores
         self.cost: dict[str, float] = {}
 
     def prepare(self, centroids: Centroids, sample: Vectors) -> Screen:

@@ -46,6 +46,8 @@ class Shard:
     def energy(self) -> float:
         """Sum of squared norms of the vectors, snapped per block."""
 
+        self._warm()
+
         def one(_: int, block: Vectors) -> float:
             # Coordinates are at most 1, so a block's sum is at most rows * d.
             bound = float(self.spec.blocks.num_clips) * self.vectors.dim
@@ -183,14 +185,19 @@ class Shard:
     ) -> tuple[np.ndarray, np.ndarray]:
         return labels, np.sqrt(distances(block.x, centroids, labels)).astype(np.float32)
 
-    def _screen(self, centroids: np.ndarray, bias: np.ndarray | None) -> Screen:
+    def _warm(self) -> Screens:
+        """Vectors and libraries, ready for the first step."""
         self.vectors.prepare()
         if self._screens is None:
-            work = float(len(self.vectors.clips)) * centroids.size * self.spec.passes
-            self._screens = Screens(self.spec.device, work)
+            rows, dim = len(self.vectors.clips), self.vectors.dim
+            self._screens = Screens(self.spec.device, float(rows) * dim * self.spec.products)
+        return self._screens
+
+    def _screen(self, centroids: np.ndarray, bias: np.ndarray | None) -> Screen:
+        screens = self._warm()
         fullest = int(np.argmax(self.vectors.counts))
         prepared = Centroids(centroids, bias, self.spec.spherical)
-        return self._screens.prepare(prepared, self.vectors.block(fullest))
+        return screens.prepare(prepared, self.vectors.block(fullest))
 
 
 class LostSpreadError(RuntimeError):

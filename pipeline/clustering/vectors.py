@@ -33,7 +33,7 @@ class ShardSpec:
         spherical: whether scores are inner products.
         threads: of this shard; each works on a block of its own.
         device: ``cpu`` or ``cuda``.
-        passes: over the data that are to be expected.
+        products: inner products per row that are to be expected in all: k a pass.
     """
 
     features: tuple[Location, ...]
@@ -46,7 +46,7 @@ class ShardSpec:
     spherical: bool = False
     threads: int = 1
     device: str = "cpu"
-    passes: int = 1
+    products: int = 1
 
 
 @dataclass(frozen=True)
