@@ -27,7 +27,7 @@ class EncodersWithHeads(nn.Module):
     forward: network inputs per modality → logits float [B, k] per ``<modality>_<clustering>``.
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module], heads: Heads) -> None:
+    def __init__(self, networks: nn.ModuleDict, heads: Heads) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict({m: networks[m] for m in heads})
         self.heads = nn.ModuleDict(

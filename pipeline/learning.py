@@ -139,7 +139,7 @@ def _fit(
     options = ExecutionOptions(preserve_order=True)
     DataContext.get_current().execution_options.preserve_order = True
     trainer = TorchTrainer(
-        train_worker,
+        train_worker,  # type: ignore[arg-type]
         train_loop_config=job,
         scaling_config=ScalingConfig(
             num_workers=learning.workers,
@@ -156,7 +156,8 @@ def _fit(
         dataset_config=DataConfig(execution_options=options),
     )
     try:
-        return trainer.fit().return_value
+        result: Any = trainer.fit()
+        return result.return_value
     finally:
         DataContext.get_current().execution_options.preserve_order = False
 

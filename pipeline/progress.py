@@ -48,7 +48,7 @@ class Progress:
 
     def __init__(self, title: str, total: int, unit: str) -> None:
         self.title, self.total, self.unit = title, total, unit
-        self.meter = Meter.remote()
+        self.meter: Any = Meter.remote()  # type: ignore[attr-defined]
         self.done = 0
         self.seconds = 0.0
         self._stop = threading.Event()

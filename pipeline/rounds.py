@@ -198,13 +198,13 @@ class RoundLoop:
         values = {
             "k": float(clustering.k),
             "objective": clustering.objective[-1],
-            "imbalance": measures.imbalance(sizes),
+            "imbalance": measures.imbalance_factor(sizes),
             "effective_clusters": measures.effective_clusters(sizes),
         }
         before = self.run.round(version - 1).clusters(name)
         if version and (before / "clustering.json").exists():
             old, new = read_labels(before, len(self.clips)), ray.get(clustering.labels[0])
-            values["nmi_to_last"] = measures.nmi(old, new)
+            values["nmi_to_last"] = measures.normalized_mutual_information(old, new)
             values["churn"] = measures.churn(old, new)
         warning = measures.collapse_alarm(sizes)
         if warning:

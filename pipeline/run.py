@@ -97,22 +97,17 @@ class Run:
         return cls(location, config)
 
     @classmethod
-    def existing(cls, run: str, overrides: dict[str, Any]) -> Run:
-        """A run that `open` began earlier, with its own settings and a few overrides.
+    def existing(cls, run: str) -> Run:
+        """A run that `open` began earlier, with the settings it was made with.
 
         Raises:
             UserError: there is no such run.
         """
-        saved = Location.of(run) / "config.yaml"
+        location = Location.of(run)
+        saved = location / "config.yaml"
         if not saved.exists():
-            raise UserError(f"{run} is not a run: it has no config.yaml; pretrain it first")
-        tree = yaml.safe_load(saved.read_bytes())
-        for section, values in overrides.items():
-            if isinstance(values, dict):
-                tree[section].update(values)
-            else:
-                tree[section] = values
-        return cls(Location.of(run), config_module.build(tree))
+            raise UserError(f"{location} is not a run yet: pretrain it with jobs/pretrain.py first")
+        return cls(location, config_module.build(yaml.safe_load(saved.read_bytes())))
 
     @property
     def clips(self) -> Location:

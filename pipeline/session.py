@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 # Read by Ray when it is imported or started, hence set before.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -31,7 +32,7 @@ def connect(resources: ResourcesConfig) -> None:
     A Ray started here has at least four logical CPUs, however few cores there are: with two, the
     training workers and the decoding tasks that feed them would wait for each other for ever.
     """
-    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     if ray.is_initialized():
         pass
     elif os.environ.get("RAY_ADDRESS"):

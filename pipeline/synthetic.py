@@ -142,7 +142,7 @@ def sound(world: World, kind: int, rng: np.random.Generator) -> np.ndarray:
     """float32 [samples]: a voice of class `kind` pulsing in a random room."""
     count = round(world.seconds * _RATE)
     time = np.arange(count) / _RATE
-    room = _coloured_noise(count, rng.integers(world.places), world.places, rng)
+    room = _coloured_noise(count, int(rng.integers(world.places)), world.places, rng)
     pitch = 150 * 2 ** rng.uniform(0, 2)
     overtones = _overtones(world, kind)
     phases = rng.uniform(0, 2 * np.pi, len(overtones))
@@ -192,9 +192,7 @@ def _overtones(world: World, kind: int) -> np.ndarray:
     return rng.gamma(0.5, 1.0, 12) / np.sqrt(np.arange(1, 13)) + 1e-3
 
 
-def _coloured_noise(
-    count: int, where: int, places: int, rng: np.random.Generator
-) -> np.ndarray:
+def _coloured_noise(count: int, where: int, places: int, rng: np.random.Generator) -> np.ndarray:
     """float [count], deviation 1: white noise through one of `places` smooth spectra."""
     frequency = np.fft.rfftfreq(count, 1 / _RATE)
     centre = 200 * 2 ** (5 * where / places + rng.normal(0, 0.1))

@@ -195,7 +195,7 @@ def stream(
     first, last = order.first_slot, order.num_slots
     slots = ray.data.range(last - first, override_num_blocks=min(last - first, _MAX_TASKS))
     if first:
-        slots = slots.map_batches(_shift, fn_args=(first,), batch_size=1)
+        slots = slots.map_batches(_Shift(first), batch_size=1)
     decode = DecodeSlot(clips, order, config, modalities, augment, labels or {})
     return slots.map_batches(decode, batch_size=1, num_cpus=decode_cpus)
 
@@ -204,5 +204,9 @@ def stream(
 _MAX_TASKS = 20_000
 
 
-def _shift(batch: dict[str, np.ndarray], first: int) -> dict[str, np.ndarray]:
-    return {"id": batch["id"] + first}
+@dataclass(frozen=True)
+class _Shift:
+    first: int
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"id": batch["id"] + self.first}

@@ -64,12 +64,14 @@ class R2Plus1D(nn.Module):
             stage = _stage(inplanes, width, blocks, 1 if number == 1 else 2, conv)
             self.add_module(f"layer{number}", stage)
             inplanes = width
+        self.num_stages = len(widths)
         self.avgpool = nn.AdaptiveAvgPool3d(1)
         _initialise(self)
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         x = self.stem(video_BCTHW)
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for number in range(1, self.num_stages + 1):
+            x = self.get_submodule(f"layer{number}")(x)
         return self.avgpool(x).flatten(1)
 
 

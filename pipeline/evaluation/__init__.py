@@ -1,0 +1,1 @@
+"""What pretrained encoders are worth: frozen-feature probes against labels."""
