@@ -139,14 +139,11 @@ def cluster(
     else:
         resources = {"num_cpus": config.cpus_per_shard, "num_gpus": config.gpus_per_shard}
         shards = [ShardActor.options(**resources).remote(spec) for spec in specs]
-        actor = ClusterIndex.remote(out, num_clips, task, ShardActors(shards, ranges))
+        actor = ClusterIndex.remote(
+            out, num_clips, task, ShardActors(shards, [r[0] for r in ranges])
+        )
     try:
-        stage = ""
-        while stage != "done":
-            progress = _get(actor.advance.remote())
-            stage = progress.stage
-            if on_progress is not None:
-                on_progress(progress)
+        run(actor, on_progress)
     except BaseException:
         ray.kill(actor)
         raise
@@ -154,6 +151,21 @@ def cluster(
         for shard in shards:
             ray.kill(shard)
     return Clustering(actor)
+
+
+def run(actor: Any, on_progress: Callable[[Progress], None] | None = None) -> None:
+    """Drive an index to its end, one step a call."""
+    stage = ""
+    while stage != "done":
+        waiting = actor.advance.remote()
+        while not ray.wait([waiting], timeout=60.0)[0]:
+            log.info(
+                "still %s; if CPUs are busy elsewhere, shards wait for them", stage or "loading"
+            )
+        progress = _get(waiting)
+        stage = progress.stage
+        if on_progress is not None:
+            on_progress(progress)
 
 
 def shard_limit(config: ClusteringConfig) -> int:

@@ -24,11 +24,16 @@ from pipeline.storage import Location
 
 
 class ShardActors:
-    """Shards that are actors. Arrays are put once a call and travel to every node once."""
+    """Shards that are actors. Arrays are put once a call and travel to every node once.
 
-    def __init__(self, actors: Sequence[Any], ranges: Sequence[tuple[int, int]]):
+    Args:
+        actors: in order of blocks.
+        firsts: the first block of each.
+    """
+
+    def __init__(self, actors: Sequence[Any], firsts: Sequence[int]):
         self.actors = actors
-        self.firsts = np.array([first for first, _ in ranges])
+        self.firsts = np.array(firsts)
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
         boxed = [ray.put(a) if isinstance(a, np.ndarray) else a for a in arguments]

@@ -115,7 +115,7 @@ def expected_mutual_information(rows: np.ndarray, columns: np.ndarray, total: in
     """Under random labellings with these sizes: the sum over hypergeometric cell counts.
 
     Pairs of sizes occur often, so each distinct pair is computed once; the sum runs only where
-    the hypergeometric probability is not negligible (40 standard deviations).
+    the hypergeometric probability is not negligible (10 standard deviations and 30 more).
     """
     sizes_a, times_a = np.unique(rows, return_counts=True)
     sizes_b, times_b = np.unique(columns, return_counts=True)
@@ -126,8 +126,8 @@ def expected_mutual_information(rows: np.ndarray, columns: np.ndarray, total: in
         for b, repeat_b in zip(sizes_b.astype(float), times_b):
             mean = a * b / n
             deviation = np.sqrt(mean * (1 - a / n) * (1 - b / n)) if n > 1 else 0.0
-            low = max(1.0, a + b - n, np.floor(mean - 40 * deviation - 40))
-            high = min(a, b, np.ceil(mean + 40 * deviation + 40))
+            low = max(1.0, a + b - n, np.floor(mean - 10 * deviation - 30))
+            high = min(a, b, np.ceil(mean + 10 * deviation + 30))
             cell = np.arange(low, high + 1)
             log_probability = (
                 constant_a

@@ -94,7 +94,9 @@ def parallel(shards: Shards, ordinals: Ordinals, k: int, seed: int, restart: int
             continue
         fresh = shards.fetch(drawn).astype(np.float32)
         candidates = np.concatenate([candidates, fresh])
-    if len(candidates) <= k:
+    if len(candidates) == k:
+        return candidates
+    if len(candidates) < k:
         rest = random_points(shards, ordinals, k - len(candidates), random)
         return np.concatenate([candidates, rest])
     weights = np.sum([counts for _, counts in shards.call("step", candidates, None)], axis=0)
