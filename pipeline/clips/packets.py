@@ -98,48 +98,83 @@ def _rewind(media: Media) -> None:
 
 
 def _collect(media: Media, video: Range | None, audio: Range | None, deadline: float) -> Span:
-    span = Span()
-    before: deque[Packet] = deque()  # sound before its window, for the decoder to settle
-    video_done, audio_done = video is None, audio is None
-    size = 0
+    pictures, sounds = _Pictures(media, video), _Sounds(media, audio)
     for packet in _packets(media, video, audio):
+        if packet.stream_index == pictures.index:
+            at = pictures.add(packet)
+            if audio is not None and at > audio[1] + _INTERLEAVE_S:
+                sounds.done = True
+        else:
+            at = sounds.add(packet)
+            if video is not None and at > video[1] + _INTERLEAVE_S:
+                pictures.done = True
+        if pictures.done and sounds.done:
+            break
+        if pictures.size + sounds.size > _MAX_BYTES:
+            raise Reject(Reason.TOO_LARGE, f"more than {_MAX_BYTES >> 20} MiB of packets in a clip")
         if time.monotonic() > deadline:
             raise Reject(Reason.TIMEOUT, "reading packets")
-        at = clock(media, packet)
-        if video is not None and packet.stream is media.video:
-            if at is not None and starts(packet) and at <= video[0] and not packet.is_discard:
-                size -= sum(p.size for p in span.video)
-                span.video.clear()
-            if not video_done:
-                span.video.append(packet)
-                size += packet.size
-            order = packet.dts if packet.dts is not None else packet.pts
-            if order is not None:
-                reached = media.seconds(order, media.video)
-                video_done = video_done or reached > video[1]
-                audio_done = audio_done or (
-                    audio is not None and reached > audio[1] + _INTERLEAVE_S
-                )
-        elif audio is not None and packet.stream is media.audio and not audio_done:
-            if at is not None and at < audio[0] - PREROLL_S:
-                before.append(packet)
-                if len(before) > 3:
-                    before.popleft()
-            else:
-                if before:
-                    span.audio.extend(before)
-                    before.clear()
-                span.audio.append(packet)
-                size += packet.size
-            if at is not None:
-                audio_done = at > audio[1]
-                video_done = video_done or (video is not None and at > video[1] + _INTERLEAVE_S)
-        if size > _MAX_BYTES:
-            raise Reject(Reason.TOO_LARGE, f"more than {_MAX_BYTES >> 20} MiB of packets in a clip")
-        if video_done and audio_done:
-            break
-    span.audio[:0] = before if not span.audio else ()
-    return span
+    return Span(pictures.packets, sounds.finished())
+
+
+class _Pictures:
+    """Packets from the last keyframe at or before a range's start to its end."""
+
+    def __init__(self, media: Media, wanted: Range | None) -> None:
+        self.media, self.track = media, media.video
+        self.done = wanted is None
+        self.start_s, self.end_s = wanted or (0.0, 0.0)
+        self.index = -1 if media.video is None or wanted is None else media.video.index
+        self.packets: list[Packet] = []
+        self.size = 0
+
+    def add(self, packet: Packet) -> float:
+        """Take a packet; the media time that the track has reached in decoding order."""
+        assert self.track is not None
+        pts, dts = packet.pts, packet.dts
+        if starts(packet) and not packet.is_discard:
+            stamp = pts if pts is not None else dts
+            if stamp is not None and self.media.seconds(stamp, self.track) <= self.start_s:
+                self.packets.clear()
+                self.size = 0
+        if not self.done:
+            self.packets.append(packet)
+            self.size += packet.size
+        order = dts if dts is not None else pts
+        if order is None:
+            return float("-inf")
+        at = self.media.seconds(order, self.track)
+        if at > self.end_s:
+            self.done = True
+        return at
+
+
+class _Sounds:
+    """Packets of a window, and a few before it for the decoder to settle."""
+
+    def __init__(self, media: Media, wanted: Range | None) -> None:
+        self.media, self.track = media, media.audio
+        self.done = wanted is None
+        self.start_s, self.end_s = wanted or (0.0, 0.0)
+        self.packets: list[Packet] = []
+        self.before: deque[Packet] = deque(maxlen=3)
+        self.size = 0
+
+    def add(self, packet: Packet) -> float:
+        """Take a packet; the media time that the track has reached."""
+        assert self.track is not None
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        at = None if stamp is None else self.media.seconds(stamp, self.track)
+        if at is not None and at < self.start_s - PREROLL_S:
+            self.before.append(packet)
+        elif not self.done:
+            self.packets.append(packet)
+            self.size += packet.size
+            self.done = at is not None and at > self.end_s
+        return float("-inf") if at is None else at
+
+    def finished(self) -> list[Packet]:
+        return [*self.before, *self.packets]
 
 
 def _packets(media: Media, video: Range | None, audio: Range | None) -> Iterator[Packet]:

@@ -85,34 +85,52 @@ def _clamped(region: Region | None, width: int, height: int) -> Region:
     return x, y, max(1, min(region[2], width - x)), max(1, min(region[3], height - y))
 
 
+@dataclass(frozen=True)
+class _Path:
+    """A filter graph that crops, scales and converts, and what remains to be done to its output."""
+
+    graph: Graph
+    cut: Cut
+    turns: int
+
+
+# Paths of earlier clips, the oldest first. One thread decodes in a process.
+_PATHS: dict[tuple[object, ...], _Path] = {}
+_KEPT = 16
+
+
 class Converter:
-    """Frames of one track to RGB squares of one view; the filter graph lives as long as it fits."""
+    """Frames of one track to RGB squares of one view."""
 
     def __init__(self, view: View) -> None:
         self._view = view
         self._key: tuple[object, ...] = ()
+        self._path: _Path | None = None
 
     def convert(self, frame: VideoFrame) -> np.ndarray:
         """RGB uint8 [size, size, 3] of the frame, upright."""
-        key = (
-            frame.width,
-            frame.height,
-            frame.format.name,
-            frame.colorspace,
-            frame.color_range,
-            frame.rotation,
-        )
+        name, rotation = frame.format.name, frame.rotation
+        key = (frame.width, frame.height, name, frame.colorspace, frame.color_range, rotation)
         if key != self._key:
-            self._prepare(frame)
+            self._path = self._found(frame, (self._view, *key))
             self._key = key
-        self._graph.vpush(frame)
-        scaled = self._graph.vpull().to_ndarray()
-        size = self._view.size
-        place = self._cut
-        square = scaled[place.top : place.top + size, place.left : place.left + size]
-        return np.rot90(square, self._turns)
+        path, size = self._path, self._view.size
+        assert path is not None
+        path.graph.vpush(frame)
+        scaled = path.graph.vpull().to_ndarray()
+        top, left = path.cut.top, path.cut.left
+        square = scaled[top : top + size, left : left + size]
+        return np.rot90(square, path.turns) if path.turns else square
 
-    def _prepare(self, frame: VideoFrame) -> None:
+    def _found(self, frame: VideoFrame, key: tuple[object, ...]) -> _Path:
+        """The path of an earlier clip of the same kind, which takes as long to build as a frame."""
+        path = _PATHS.pop(key, None) or self._built(frame)
+        _PATHS[key] = path
+        if len(_PATHS) > _KEPT:
+            del _PATHS[next(iter(_PATHS))]
+        return path
+
+    def _built(self, frame: VideoFrame) -> _Path:
         turns = round(frame.rotation / 90) % 4
         chroma = [c for c in frame.format.components if c.is_chroma]
         align_x = max([1, *(round(frame.width / c.width) for c in chroma if c.width)])
@@ -131,11 +149,14 @@ class Converter:
             chain.append(
                 graph.add("crop", f"{place.width}:{place.height}:{place.x}:{place.y}:exact=1")
             )
+        # Averaging areas is the faster filter, and as good where several pixels become one.
+        shrinks = place.width >= 1.5 * place.scaled_width
+        flags = "area" if shrinks else "bilinear"
         chain.append(
-            graph.add("scale", f"{place.scaled_width}:{place.scaled_height}:flags=bilinear")
+            graph.add("scale", f"{place.scaled_width}:{place.scaled_height}:flags={flags}")
         )
         chain.append(graph.add("format", "rgb24"))
         chain.append(graph.add("buffersink"))
         graph.link_nodes(*chain)
         graph.configure()
-        self._graph, self._cut, self._turns = graph, place, turns
+        return _Path(graph, place, turns)
