@@ -38,8 +38,10 @@ def list_media(source: str) -> pa.Table:
     Raises:
         UserError: nothing is there, or a cuts table lacks columns or does not parse.
     """
-    if any(c in source for c in _WILDCARDS):
-        return _matching(source)
+    # In a URI a question mark begins the connection's options.
+    pattern, mark, query = source.partition("?") if "://" in source else (source, "", "")
+    if any(c in pattern for c in _WILDCARDS):
+        return _matching(pattern, mark + query)
     place = Location.of(source)
     info = _info(place)
     if info.type == pyarrow.fs.FileType.NotFound:
@@ -80,11 +82,10 @@ def _below(folder: Location) -> list[str]:
     ]
 
 
-def _matching(pattern: str) -> pa.Table:
-    base, _, query = pattern.partition("?") if "://" in pattern else (pattern, "", "")
-    fixed = base[: min(base.index(c) for c in _WILDCARDS if c in base)].rpartition("/")[0]
-    folder = Location.of(f"{fixed or '.'}{'?' + query if query else ''}")
-    wanted = posixpath.join(str(folder), base[len(fixed) :].lstrip("/"))
+def _matching(pattern: str, query: str) -> pa.Table:
+    fixed = pattern[: min(pattern.index(c) for c in _WILDCARDS if c in pattern)].rpartition("/")[0]
+    folder = Location.of(f"{fixed or '.'}{query}")
+    wanted = posixpath.join(str(folder), pattern[len(fixed) :].lstrip("/"))
     found = [
         uri
         for uri in _below(folder)

@@ -1,0 +1,36 @@
+# Every target makes the environment first where it is missing.
+PYTHON := .venv/bin/python
+EXTRA ?= cpu
+DEMO := runs/demo
+
+.PHONY: demo test lint bench cluster-test clean
+
+demo: .venv/ready
+	$(PYTHON) -m pipeline.synthetic $(DEMO)/world --files 800 --difficulty 0
+	$(PYTHON) jobs/index.py $(DEMO)/world/cuts.csv $(DEMO)
+	$(PYTHON) jobs/pretrain.py configs/demo.yaml run=$(DEMO)
+	$(PYTHON) jobs/evaluate.py $(DEMO)
+
+test: .venv/ready
+	$(PYTHON) -m pytest -m "not cluster"
+
+cluster-test: .venv/ready
+	$(PYTHON) -m pytest -m cluster
+
+lint: .venv/ready
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+
+bench: .venv/ready
+	$(PYTHON) benchmarks/rounds.py
+
+clean:
+	rm -rf .venv $(DEMO)
+
+# uv installs the set in a minute; where there is none, a private one is fetched with pip.
+.venv/ready: pyproject.toml
+	@command -v uv >/dev/null || (python3 -m venv .venv-uv && .venv-uv/bin/pip install --quiet uv)
+	PATH="$$PATH:$(CURDIR)/.venv-uv/bin" uv venv --quiet --allow-existing --python ">=3.11,<3.14" .venv
+	PATH="$$PATH:$(CURDIR)/.venv-uv/bin" uv pip install --quiet --python $(PYTHON) --editable ".[$(EXTRA),test,lint]"
+	@touch $@

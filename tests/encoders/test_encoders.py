@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models.video import r2plus1d_18 as torchvision_r2plus1d_18
+
+from pipeline import encoders
+from pipeline.config import EncoderConfig
+from pipeline.encoders import audio, video
+from pipeline.storage import Location
+
+
+def shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(t.shape) for name, t in module.state_dict().items()}
+
+
+def test_r2plus1d_18_is_torchvisions() -> None:
+    reference = torchvision_r2plus1d_18(weights=None)
+    ours = video.r2plus1d_18()
+    expected = {k: s for k, s in shapes(reference).items() if not k.startswith("fc.")}
+    assert shapes(ours) == expected
+    ours.load_state_dict({k: v for k, v in reference.state_dict().items() if k in expected})
+    reference.fc = torch.nn.Identity()
+    clip = torch.randn(1, 3, 8, 32, 32)
+    torch.testing.assert_close(ours.eval()(clip), reference.eval()(clip))
+
+
+def test_xdc_widths_are_those_of_the_released_weights() -> None:
+    """Parameter count and middle widths as published in the authors' repository."""
+    ours, stock = video.r2plus1d_18_xdc(), shapes(video.r2plus1d_18())
+    assert sum(p.numel() for p in ours.parameters()) == 33_165_639
+    widths = [shapes(ours)[f"layer{n}.0.conv2.0.0.weight"][0] for n in (2, 3, 4)]
+    assert widths == [288, 576, 1152]
+    differing = [name for name, shape in shapes(ours).items() if shape != stock[name]]
+    assert shapes(ours).keys() == stock.keys()
+    assert len(differing) == 18
+
+
+@pytest.mark.parametrize(
+    ("make", "dim"), [(audio.resnet18, 512), (audio.resnet18_vmz, 512), (audio.resnet_small, 128)]
+)
+def test_audio_encoders_give_pooled_features(make: type, dim: int) -> None:
+    network = make().eval()
+    assert network.dim == dim
+    assert network(torch.randn(2, 1, 40, 100)).shape == (2, dim)
+
+
+def test_video_encoders_give_pooled_features() -> None:
+    network = video.r2plus1d_small().eval()
+    assert network(torch.randn(2, 3, 8, 40, 40)).shape == (2, network.dim)
+
+
+def test_weights_depend_on_the_seed_alone_and_survive_storage(tmp_path: Path) -> None:
+    config = EncoderConfig(video="r2plus1d_small", audio="resnet_small")
+    torch.manual_seed(1)
+    first = encoders.build(config, seed=5)
+    torch.manual_seed(2)
+    second, other = encoders.build(config, seed=5), encoders.build(config, seed=6)
+    assert all(map(torch.equal, first.state_dict().values(), second.state_dict().values()))
+    place = Location.of(tmp_path) / "encoders.safetensors"
+    encoders.save_weights(first, place)
+    encoders.load_weights(other, place)
+    assert all(map(torch.equal, first.state_dict().values(), other.state_dict().values()))
+
+
+def test_head_is_deepclusters() -> None:
+    torch.manual_seed(0)
+    head = encoders.new_head(512, 256)
+    assert head.bias.abs().max() == 0
+    assert head.weight.std().item() == pytest.approx(0.01, rel=0.02)

@@ -1,0 +1,141 @@
+"""The jobs as a user runs them: from a shell and through Ray's job API."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.storage import Location
+from tests.conftest import TINY, free_port
+
+ROOT = Path(__file__).resolve().parents[1]
+RAY = str(Path(sys.executable).parent / "ray")
+
+
+def job(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["jobs/pretrain.py", "clustering.kk=3"], "unknown setting 'clustering.kk'"),
+        (["jobs/pretrain.py", "nowhere.yaml"], "cannot read the config file"),
+        (["jobs/evaluate.py", "runs/none"], "is not a run yet"),
+        (["jobs/index.py", "s3://nowhere-at-all/x", "{tmp}", "seed=-1"], "setting 'seed'"),
+    ],
+)
+def test_mistakes_end_in_one_clear_line(arguments: list[str], words: str, tmp_path: Path) -> None:
+    ended = job(*[a.format(tmp=tmp_path) for a in arguments])
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: ")
+    assert words in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_folder_ends_in_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    ended = job("jobs/index.py", str(tmp_path / "media"), str(tmp_path / "run"))
+    assert ended.returncode == 2
+    assert "there are no files in" in ended.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Iterator[str]:
+    """A Ray head of its own with the job API; yields its address."""
+    port, dashboard = free_port(), free_port()
+    environment = {
+        **os.environ,
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    # Ray's sockets need a short path.
+    temp = Path(f"/tmp/xdc-{os.getpid()}")
+    process = subprocess.Popen(
+        [
+            *(RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=5"),
+            *("--include-dashboard=true", "--dashboard-host=127.0.0.1"),
+            *(f"--dashboard-port={dashboard}", f"--temp-dir={temp}"),
+            "--object-store-memory=300000000",
+        ],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    address = f"http://127.0.0.1:{dashboard}"
+    try:
+        _wait_for(f"{address}/api/version")
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def _wait_for(url: str) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=2).read()
+            return
+        except (urllib.error.URLError, OSError):
+            assert time.monotonic() < deadline, f"{url} does not answer"
+            time.sleep(0.5)
+
+
+def submit(address: str, *entrypoint: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    environment.pop("RAY_ADDRESS", None)
+    command = [RAY, "job", "submit", "--address", address, "--working-dir", str(ROOT)]
+    deadline = time.monotonic() + 120
+    while True:
+        ended = subprocess.run(
+            [*command, "--", sys.executable, *entrypoint],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=400,
+        )
+        # The head answers a little before its agent does.
+        if "No available agent" not in ended.stderr or time.monotonic() > deadline:
+            return ended
+        time.sleep(2)
+
+
+def test_pretraining_submitted_to_a_cluster(
+    head: str, indexed: Location, new_run: Callable[[], Location]
+) -> None:
+    place = new_run()
+    ended = submit(head, "jobs/pretrain.py", *TINY, f"run={place}")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "round 1/1 · cluster audio" in ended.stdout
+    assert "xdc: 1 rounds done" in ended.stdout
+    assert (place / "rounds" / "0001" / "DONE").exists()
+    refused = submit(head, "jobs/pretrain.py", *TINY, f"run={place}", "clustering.k=5")
+    assert refused.returncode != 0
+    assert "clustering.k: 4 → 5" in refused.stdout + refused.stderr
