@@ -8,9 +8,9 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-from conftest import files, mixture, run_here
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from mixture_factory import files, mixture, run_here
 
 from pipeline.clustering import read_labels
 from pipeline.clustering.blocks import Ordinals, generator, snap

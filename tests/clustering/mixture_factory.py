@@ -1,0 +1,79 @@
+"""Gaussian mixtures, and clusterings of them without Ray."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.clustering.blocks import Blocks
+from pipeline.clustering.kmeans import KMeans, Progress
+from pipeline.clustering.shard import Shard
+from pipeline.clustering.task import Task
+from pipeline.clustering.vectors import ShardSpec
+from pipeline.config import ClusteringConfig
+from pipeline.storage import Location
+
+
+def mixture(n: int, d: int, classes: int, seed: int = 0, spread: float = 0.3) -> np.ndarray:
+    """float32[n, d] around ``classes`` random centres."""
+    random = np.random.default_rng(seed)
+    centres = random.standard_normal((classes, d))
+    members = random.integers(classes, size=n)
+    return (centres[members] + spread * random.standard_normal((n, d))).astype(np.float32)
+
+
+class Shards:
+    """Several shards in this process, and the answers of a call in any order."""
+
+    def __init__(self, specs: list[ShardSpec]):
+        self.shards = [Shard(spec) for spec in specs]
+        self.firsts = np.array([spec.first for spec in specs])
+
+    def call(self, method: str, *arguments: Any) -> list[Any]:
+        answers = [getattr(shard, method)(*arguments) for shard in reversed(self.shards)]
+        return answers[::-1]
+
+    def at(self, block: int, method: str, *arguments: Any) -> Any:
+        return getattr(self._owner(block), method)(*arguments)
+
+    def fetch(self, places: np.ndarray) -> np.ndarray:
+        return np.concatenate([self._owner(p[0]).fetch(p[None]) for p in places])
+
+    def _owner(self, block: int) -> Shard:
+        return self.shards[int(np.searchsorted(self.firsts, block, side="right")) - 1]
+
+
+def run_here(
+    features: list[Location],
+    num_clips: int,
+    out: Location,
+    shards: int = 1,
+    threads: int = 1,
+    clips: Location | None = None,
+    seed: int = 0,
+    budget: int = 1 << 40,
+    **settings: Any,
+) -> list[Progress]:
+    """A clustering without Ray, in as many shards as asked for."""
+    config = ClusteringConfig(**({"block_size": 64, "pca_dim": 0} | settings))
+    blocks = Blocks(num_clips, config.block_size)
+    specs = [
+        ShardSpec(
+            tuple(features), blocks, first, last, out, budget,
+            spherical=config.spherical, threads=threads,
+        )
+        for first, last in blocks.split(min(shards, blocks.count))
+    ]  # fmt: skip
+    kmeans = KMeans(Task(tuple(features), num_clips, clips, config, seed, out), Shards(specs))
+    steps = []
+    while kmeans.result is None:
+        steps.append(kmeans.advance())
+    return steps
+
+
+def files(out: Location) -> dict[str, bytes]:
+    """What a finished clustering leaves, by relative path."""
+    left = [info.path for info in out.children(recursive=True) if info.is_file]
+    return {path.removeprefix(out.path): Path(path).read_bytes() for path in left}
