@@ -77,6 +77,7 @@ def head(tmp_path: Path) -> Iterator[str]:
             *(RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=5"),
             *("--include-dashboard=true", "--dashboard-host=127.0.0.1"),
             *(f"--dashboard-port={dashboard}", f"--temp-dir={temp}"),
+            f"--dashboard-agent-listen-port={free_port()}",
             "--object-store-memory=300000000",
         ],
         env=environment,
