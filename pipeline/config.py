@@ -37,9 +37,9 @@ class IndexConfig(Section):
 class VideoConfig(Section):
     frames: Count = 8
     fps: Positive = 30.0
-    size: Count = 112  # side of the square that the encoder sees
-    short_side: Count = 128  # the picture is scaled to this, then cropped: centre when embedding
-    train_short_side: tuple[Count, Count] = (128, 160)  # drawn per clip when learning
+    size: Count = 224  # side of the square that the encoder sees
+    short_side: Count = 256  # the picture is scaled to this, then cropped: centre when embedding
+    train_short_side: tuple[Count, Count] = (256, 320)  # drawn per clip when learning
     flip: bool = True
     # Fixed region [x, y, width, height] of the upright picture, in its pixels, cut before scaling.
     region: tuple[int, int, int, int] | None = None

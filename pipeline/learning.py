@@ -84,7 +84,7 @@ def learn(
         held_out=[ray.put(schedule.held_out)],
     )
     device = choose_device(config.resources)
-    total_steps = schedule.epochs * schedule.train_steps
+    drawn = schedule.epochs * schedule.train_steps * config.learning.batch_size
 
     def decoded() -> ray.data.Dataset:
         return stream(
@@ -97,7 +97,7 @@ def learn(
             labels={name: labels[name][0] for name in names},
         )
 
-    with Progress(title, total_steps * config.learning.workers, "batches") as progress:
+    with Progress(title, drawn * config.learning.workers, "clips") as progress:
         job = {
             "config": config.model_dump(mode="json"),
             "heads": {m: {n: labels[n][1] for n in ns} for m, ns in update.heads.items()},
@@ -206,7 +206,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
             if rank == 0 and not held_out:
                 shown = {k: round(v, 3) for k, v in losses.items() if k.startswith("loss")}
                 share = waiting / (time.monotonic() - started)
-                job["meter"].add.remote(done=world)
+                job["meter"].add.remote(done=world * config.learning.batch_size)
                 job["meter"].note.remote(epoch=epoch + 1, waiting=f"{share:.0%}", **shown)
         epoch_losses.append(_mean_over_workers(sums))
         if learner.should_stop([losses.get("held_out_loss") for losses in epoch_losses]):

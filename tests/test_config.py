@@ -24,7 +24,7 @@ def test_shipped_configs_are_valid(place: Path) -> None:
 
 def test_saved_config_reads_back_the_same(tmp_path: Path) -> None:
     settings = config.load(
-        ["clips.video.region=[1,2,3,4]", "clips.video.train_short_side=[130,140]"]
+        ["clips.video.region=[1,2,3,4]", "clips.video.train_short_side=[230,240]"]
     )
     (tmp_path / "saved.yaml").write_text(settings.to_yaml())
     assert config.load([str(tmp_path / "saved.yaml")]) == settings

@@ -143,7 +143,7 @@ def test_missing_bucket_is_a_clear_error(s3: str, tmp_path: Path) -> None:
 
 def test_cuts_table_without_its_columns_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "cuts.csv").write_text("file,begin\na.mp4,0\n")
-    with pytest.raises(UserError, match="lacks the column.*uri, start_s, end_s"):
+    with pytest.raises(UserError, match=r"lacks the column.*uri, start_s, end_s"):
         index(str(tmp_path / "cuts.csv"), Location.of(tmp_path / "run"), tiny())
 
 
