@@ -42,6 +42,7 @@ from pipeline.storage import Location
 MEMORY_LIMIT = 3 << 30
 # A child that holds more than this between files is replaced.
 _GROWN = 1 << 30
+_LOOK_EVERY = 16
 # Between the limit that decoding checks by itself and the kernel's.
 _GRACE_S = 1.0
 # Longest that a child may take to start, and the worker's last resort when the alarm fails.
@@ -258,6 +259,7 @@ def serve(pipe_handle: int, memory_handle: int) -> None:
     _limit_memory()
     pipe = Connection(pipe_handle)
     shared = _Shared(memory_handle)
+    asked = 0
     while True:
         try:
             kind, *question = pipe.recv()
@@ -273,7 +275,8 @@ def serve(pipe_handle: int, memory_handle: int) -> None:
                 for number, result in each_clip(source, requests, config, _allow):
                     pipe.send(("answer", (number, shared.put(result))))
             _allow(None)
-            pipe.send(("end", _resident() > _GROWN))
+            asked += 1
+            pipe.send(("end", asked % _LOOK_EVERY == 0 and _resident() > _GROWN))
         except (BrokenPipeError, ConnectionResetError):
             return
 

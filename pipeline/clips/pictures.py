@@ -13,6 +13,8 @@ from av.filter import Graph
 from av.video.frame import VideoFrame
 
 Region = tuple[int, int, int, int]
+# Below this ratio of the result to its source, the source's pixels are finer than the result's.
+_SHRINKS = 1 / 1.5
 
 
 @dataclass(frozen=True)
@@ -61,11 +63,20 @@ def cut(view: View, width: int, height: int, turns: int, align_x: int, align_y: 
     elif turns == 3:
         left, top = top, height - left - side
     scale = view.size / side
+    if scale <= _SHRINKS:
+        # Rounded to whole chroma samples, which is less than one pixel of the result.
+        edge_x = min(max(align_x, round(side / align_x) * align_x), width)
+        edge_y = min(max(align_y, round(side / align_y) * align_y), height)
+        x0 = min(round(left / align_x) * align_x, (width - edge_x) // align_x * align_x)
+        y0 = min(round(top / align_y) * align_y, (height - edge_y) // align_y * align_y)
+        return Cut(x0, y0, edge_x, edge_y, view.size, view.size, 0, 0)
+    # Enlarged, that would show: take more than needed, and cut the square out of the result, which
+    # is made of even size (libswscale takes half as long again for an odd one).
     x0, y0 = int(left) // align_x * align_x, int(top) // align_y * align_y
     x1 = min(width, -(-int(np.ceil(left + side - 1e-6)) // align_x) * align_x)
     y1 = min(height, -(-int(np.ceil(top + side - 1e-6)) // align_y) * align_y)
-    scaled_w = max(view.size, round((x1 - x0) * scale))
-    scaled_h = max(view.size, round((y1 - y0) * scale))
+    scaled_w = max(view.size, round((x1 - x0) * scale / 2) * 2)
+    scaled_h = max(view.size, round((y1 - y0) * scale / 2) * 2)
     return Cut(
         x0,
         y0,
@@ -150,8 +161,7 @@ class Converter:
                 graph.add("crop", f"{place.width}:{place.height}:{place.x}:{place.y}:exact=1")
             )
         # Averaging areas is the faster filter, and as good where several pixels become one.
-        shrinks = place.width >= 1.5 * place.scaled_width
-        flags = "area" if shrinks else "bilinear"
+        flags = "area" if place.scaled_width <= _SHRINKS * place.width else "bilinear"
         chain.append(
             graph.add("scale", f"{place.scaled_width}:{place.scaled_height}:flags={flags}")
         )

@@ -85,7 +85,8 @@ def window(stretches: Sequence[Stretch], start_s: float, samples: int, rate: int
         lo, hi = max(0, offset), min(samples, offset + len(data))
         if hi > lo:
             out[lo:hi] = data[lo - offset : hi - offset]
-    return out
+    # Damaged floating-point sound holds anything; a NaN would poison whatever is trained on it.
+    return np.clip(np.nan_to_num(out, copy=False, posinf=0, neginf=0), -1, 1, out=out)
 
 
 def _needed(stretch: Stretch, start_s: float, end_s: float) -> Stretch:
@@ -145,8 +146,10 @@ def _averaged(frame: AudioFrame) -> AudioFrame:
         data = (data.astype(np.float32) - 128) / 128
     elif np.issubdtype(data.dtype, np.integer):
         data = data / -float(np.iinfo(data.dtype).min)
+    with np.errstate(all="ignore"):
+        mean = np.ascontiguousarray(data.mean(axis=0, dtype=np.float32)[None])
     mono = AudioFrame.from_ndarray(
-        np.ascontiguousarray(data.mean(axis=0, dtype=np.float32)[None]),
+        mean,
         format="fltp",
         layout="mono",
     )

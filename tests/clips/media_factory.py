@@ -14,6 +14,9 @@ from pathlib import Path
 import av
 import numpy as np
 
+from pipeline.config import VideoConfig
+
+VIDEO = VideoConfig(size=112, short_side=128, train_short_side=(128, 160))
 SIDE = 128
 _COLUMNS, _ROWS = 4, 3
 BEEP_S = 0.03

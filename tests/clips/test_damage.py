@@ -19,11 +19,11 @@ from pipeline.clips.rejects import Reject
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
 from tests.clips.damage_factory import damaged
-from tests.clips.media_factory import Film, write
+from tests.clips.media_factory import VIDEO, Film, write
 
 MEDIA = Path(__file__).parents[3] / "shared" / "media"
 COUNT = int(os.environ.get("DAMAGED_FILES", "60"))
-CONFIG = ClipsConfig(timeout_s=10.0)
+CONFIG = ClipsConfig(video=VIDEO, timeout_s=10.0)
 
 
 def originals(tmp_path: Path) -> list[Path]:

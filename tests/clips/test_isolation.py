@@ -19,9 +19,9 @@ from pipeline.clips.probe import MediaInfo
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
-from tests.clips.media_factory import Film, write
+from tests.clips.media_factory import VIDEO, Film, write
 
-CONFIG = ClipsConfig(timeout_s=1.0)
+CONFIG = ClipsConfig(video=VIDEO, timeout_s=1.0)
 ROOT = Path(__file__).parents[2]
 
 # Runs in the decoding process only: the decoder of the pictures of some clips really dereferences

@@ -20,9 +20,9 @@ from pipeline.clips.probe import MediaInfo, probe
 from pipeline.clips.rejects import Reason
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
-from tests.clips.media_factory import Film, write
+from tests.clips.media_factory import VIDEO, Film, write
 
-CONFIG = ClipsConfig()
+CONFIG = ClipsConfig(video=VIDEO)
 
 
 @pytest.fixture(scope="module")

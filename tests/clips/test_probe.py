@@ -14,9 +14,9 @@ from pipeline.clips.probe import MediaInfo, probe
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
-from tests.clips.media_factory import Film, picture, write
+from tests.clips.media_factory import VIDEO, Film, picture, write
 
-CONFIG = ClipsConfig()
+CONFIG = ClipsConfig(video=VIDEO)
 
 
 def reason(path) -> Reason:

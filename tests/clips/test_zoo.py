@@ -17,9 +17,10 @@ from pipeline.clips.probe import MediaInfo, probe
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
+from tests.clips.media_factory import VIDEO
 
 MEDIA = Path(__file__).parents[3] / "shared" / "media"
-CONFIG = ClipsConfig()
+CONFIG = ClipsConfig(video=VIDEO)
 
 pytestmark = pytest.mark.skipif(not MEDIA.is_dir(), reason="needs ../shared/media")
 
