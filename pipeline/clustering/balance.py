@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.clustering.blocks import snap
+from pipeline.clustering.halves import widen
 from pipeline.config import ClusteringConfig
 
 
@@ -30,7 +31,7 @@ def soft_sizes(
     total = np.zeros(len(half))
     rows = max(1, (1 << 21) // len(half))
     for at in range(0, len(x), rows):
-        score = x[at : at + rows].astype(np.float32) @ matrix
+        score = widen(x[at : at + rows]) @ matrix
         score -= half.astype(np.float32)
         score -= score.max(axis=1, keepdims=True)
         score *= np.float32(strength)

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from pipeline.clustering.halves import widen
+
 _PAIRS = 1 << 20  # numbers gathered at once by the exact comparison
 
 
@@ -56,7 +58,7 @@ class Centroids:
     def scores(self, x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
         """t of the definition, float64[m], for the pairs (rows[i], columns[i])."""
         d = x.shape[1]
-        wide = x.astype(np.float64)
+        wide = widen(x)
         out = np.empty(len(rows))
         step = max(1, _PAIRS // max(d, 1))
         for at in range(0, len(rows), step):
@@ -105,6 +107,6 @@ def distances(x: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> np.nd
     step = max(1, _PAIRS // max(x.shape[1], 1))
     for at in range(0, len(x), step):
         some = slice(at, at + step)
-        difference = x[some].astype(np.float64) - centroids[labels[some]]
+        difference = widen(x[some]).astype(np.float64) - centroids[labels[some]]
         out[some] = np.square(difference).sum(axis=1)
     return out

@@ -16,12 +16,13 @@ from typing import Protocol
 
 import numpy as np
 
+from pipeline.clustering.halves import widen
 from pipeline.clustering.nearest import Centroids
 
 UNIT = 2.0**-24  # half an ulp of float32, relative
 SCORES = 1 << 21  # scores held at once: they should stay in the shared cache
 # Below so many multiply-adds in a shard's whole run, importing torch costs more than it saves.
-WORTH_TORCH = 2e11
+WORTH_TORCH = 1e11
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Vectors:
 
     @classmethod
     def of(cls, x: np.ndarray) -> Vectors:
-        wide = x.astype(np.float32)
+        wide = widen(x)
         # bfloat16 keeps the upper 16 bits, rounded to nearest, even on ties.
         bits = wide.view(np.uint32)
         rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
@@ -84,7 +85,7 @@ class SgemmScreen:
 
     def _some(self, vectors: Vectors) -> np.ndarray:
         x, norms = vectors.x, vectors.norms
-        score = widened(x) @ self.matrix
+        score = widen(x) @ self.matrix
         score -= self.offset
         best = score.argmax(axis=1)
         top = score[np.arange(len(score)), best]
@@ -95,14 +96,6 @@ class SgemmScreen:
         counts = exact_zero_rows(self.centroids, norms, best, counts)
         several = np.flatnonzero(counts > 1)
         return self.centroids.decide(x, best, several, candidates[several])
-
-
-def widened(x: np.ndarray) -> np.ndarray:
-    """float16 to float32; torch's conversion is ten times numpy's where it is loaded anyway."""
-    torch = sys.modules.get("torch")
-    if torch is None or not hasattr(torch, "from_numpy") or not x.flags.writeable:
-        return x.astype(np.float32)
-    return torch.from_numpy(x).to(torch.float32).numpy()
 
 
 def row_counts(candidates: np.ndarray) -> np.ndarray:

@@ -13,8 +13,9 @@ import numpy as np
 
 from pipeline.clustering.balance import soft_sizes
 from pipeline.clustering.blocks import generator, snap
+from pipeline.clustering.halves import widen
 from pipeline.clustering.nearest import Centroids, distances
-from pipeline.clustering.screens import Screen, Screens, SgemmScreen, Vectors, widened
+from pipeline.clustering.screens import Screen, Screens, SgemmScreen, Vectors
 from pipeline.clustering.sums import ClusterSums
 from pipeline.clustering.transform import Moments
 from pipeline.clustering.vectors import ShardSpec, ShardVectors, Survey
@@ -51,7 +52,7 @@ class Shard:
         def one(_: int, block: Vectors) -> float:
             # Coordinates are at most 1, so a block's sum is at most rows * d.
             bound = float(self.spec.blocks.num_clips) * self.vectors.dim
-            return float(snap(np.square(block.x.astype(np.float64)).sum(), bound))
+            return float(snap(np.square(widen(block.x), dtype=np.float64).sum(), bound))
 
         return sum(self.vectors.each(one))
 
@@ -85,7 +86,7 @@ class Shard:
         squares = np.square(seeds).sum(axis=1)
 
         def one(number: int, block: Vectors) -> float:
-            x = widened(block.x)
+            x = widen(block.x)
             norms = np.einsum("ij,ij->i", x, x)[:, None]
             # One seed at a time through the same product, however many are given at once.
             for seed, square in zip(seeds, squares):

@@ -7,6 +7,8 @@ import threading
 import numpy as np
 import scipy.sparse
 
+from pipeline.clustering.halves import widen
+
 
 class ClusterSums:
     """Sums and sizes of the clusters within a shard.
@@ -35,7 +37,7 @@ class ClusterSums:
         if not len(moved):
             return
         everything = len(moved) == len(block)
-        x = (block if everything else block[moved]).astype(np.float64)
+        x = widen(block if everything else block[moved]).astype(np.float64)
         was, now = old[moved], labels[moved]
         known = np.flatnonzero(was >= 0)
         joined = np.concatenate([now, was[known]])

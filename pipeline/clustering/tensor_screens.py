@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import torch
 
+from pipeline.clustering.halves import widen
 from pipeline.clustering.nearest import Centroids
 from pipeline.clustering.screens import (
     SCORES,
@@ -65,10 +66,8 @@ class Bfloat16Screen:
 
     def _some(self, vectors: Vectors) -> np.ndarray:
         n, d = vectors.x.shape
-        wide = _buffer("wide", (n, d), torch.float32)
-        wide.copy_(torch.from_numpy(vectors.x))
         x = _buffer("rows", (n, d + 2), torch.bfloat16)
-        x[:, :d] = wide
+        x[:, :d] = torch.from_numpy(widen(vectors.x))
         x[:, d:] = 1
         out = _buffer("scores", (n, self.matrix.shape[1]), torch.bfloat16)
         score = torch.mm(x, self.matrix, out=out).view(torch.int16).numpy()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.clustering.halves import widen
 from pipeline.clustering.nearest import Centroids, distances
 from pipeline.clustering.screens import Screens, SgemmScreen, Vectors
 from pipeline.clustering.sums import ClusterSums
@@ -93,6 +94,13 @@ def test_screens_choose_by_the_clock_once_torch_is_there() -> None:
     screens = Screens(work=1e15)
     assert np.array_equal(screens.prepare(c, Vectors.of(x))(Vectors.of(x))[:16], np.arange(16))
     assert screens.cost.keys() == {"sgemm", "bfloat16"}
+
+
+def test_widening_keeps_every_finite_number() -> None:
+    x = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    x = x[np.isfinite(x)]
+    assert np.array_equal(widen(x).view(np.int32), x.astype(np.float32).view(np.int32))
+    assert np.array_equal(widen(x[:120].reshape(12, 10)[:, 3:7]), x[:120].reshape(12, 10)[:, 3:7])
 
 
 def test_row_bounds_hold() -> None:
