@@ -379,8 +379,8 @@ def table(report: dict) -> str:
         + f". torchcodec's FFmpeg: {about['torchcodec_ffmpeg']}.",
         "",
         "CPU milliseconds a clip (8 pictures at 30/s → 112×112, 2 s of sound → 16 kHz mono), and "
-        "how many times as fast ours is. Made by `python benchmarks/decode.py`, which says what each "
-        "reader does.",
+        "how many times as fast ours is. Made by `python benchmarks/decode.py`, which says what "
+        "each reader does.",
         "",
         "| | ours | isolated | torchcodec | floor | PyAV | decord "
         "| × torchcodec | × floor | × PyAV |",

@@ -80,21 +80,26 @@ def main() -> None:
                 process = child.process.pid if arguments.isolated and child else os.getpid()
                 series.append((clips, round(resident_mb(process), 1)))
                 print(*series[-1], flush=True)
+                report(arguments, len(files), clips, good_clips, began, series)
+
+
+def report(arguments, files: int, clips: int, decoded: int, began: float, series: list) -> None:
+    """Write what is known so far, so that a run that is cut short is worth something."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True
     ).stdout.strip()
-    report = {
+    facts = {
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit,
         "ffmpeg": av.ffmpeg_version_info,
         "isolated": arguments.isolated,
-        "files": len(files),
+        "files": files,
         "clips": clips,
-        "decoded": good_clips,
+        "decoded": decoded,
         "seconds": round(time.monotonic() - began, 1),
         "resident_mb": series,
     }
-    arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+    arguments.out.write_text(json.dumps(facts, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -164,7 +164,10 @@ class _Child:
                     raise TimeoutError
                 kind, answer = self.pipe.recv()
                 if kind == "end":
-                    self.tired, finished = answer, True
+                    last, self.tired = answer
+                    finished = True
+                    if last is not None:
+                        yield last
                     return
                 yield answer
         except (EOFError, OSError) as error:  # TimeoutError is one
@@ -265,18 +268,22 @@ def serve(pipe_handle: int, memory_handle: int) -> None:
             kind, *question = pipe.recv()
         except (EOFError, OSError):
             return
+        last: Any = None
         try:
             if kind == "probe":
                 _allow(question[1])
-                pipe.send(("answer", probe(*question)))
+                last = probe(*question)
             else:
                 shared.reset()
                 source, requests, config = question
                 for number, result in each_clip(source, requests, config, _allow):
-                    pipe.send(("answer", (number, shared.put(result))))
+                    if last is not None:
+                        pipe.send(("answer", last))
+                    last = (number, shared.put(result))
             _allow(None)
             asked += 1
-            pipe.send(("end", asked % _LOOK_EVERY == 0 and _resident() > _GROWN))
+            tired = asked % _LOOK_EVERY == 0 and _resident() > _GROWN
+            pipe.send(("end", (last, tired)))  # with the last answer: one message less to wait for
         except (BrokenPipeError, ConnectionResetError):
             return
 
