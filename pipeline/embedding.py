@@ -9,7 +9,7 @@ the features of each modality it has, or in the round's rejects with a reason.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,18 +17,16 @@ import pyarrow as pa
 import ray
 import torch
 from ray.actor import ActorHandle
-from ray.data import ActorPoolStrategy, Datasink
-from ray.data.block import Block, BlockAccessor
-from ray.data.datasource import WriteResult
+from ray.data import ActorPoolStrategy
 
 from pipeline import encoders
-from pipeline.clips import rejects
 from pipeline.clips.spectrogram import LogMel
 from pipeline.clips.stream import DecodeSlot, Order, stream
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.clips.transforms import FramesToInput
 from pipeline.config import Config
 from pipeline.devices import autocast, choose_device, use_threads
+from pipeline.features import FeatureSink, as_feature_array
 from pipeline.progress import Progress
 from pipeline.storage import Location
 
@@ -134,76 +132,8 @@ class Encode:
         return features.float().cpu().numpy().astype(np.float16)
 
 
-def as_feature_array(features: np.ndarray, present: np.ndarray) -> pa.Array:
-    """float16 [B, d] and bool [B] → fixed_size_list<float16>[d] with nulls for absent rows."""
-    values = pa.array(features.reshape(-1), pa.float16())
-    return pa.FixedSizeListArray.from_arrays(
-        values, features.shape[1], mask=pa.array(~present.astype(bool))
-    )
-
-
 def _rejects(batch: dict[str, np.ndarray]) -> list[tuple[int, str, str]]:
     return [tuple(reject) for reject in json.loads(str(batch["rejects"][0]))]
-
-
-class FeatureSink(Datasink[dict[str, int]]):
-    """Writes feature tables as shards, one Parquet file a modality and write task.
-
-    A task that Ray runs again writes the same file names.
-    """
-
-    def __init__(
-        self, out: dict[str, Location], refused: Location, clips: ClipTable, rows_per_file: int
-    ) -> None:
-        self.out, self.refused, self.clips = out, refused, clips
-        self.rows_per_file = rows_per_file
-        self.counts: dict[str, int] = {}
-
-    @property
-    def min_rows_per_write(self) -> int:
-        return self.rows_per_file
-
-    def write(self, blocks: Iterable[Block], ctx: Any) -> dict[str, int]:
-        tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
-        table = pa.concat_tables(tables)
-        name = f"part-{ctx.task_idx:06d}.parquet"
-        counts = {"clips": len(table)}
-        for modality, folder in self.out.items():
-            present = table.filter(table[modality].is_valid())
-            counts[modality] = len(present)
-            if len(present):
-                shard = pa.table(
-                    {"clip_index": present["clip_index"], "features": present[modality]}
-                )
-                (folder / name).write_table(shard)
-        failed = table.filter(table["reason"].is_valid())
-        counts["rejected"] = len(failed)
-        if len(failed):
-            write_rejects(self.refused / f"embed-{name}", failed, self.clips, "embed")
-        return counts
-
-    def on_write_complete(self, write_result: WriteResult[dict[str, int]]) -> None:
-        for counts in write_result.write_returns:
-            for key, value in counts.items():
-                self.counts[key] = self.counts.get(key, 0) + value
-
-
-def write_rejects(place: Location, failed: pa.Table, clips: ClipTable, stage: str) -> None:
-    """Rows (clip_index, reason, detail) → the rejects table, with the clips' URIs and ids."""
-    indices = failed["clip_index"].to_numpy()
-    named = clips.rows(indices, ["uri", "clip_id"])
-    table = pa.table(
-        {
-            "uri": named["uri"],
-            "clip_id": named["clip_id"],
-            "stage": pa.array([stage] * len(failed), pa.string()),
-            "reason": failed["reason"],
-            "detail": failed["detail"],
-            "attempt": pa.array(np.ones(len(failed), np.int32)),
-        },
-        schema=rejects.SCHEMA,
-    )
-    place.write_table(table)
 
 
 @ray.remote

@@ -42,7 +42,7 @@ def pretrain(config: Config) -> Run:
         UserError: the settings do not fit the run, the clips or each other.
     """
     method = methods.get(config.method)
-    clips = ClipTable.open(Location.of(config.run) / "clips")
+    clips = ClipTable.open(Run.place(config) / "clips")
     check(config, method, clips)
     run = Run.open(config)
     loop = RoundLoop(run, method, clips, clips.publish(), EventLog(run.location))

@@ -80,16 +80,24 @@ class Run:
     location: Location
     config: Config
 
+    @staticmethod
+    def place(config: Config) -> Location:
+        """
+        Raises:
+            UserError: the settings name no run directory.
+        """
+        if not config.run:
+            raise UserError("no run directory: add run=PATH, the one that jobs/index.py filled")
+        return Location.of(config.run)
+
     @classmethod
     def open(cls, config: Config) -> Run:
         """Take up the run directory of ``config.run``, or begin it.
 
         Raises:
-            UserError: no run directory is named, or it belongs to other settings.
+            UserError: it belongs to other settings, or none is named.
         """
-        if not config.run:
-            raise UserError("no run directory: add run=PATH, the one that jobs/index.py filled")
-        location = Location.of(config.run)
+        location = cls.place(config)
         saved = location / "config.yaml"
         if saved.exists():
             _check_same(saved, config)

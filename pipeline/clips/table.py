@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
+from pipeline.clips import rejects
 from pipeline.errors import UserError
 from pipeline.storage import Location
 
@@ -167,3 +168,21 @@ def _gather(parts: list[pa.Table | None], offsets: np.ndarray, indices: np.ndarr
 @lru_cache(maxsize=4096)
 def _held(ref: ray.ObjectRef) -> pa.Table:
     return ray.get(ref)
+
+
+def write_rejects(place: Location, failed: pa.Table, clips: ClipTable, stage: str) -> None:
+    """Rows (clip_index, reason, detail) → the rejects table, with the clips' URIs and ids."""
+    indices = failed["clip_index"].to_numpy()
+    named = clips.rows(indices, ["uri", "clip_id"])
+    table = pa.table(
+        {
+            "uri": named["uri"],
+            "clip_id": named["clip_id"],
+            "stage": pa.array([stage] * len(failed), pa.string()),
+            "reason": failed["reason"],
+            "detail": failed["detail"],
+            "attempt": pa.array(np.ones(len(failed), np.int32)),
+        },
+        schema=rejects.SCHEMA,
+    )
+    place.write_table(table)

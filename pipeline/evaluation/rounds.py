@@ -15,9 +15,9 @@ from pipeline.clustering import measures, read_labels
 from pipeline.embedding import embed
 from pipeline.errors import UserError
 from pipeline.evaluation.probes import linear_probe
+from pipeline.features import read_features
 from pipeline.methods import MODALITIES
 from pipeline.run import Run
-from pipeline.storage import Location
 
 
 @dataclass(frozen=True)
@@ -114,27 +114,6 @@ def evaluate_rounds(run: Run, numbers: Sequence[int], test_split: str) -> dict[s
         "test_split": test_split,
         "rounds": rows,
     }
-
-
-def read_features(folder: Location, num_clips: int) -> tuple[np.ndarray, np.ndarray]:
-    """Feature shards as one array: float16 [N, d] (zeros where absent) and bool [N] present.
-
-    For evaluation: it holds all features of one modality.
-    """
-    features: np.ndarray | None = None
-    present = np.zeros(num_clips, bool)
-    for part in folder.files(".parquet"):
-        table = part.read_table()
-        column = table["features"].combine_chunks()
-        rows = column.flatten().to_numpy().reshape(len(table), -1)
-        if features is None:
-            features = np.zeros((num_clips, rows.shape[1]), np.float16)
-        indices = table["clip_index"].to_numpy()
-        features[indices] = rows
-        present[indices] = True
-    if features is None:
-        raise UserError(f"there are no features in {folder}: was every clip rejected?")
-    return features, present
 
 
 def as_table(report: dict[str, Any]) -> str:
