@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.clips.decode import ClipRequest, decode_clips
 from pipeline.clips.pictures import View, cut
+from pipeline.clips.probe import probe
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
 from tests.clips.media_factory import VIDEO, Film, write
@@ -125,3 +126,31 @@ def test_memory_stays_flat(tmp_path):
     before = resident()
     decode(300)
     assert resident() - before < 12 << 20
+
+
+@pytest.mark.parametrize("clockwise", [90, 180, 270])
+def test_rotation(tmp_path, clockwise):
+    """A phone's display matrix, written into the track header; red then rises elsewhere."""
+    source, picture = scene(tmp_path / "film.mp4", 320, 240)
+    one_, minus, zero = (b"\0\1\0\0", b"\xff\xff\0\0", b"\0\0\0\0")
+    matrix = {
+        90: zero + one_ + zero + minus + zero + zero,
+        180: minus + zero + zero + zero + minus + zero,
+        270: zero + minus + zero + one_ + zero + zero,
+    }[clockwise]
+    data = (tmp_path / "film.mp4").read_bytes()
+    header = data.index(b"tkhd")
+    identity = one_ + zero + zero + zero + one_ + zero
+    place = data.index(identity, header)
+    turned = data[:place] + matrix + data[place + len(matrix) :]
+    (tmp_path / "film.mp4").write_bytes(turned)
+    info = probe(source)
+    assert info.rotation == clockwise
+    assert (info.width, info.height) == ((240, 320) if clockwise != 180 else (320, 240))
+    upright = np.rot90(picture, -clockwise // 90).astype(int)
+    height = upright.shape[0]
+    shown = one(source, ClipRequest(0.2, 128, 0.0, 1.0))
+    side = 240 * 112 / 128
+    for x, y in ((8, 56), (56, 8), (104, 104)):
+        want = upright[int(height - side + (y + 0.5) * side / 112), int((x + 0.5) * side / 112)]
+        assert shown[y, x] == pytest.approx(want, abs=8)
