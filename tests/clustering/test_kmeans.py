@@ -18,6 +18,7 @@ from pipeline.clustering.labels import read_columns
 from pipeline.clustering.transform import Transform
 from pipeline.errors import UserError
 from pipeline.storage import Location
+from tests.conftest import s3_uri
 
 Writer = Callable[..., Location]
 
@@ -286,3 +287,17 @@ def test_ordinals_skip_absent_clips() -> None:
     ordinals = Ordinals(np.array([2, 0, 3]))
     assert ordinals.total == 5
     assert ordinals.locate(np.arange(5)).tolist() == [[0, 0], [0, 1], [2, 0], [2, 1], [2, 2]]
+
+
+def test_buckets_hold_the_same_bytes(write_features: Writer, tmp_path: Path, s3: str) -> None:
+    here = write_features(mixture(300, 8, 4))
+    there = Location.of(s3_uri("media/clustering/features", s3))
+    for part in here.files():
+        (there / part.name).write_bytes(part.read_bytes())
+    made = Location.of(tmp_path / "out"), Location.of(s3_uri("media/clustering/out", s3))
+    for features, out in zip((here, there), made):
+        run_here([features], 300, out, k=5, iterations=3, pca_dim=4, shards=2)
+    for name in ("centroids.npy", "clustering.json", "labels/part-00000.parquet"):
+        assert (made[0] / name).read_bytes() == (made[1] / name).read_bytes()
+    assert not (made[1] / "state.npz").exists()
+    assert np.array_equal(read_labels(made[1], 300), read_labels(made[0], 300))
