@@ -22,6 +22,19 @@ from pipeline.clustering.transform import Transform
 from pipeline.clustering.vectors import ShardSpec
 from pipeline.storage import Location
 
+_FAN_IN = 8  # parts added by one task; up to so many shards the index adds them itself
+
+
+def added(*parts: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+    """Sums of the parts, item by item; exact (blocks.py), so any tree gives the same bits."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = tuple(a + b for a, b in zip(total, part))
+    return total
+
+
+_added_there = ray.remote(num_cpus=0, max_retries=-1)(added)
+
 
 class ShardActors:
     """Shards that are actors. Arrays are put once a call and travel to every node once.
@@ -38,6 +51,14 @@ class ShardActors:
     def call(self, method: str, *arguments: Any) -> list[Any]:
         boxed = [ray.put(a) if isinstance(a, np.ndarray) else a for a in arguments]
         return ray.get([getattr(actor, method).remote(*boxed) for actor in self.actors])
+
+    def total(self, method: str, *arguments: Any) -> tuple[np.ndarray, ...]:
+        boxed = [ray.put(a) if isinstance(a, np.ndarray) else a for a in arguments]
+        parts = [getattr(actor, method).remote(*boxed) for actor in self.actors]
+        while len(parts) > _FAN_IN:
+            tree = [parts[i : i + _FAN_IN] for i in range(0, len(parts), _FAN_IN)]
+            parts = [_added_there.remote(*some) for some in tree]
+        return added(*ray.get(parts))
 
     def at(self, block: int, method: str, *arguments: Any) -> Any:
         owner = int(np.searchsorted(self.firsts, block, side="right")) - 1
@@ -61,6 +82,9 @@ class LocalShard:
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
         return [getattr(self.shard, method)(*arguments)]
+
+    def total(self, method: str, *arguments: Any) -> tuple[np.ndarray, ...]:
+        return getattr(self.shard, method)(*arguments)
 
     def at(self, block: int, method: str, *arguments: Any) -> Any:
         return getattr(self.shard, method)(*arguments)

@@ -163,10 +163,7 @@ class KMeans:
         return math.ceil(self.config.cap * self._ordinals.total / self.config.k)
 
     def _step(self, centroids: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        parts = self.shards.call("step", centroids, bias)
-        sums, counts = parts[0]
-        for more_sums, more_counts in parts[1:]:
-            sums, counts = sums + more_sums, counts + more_counts
+        sums, counts = self.shards.total("step", centroids, bias)
         return sums, counts
 
     def _objective(self, centroids: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -120,10 +120,12 @@ class Screens:
     Args:
         device: ``cpu``, or ``cuda`` for shards that hold a GPU.
         work: multiply-adds of the whole run, to tell whether torch is worth importing.
+        in_place: whether rows keep their address from pass to pass, so that a GPU may hold them.
     """
 
-    def __init__(self, device: str = "cpu", work: float = 0.0):
+    def __init__(self, device: str = "cpu", work: float = 0.0, in_place: bool = False):
         self.device = device
+        self.resident: dict[int, Any] | None = {} if in_place else None
         self.fast = device != "cpu" or work > WORTH_TORCH or "torch" in sys.modules
         if self.fast:
             import torch
@@ -140,7 +142,7 @@ class Screens:
         from pipeline.clustering import tensor_screens
 
         if self.device != "cpu":
-            return tensor_screens.CudaScreen(centroids, self.device)
+            return tensor_screens.CudaScreen(centroids, self.device, self.resident)
         half = tensor_screens.Bfloat16Screen(centroids, plain)
         if not len(sample.x):
             return plain

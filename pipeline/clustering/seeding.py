@@ -20,6 +20,9 @@ class Shards(Protocol):
     def call(self, method: str, *arguments: Any) -> list[Any]:
         """The method's answer of every shard, in order of blocks."""
 
+    def total(self, method: str, *arguments: Any) -> tuple[np.ndarray, ...]:
+        """Sums over all shards of a method's answers, item by item."""
+
     def at(self, block: int, method: str, *arguments: Any) -> Any:
         """The method's answer of the shard that holds a block."""
 
@@ -99,7 +102,7 @@ def parallel(shards: Shards, ordinals: Ordinals, k: int, seed: int, restart: int
     if len(candidates) < k:
         rest = random_points(shards, ordinals, k - len(candidates), random)
         return np.concatenate([candidates, rest])
-    weights = np.sum([counts for _, counts in shards.call("step", candidates, None)], axis=0)
+    weights = shards.total("step", candidates, None)[1]
     return weighted_plus_plus(candidates, weights, k, random)
 
 

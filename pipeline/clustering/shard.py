@@ -191,7 +191,8 @@ class Shard:
         self.vectors.prepare()
         if self._screens is None:
             rows, dim = len(self.vectors.clips), self.vectors.dim
-            self._screens = Screens(self.spec.device, float(rows) * dim * self.spec.products)
+            work = float(rows) * dim * self.spec.products
+            self._screens = Screens(self.spec.device, work, not self.vectors.on_disk)
         return self._screens
 
     def _screen(self, centroids: np.ndarray, bias: np.ndarray | None) -> Screen:

@@ -103,9 +103,12 @@ class CudaScreen:
     a GPU.
     """
 
-    def __init__(self, centroids: Centroids, device: str):
+    def __init__(
+        self, centroids: Centroids, device: str, resident: dict[int, torch.Tensor] | None = None
+    ):
         self.centroids = centroids
         self.device = torch.device(device)
+        self.resident = resident
         shifted = torch.from_numpy(centroids.shifted)
         half = shifted.half()
         if not torch.isfinite(half).all():
@@ -118,12 +121,29 @@ class CudaScreen:
         rounding = centroids.rounding(half.double().numpy())
         self.per_norm = (gamma + 16 * UNIT) * (centroids.longest + rounding) + rounding
         self.constant = 16 * UNIT * float(np.abs(centroids.offset).max()) + 1e-30
-        self.resident: dict[int, torch.Tensor] = {}
 
     def __call__(self, vectors: Vectors) -> np.ndarray:
         rows = max(1, (16 * SCORES) // len(self.offset))
         parts = [self._some(vectors[at : at + rows]) for at in range(0, len(vectors.x), rows)]
         return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+    def _on_device(self, x: np.ndarray) -> torch.Tensor:
+        """The rows, kept on the device from pass to pass as long as it has room.
+
+        ``resident`` goes by the address of the rows, so it is only for rows that stay in place:
+        those of a shard in memory.
+        """
+        at = x.__array_interface__["data"][0]
+        if self.resident is not None and at in self.resident:
+            return self.resident[at]
+        there = torch.from_numpy(x).to(self.device)
+        if self.resident is not None and self._room() > 8 * SCORES * 64:
+            self.resident[at] = there
+        return there
+
+    def _room(self) -> int:
+        """Free bytes of the device; a GPU keeps room for the scores."""
+        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 1 << 40
 
     def _product(self, x: torch.Tensor) -> torch.Tensor:
         if self.device.type == "cuda":
@@ -131,7 +151,7 @@ class CudaScreen:
         return torch.mm(x.float(), self.matrix.float())
 
     def _some(self, vectors: Vectors) -> np.ndarray:
-        x = torch.from_numpy(vectors.x).to(self.device, non_blocking=True)
+        x = self._on_device(vectors.x)
         norms = torch.from_numpy(vectors.norms).to(self.device)
         score = self._product(x).sub_(self.offset)
         top, best = score.max(dim=1)

@@ -147,6 +147,11 @@ class ShardVectors:
         raw.buffer.shrink(int(self.starts[-1]) * self.dim * 2)
         self.ready = True
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether the vectors are beyond the budget."""
+        return self._raw is not None and self._raw.buffer.on_disk
+
     def _view(self, number: int) -> np.ndarray:
         assert self._raw is not None
         shape = (int(self.counts[number]), self.dim)

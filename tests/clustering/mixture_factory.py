@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.clustering.blocks import Blocks
+from pipeline.clustering.index import added
 from pipeline.clustering.kmeans import KMeans, Progress
 from pipeline.clustering.shard import Shard
 from pipeline.clustering.task import Task
@@ -34,6 +35,9 @@ class Shards:
     def call(self, method: str, *arguments: Any) -> list[Any]:
         answers = [getattr(shard, method)(*arguments) for shard in reversed(self.shards)]
         return answers[::-1]
+
+    def total(self, method: str, *arguments: Any) -> tuple[np.ndarray, ...]:
+        return added(*self.call(method, *arguments)[::-1])
 
     def at(self, block: int, method: str, *arguments: Any) -> Any:
         return getattr(self._owner(block), method)(*arguments)
