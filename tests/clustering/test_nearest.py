@@ -87,6 +87,17 @@ def test_all_screens_agree_at_size(spread: float) -> None:
     assert np.array_equal(np.concatenate(pieces), labels["sgemm"])
 
 
+def test_rows_kept_on_the_device_keep_their_labels() -> None:
+    random = np.random.default_rng(0)
+    x = (random.standard_normal((256, 24)) / 8).astype(np.float16)
+    resident: dict[int, object] = {}
+    for turn in range(3):
+        c = x[turn * 10 : turn * 10 + 20].astype(np.float32)
+        screen = CudaScreen(Centroids(c), "cpu", resident)
+        assert np.array_equal(screen(Vectors.of(x)), by_definition(x, c, None))
+    assert len(resident) == 1
+
+
 def test_screens_choose_by_the_clock_once_torch_is_there() -> None:
     random = np.random.default_rng(0)
     x = random.standard_normal((256, 32)).astype(np.float16) / np.float16(8)
