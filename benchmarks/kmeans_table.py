@@ -56,7 +56,9 @@ def _process(rows: list[dict[str, Any]]) -> str:
     )
     return (
         "## One process, seconds per iteration\n\nTarget: at most 0.7 of faiss's time at equal "
-        "objective. Processor seconds tell less of other load on the machine.\n\n"
+        "objective. Where the load average (below) exceeds the "
+        "threads that were asked for, the machine was shared: then the wall-clock columns say "
+        "nothing, and even processor seconds are only good to some 20%.\n\n"
     ) + _grid(head, map(line, rows))
 
 
