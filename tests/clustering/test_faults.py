@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 import ray
 from mixture_factory import files, mixture
 
-from pipeline.clustering import cluster
+from pipeline.clustering import Progress, cluster
 from pipeline.config import ClusteringConfig
 from pipeline.storage import Location
 
@@ -40,59 +39,55 @@ def actors_of_this_ray() -> list[psutil.Process]:
     return found
 
 
-def disturbed(
-    features: list[Location], num_clips: int, out: Location, seed: int, lasts_s: float
-) -> list[str]:
-    """Cluster while actors are killed at random times; who was killed, at what."""
+def disturbed(features: list[Location], num_clips: int, out: Location, seed: int) -> list[str]:
+    """Cluster while actors are killed at random points; who was killed, at what.
+
+    One to three times, after a random step of the clustering and a random moment more, so that a
+    kill meets loading, seeding, an iteration or the labelling however fast the machine is.
+    """
     draw = random.Random(seed)
-    over = threading.Event()
+    victims_after = sorted(draw.sample(range(CONFIG.iterations), draw.randint(1, 3)))
     killed: list[str] = []
+    timers: list[threading.Timer] = []
+    steps = [0]
 
     def kill() -> None:
-        for _ in range(draw.randint(1, 3)):
-            if over.wait(draw.uniform(0, lasts_s)):
-                return
-            victims = actors_of_this_ray()
-            if victims:
-                victim = draw.choice(victims)
-                try:
-                    killed.append(" ".join(victim.cmdline()))
-                    os.kill(victim.pid, signal.SIGKILL)
-                except (psutil.NoSuchProcess, ProcessLookupError):
-                    killed.pop()
+        victim = draw.choice(actors_of_this_ray())
+        killed.append(" ".join(victim.cmdline()).strip())
+        os.kill(victim.pid, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        clustering = cluster(
-            features, num_clips=num_clips, clips=None, config=CONFIG, seed=0, out=out
-        )
-        over.set()
-        killer.join()
-        labels = ray.get(clustering.republish()[0])
-        assert (labels >= 0).all()
-        clustering.close()
-    finally:
-        over.set()
-        killer.join()
+    def after_step(_: Progress) -> None:
+        if steps[0] in victims_after:
+            timers.append(threading.Timer(draw.uniform(0, 0.1), kill))
+            timers[-1].start()
+        steps[0] += 1
+
+    clustering = cluster(
+        features, num_clips=num_clips, clips=None, config=CONFIG, seed=0, out=out,
+        on_progress=after_step,
+    )  # fmt: skip
+    for timer in timers:
+        timer.join()
+    labels = ray.get(clustering.republish()[0])
+    assert (labels >= 0).all()
+    clustering.close()
     return killed
 
 
 def chaos(write_features: Writer, tmp_path: Path, runs: int) -> None:
     features = [write_features(mixture(12_000, 32, 30, spread=1.5), parts=4)]
     calm = Location.of(tmp_path / "calm")
-    began = time.monotonic()
     cluster(features, num_clips=12_000, clips=None, config=CONFIG, seed=0, out=calm).close()
-    lasts = time.monotonic() - began
     expected = files(calm)
     assert len(np.unique((calm / "labels").read_table()["label"].to_numpy())) == 40
     killed = []
     for run in range(runs):
         out = Location.of(tmp_path / f"run{run}")
-        killed += disturbed(features, 12_000, out, run, lasts)
+        victims = disturbed(features, 12_000, out, run)
+        assert victims, f"run {run}"
+        killed += victims
         assert files(out) == expected, f"run {run}"
     print(f"{runs} runs, killed: {killed}")
-    assert killed
 
 
 def test_killed_actors_leave_the_same_bytes(write_features: Writer, tmp_path: Path) -> None:
