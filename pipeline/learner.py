@@ -147,7 +147,7 @@ class Learner:
             return False
         return min(known[-patience:]) >= min(known[:-patience])
 
-    def save(self, before: Location, out: Location) -> None:
+    def save(self, out: Location) -> None:
         """Write both encoders (the ones not trained as they were) and the heads."""
         encoders.save_weights(self.networks, out / "encoders.safetensors")
         encoders.save_weights(self.model.heads, out / "heads.safetensors")
