@@ -11,6 +11,7 @@ import ray
 
 from pipeline.clustering import features as feature_files
 from pipeline.clustering.blocks import Blocks
+from pipeline.clustering.centroid_index import load_faiss
 from pipeline.clustering.index import ClusterIndex, ShardActors
 from pipeline.clustering.kmeans import Progress
 from pipeline.clustering.shard import Shard
@@ -107,6 +108,7 @@ def cluster(
     Raises:
         UserError: features that cannot be clustered (none, NaN, fewer than k), in one line.
     """
+    load_faiss()  # says at once, and here, that it is missing
     task = Task(tuple(features), num_clips, clips, config, seed, out)
     if task.finished():
         return publish(out, num_clips=num_clips)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import ray
 
+from pipeline.clustering.centroid_index import CentroidIndex
 from pipeline.clustering.kmeans import KMeans, Progress
 from pipeline.clustering.labels import read_columns
 from pipeline.clustering.nearest import Centroids, distances
-from pipeline.clustering.screens import SgemmScreen, Vectors
+from pipeline.clustering.screens import Vectors
 from pipeline.clustering.seeding import Shards
 from pipeline.clustering.shard import Shard
 from pipeline.clustering.task import Task
@@ -122,7 +123,7 @@ class Index:
             self._kmeans = KMeans(task, held)
         self._result: tuple[np.ndarray, np.ndarray] | None = None
         self._reference: ray.ObjectRef | None = None
-        self._centroids: tuple[Transform, np.ndarray] | None = None
+        self._served: tuple[Transform, np.ndarray, CentroidIndex] | None = None
 
     def advance(self) -> Progress:
         """One step of the task; a repeated call after a death goes on from what is written."""
@@ -147,15 +148,16 @@ class Index:
 
     def assign(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Labels int32[m] and distances float32[m] of raw features [m, d]."""
-        if self._centroids is None:
+        if self._served is None:
             stored = np.load(io.BytesIO((self.out / "centroids.npy").read_bytes()))
-            self._centroids = Transform.load(self.out / "transform.npz"), stored
-        transform, centroids = self._centroids
-        summary = self.describe()
-        bias = None if summary["bias"] is None else np.array(summary["bias"])
+            summary = self.describe()
+            bias = None if summary["bias"] is None else np.array(summary["bias"])
+            prepared = Centroids(stored, bias, summary["config"]["spherical"])
+            transform = Transform.load(self.out / "transform.npz")
+            self._served = transform, stored, CentroidIndex(prepared)
+        transform, centroids, index = self._served
         x = transform(transform.joined(np.atleast_2d(vectors)))
-        prepared = Centroids(centroids, bias, summary["config"]["spherical"])
-        labels = SgemmScreen(prepared)(Vectors.of(x))
+        labels = index(Vectors.of(x))
         return labels, np.sqrt(distances(x, centroids, labels)).astype(np.float32)
 
     def nearest_clips(self, cluster: int, n: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.clustering.centroid_index import CentroidIndex
 from pipeline.clustering.halves import widen
 from pipeline.clustering.nearest import Centroids, distances
 from pipeline.clustering.screens import Screens, SgemmScreen, Vectors
@@ -29,6 +30,7 @@ def all_screens(c: np.ndarray, bias: np.ndarray | None = None) -> dict[str, obje
         "sgemm": plain,
         "bfloat16": Bfloat16Screen(prepared, plain),
         "cuda's, on the CPU": CudaScreen(prepared, "cpu"),
+        "faiss": CentroidIndex(prepared),
     }
 
 
