@@ -6,7 +6,7 @@ DEMO := runs/demo
 .PHONY: demo test lint bench cluster-test clean
 
 demo: .venv/ready
-	$(PYTHON) -m pipeline.synthetic $(DEMO)/world --files 800 --difficulty 0
+	$(PYTHON) -m pipeline.synthetic $(DEMO)/world --files 600 --difficulty 0
 	$(PYTHON) jobs/index.py $(DEMO)/world/cuts.csv $(DEMO)
 	$(PYTHON) jobs/pretrain.py configs/demo.yaml run=$(DEMO)
 	$(PYTHON) jobs/evaluate.py $(DEMO)

@@ -28,7 +28,7 @@ def run(folder: Path, method: str, seed: int, config: str, settings: list[str]) 
     world, place = folder / f"world-{seed}", folder / f"{method}-{seed}"
     if not (place / "evaluation.json").exists():
         generate = ["-m", "pipeline.synthetic", str(world), "--seed", str(seed)]
-        job(*generate, "--files", "800", "--difficulty", "0")
+        job(*generate, "--files", "600", "--difficulty", "0")
         job("jobs/index.py", str(world / "cuts.csv"), str(place))
         own = [f"run={place}", f"method={method}", f"seed={seed}"]
         job("jobs/pretrain.py", config, *own, *settings)

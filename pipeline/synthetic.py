@@ -48,13 +48,13 @@ class World:
 
     @property
     def contrast(self) -> float:
-        """Of the object against the scene: 0.7 (easy) to 0.15 of the brightness range."""
-        return 0.7 - 0.55 * self.difficulty
+        """Of the object against the scene: 0.95 (easy) to 0.15 of the brightness range."""
+        return 0.95 - 0.8 * self.difficulty
 
     @property
     def level(self) -> float:
-        """Of the voice against the room's noise: 12 dB (easy) to -6 dB."""
-        return 10 ** ((12 - 18 * self.difficulty) / 20)
+        """Of the voice against the room's noise: 24 dB (easy) to -6 dB."""
+        return 10 ** ((24 - 30 * self.difficulty) / 20)
 
 
 def write_world(folder: Path, files: int, world: World, test_share: float = 0.3) -> Path:
