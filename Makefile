@@ -11,8 +11,12 @@ demo: .venv/ready
 	$(PYTHON) jobs/pretrain.py configs/demo.yaml run=$(DEMO)
 	$(PYTHON) jobs/evaluate.py $(DEMO)
 
+# Several processes: tests that run S3 servers of their own disturb each other in one.
 test: .venv/ready
-	$(PYTHON) -m pytest -m "not cluster"
+	$(PYTHON) -m pytest -m "not cluster" tests/clips --ignore=tests/clips/test_media_s3.py
+	$(PYTHON) -m pytest tests/clips/test_media_s3.py
+	$(PYTHON) -m pytest -m "not cluster" tests/clustering tests/encoders
+	$(PYTHON) -m pytest -m "not cluster" tests/test_*.py
 
 cluster-test: .venv/ready
 	$(PYTHON) -m pytest -m cluster
