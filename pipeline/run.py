@@ -2,8 +2,8 @@
 
     run/  config.yaml  clips/  rejects/  events.jsonl  LATEST           (the pointer, written last)
     run/rounds/0002/  encoders.safetensors  metrics.json  DONE
-                      updates/<n>/   encoders.safetensors  heads.safetensors  metrics.json
-                      rejects/       *.parquet: clips that failed in this round
+                      updates/<n>/   encoders.safetensors  heads.safetensors  metrics.json  rejects/
+                      rejects/       *.parquet: clips that failed while embedding
                       features/<modality>/   *.parquet: what this round's encoders make of the clips
                       clusters/<name>/       labels/*.parquet  centroids.npy  clustering.json
 

@@ -19,7 +19,6 @@ import torch
 from pipeline import encoders
 from pipeline.clips.table import ClipTable
 from pipeline.clustering import read_labels
-from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.evaluation.rounds import as_table, evaluate_rounds
 from pipeline.methods import METHODS
@@ -128,7 +127,7 @@ def test_killed_twice_it_ends_with_the_labels_of_an_undisturbed_run(
 ) -> None:
     settings = [*TINY, "rounds=2", "learning.threads=1"]
     calm, chased = new_run("calm"), new_run("chased")
-    pretrain(Config.model_validate(tiny(f"run={calm}", *settings[-2:]).model_dump()))
+    pretrain(tiny(f"run={calm}", *settings[-2:]))
     run_job([*settings, f"run={chased}"], until="round 1/2 · cluster")
     run_job([*settings, f"run={chased}"], until="round 2/2 · embed")
     run_job([*settings, f"run={chased}"], until=None)

@@ -36,7 +36,6 @@ class Augment:
 
     Attributes:
         seed, round: part of the key of every draw.
-        slots: int64 ref, boxed: only slots in it are augmented (others are held out).
     """
 
     seed: int
