@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 
 from pipeline.errors import UserError
-from pipeline.evaluation.rounds import as_table, evaluate_rounds
 from pipeline.progress import say
 from pipeline.run import Run
 from pipeline.session import connect, run_job
@@ -28,6 +27,9 @@ def main(arguments: list[str]) -> None:
     numbers = options.rounds or range(last + 1)
     if max(numbers) > last:
         raise UserError(f"round {max(numbers)} does not exist; the last finished one is {last}")
+    # Imported when the run is known to be there: torch takes seconds.
+    from pipeline.evaluation.rounds import as_table, evaluate_rounds
+
     connect(run.config.resources)
     report = evaluate_rounds(run, numbers, options.test_split)
     (run.location / "evaluation.json").write_json(report)

@@ -8,12 +8,14 @@ an earlier one stopped. Inside ``ray job submit`` it uses that cluster, else it 
 from __future__ import annotations
 
 from pipeline import config
-from pipeline.rounds import pretrain
 from pipeline.session import connect, run_job
 
 
 def main(arguments: list[str]) -> None:
     settings = config.load(arguments)
+    # Imported when the settings are known to be right: torch takes seconds.
+    from pipeline.rounds import pretrain
+
     connect(settings.resources)
     pretrain(settings)
 

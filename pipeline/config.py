@@ -86,6 +86,16 @@ class ClipsConfig(Section):
         return max(self.video.frames / self.video.fps, self.audio.window_s)
 
 
+class StoreConfig(Section):
+    """A copy of every clip, shrunk to what training needs, made before the first round."""
+
+    enabled: bool = False
+    place: str = ""  # folder, local or s3://…; empty: store/ in the run directory
+    # jpeg: each picture by itself; h264: a fifth of the size, slower to make and to read.
+    codec: Literal["jpeg", "h264"] = "jpeg"
+    clips_per_shard: Count = 128
+
+
 class EncoderConfig(Section):
     # r2plus1d_18: torchvision's widths; r2plus1d_18_xdc: the released XDC weights' widths.
     video: Literal["r2plus1d_18", "r2plus1d_18_xdc", "r2plus1d_small"] = "r2plus1d_18_xdc"
@@ -171,6 +181,7 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0)] = 0
     index: IndexConfig = IndexConfig()
     clips: ClipsConfig = ClipsConfig()
+    store: StoreConfig = StoreConfig()
     encoders: EncoderConfig = EncoderConfig()
     embedding: EmbeddingConfig = EmbeddingConfig()
     clustering: ClusteringConfig = ClusteringConfig()

@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import ray
 import torch
-from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy
 
 from pipeline import encoders
@@ -27,7 +26,7 @@ from pipeline.clips.transforms import FramesToInput
 from pipeline.config import Config
 from pipeline.devices import autocast, choose_device, use_threads
 from pipeline.features import FeatureSink, as_feature_array
-from pipeline.progress import Progress
+from pipeline.progress import Meter, Progress
 from pipeline.storage import Location
 
 
@@ -93,7 +92,7 @@ class Encode:
         modalities: Sequence[str],
         config: Config,
         device: str,
-        meter: ActorHandle,
+        meter: Meter,
     ) -> None:
         use_threads(device)
         networks = encoders.build(config.encoders, seed=0)
@@ -121,7 +120,7 @@ class Encode:
             columns[name] = pa.array(values, pa.string())
         table = pa.table(columns)
         present = int((indices >= 0).sum())
-        self.meter.add.remote(done=present, rejects=len(refused))
+        self.meter.add(done=present, rejects=len(refused))
         return table.filter(pa.array(indices >= 0))
 
     def _encode(self, modality: str, data: np.ndarray) -> np.ndarray:

@@ -37,6 +37,7 @@ def learn(
     labels: Labels,
     weights: Location,
     out: Location,
+    refused: Location,
     config: Config,
     key: tuple[int, ...],
     title: str,
@@ -46,8 +47,8 @@ def learn(
     Args:
         labels: of the update's clusterings.
         weights: safetensors of both encoders before the update.
-        out: folder for ``encoders.safetensors``, ``heads.safetensors``, ``rejects/`` and, last,
-            ``metrics.json``.
+        out: folder for ``encoders.safetensors``, ``heads.safetensors`` and, last, ``metrics.json``.
+        refused: folder for the rejects of this update, beside those of other stages.
         key: (seed, round, update): what is drawn depends on it alone.
 
     Returns:
@@ -91,12 +92,18 @@ def learn(
             labels={name: labels[name][0] for name in names},
         )
 
+    refused_as = f"learn-{key[-1]}"
+    for earlier in refused.files():
+        if earlier.name.startswith(refused_as):
+            earlier.delete()
     with Progress(title, drawn * config.learning.workers, "clips") as progress:
         job = {
             "config": config.model_dump(mode="json"),
             "heads": {m: {n: labels[n][1] for n in ns} for m, ns in update.heads.items()},
             "weights": weights,
             "out": out,
+            "refused": refused,
+            "refused_as": refused_as,
             "clips": clips,
             "device": device,
             "train_steps": schedule.train_steps,

@@ -1,7 +1,7 @@
 """What a person sees while a stage runs: how far, how fast, how long still.
 
-Workers count into one small actor (`Meter`), from any node and without waiting for it; the driver
-looks at it and prints a line now and then, or keeps one line up to date on a terminal.
+Workers count into one small actor, from any node and without waiting for it; the driver looks at
+it and prints a line now and then, or keeps one line up to date on a terminal.
 """
 
 from __future__ import annotations
@@ -9,32 +9,57 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import uuid
+from dataclasses import dataclass
+from functools import lru_cache
 from types import TracebackType
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 _LINE_EVERY_S = 10.0
 _LOOK_EVERY_S = 1.0
 
 
 @ray.remote(num_cpus=0)
-class Meter:
-    """Counts what workers report: ``add`` sums, ``note`` keeps the latest value."""
+class _Board:
+    """What the workers of each stage report; one for the driver's life: it holds a process."""
 
     def __init__(self) -> None:
-        self.counts: dict[str, float] = {}
-        self.notes: dict[str, Any] = {}
+        self.counts: dict[str, dict[str, float]] = {}
+        self.notes: dict[str, dict[str, Any]] = {}
 
-    def add(self, **counts: float) -> None:
+    def add(self, stage: str, counts: dict[str, float], notes: dict[str, Any]) -> None:
+        sums = self.counts.setdefault(stage, {})
         for name, value in counts.items():
-            self.counts[name] = self.counts.get(name, 0) + value
+            sums[name] = sums.get(name, 0) + value
+        self.notes.setdefault(stage, {}).update(notes)
 
-    def note(self, **notes: Any) -> None:
-        self.notes.update(notes)
+    def read(self, stage: str) -> tuple[dict[str, float], dict[str, Any]]:
+        return self.counts.get(stage, {}), self.notes.get(stage, {})
 
-    def read(self) -> tuple[dict[str, float], dict[str, Any]]:
-        return dict(self.counts), dict(self.notes)
+    def forget(self, stage: str) -> None:
+        self.counts.pop(stage, None)
+        self.notes.pop(stage, None)
+
+
+@lru_cache(maxsize=1)
+def _board(job: str) -> ActorHandle:
+    """The board of this connection to Ray (`job` is its id)."""
+    return _Board.remote()  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Meter:
+    """A stage's counters, for its workers; picklable."""
+
+    board: ActorHandle
+    stage: str
+
+    def add(self, notes: dict[str, Any] | None = None, **counts: float) -> None:
+        """Sum up `counts`; keep the latest of `notes`."""
+        self.board.add.remote(self.stage, counts, notes or {})
 
 
 class Progress:
@@ -42,14 +67,15 @@ class Progress:
 
     Args:
         title: for example ``round 2/4 · embed``.
-        total: how many units there are; workers call ``meter.add.remote(done=n)``.
+        total: how many units there are; workers call ``meter.add(done=n)``.
         unit: for example ``clips``.
     """
 
     def __init__(self, title: str, total: int, unit: str) -> None:
         self.title, self.total, self.unit = title, total, unit
-        self.meter: Any = Meter.remote()  # type: ignore[attr-defined]
+        self.meter = Meter(_board(ray.get_runtime_context().get_job_id()), uuid.uuid4().hex)
         self.done = 0
+        self.epoch: int | None = None
         self.seconds = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -78,26 +104,29 @@ class Progress:
                 f"{self.title} · {self.done:,} {self.unit} in {duration(self.seconds)}"
                 f" ({rate:,.0f} {self.unit}/s)"
             )
-        ray.kill(self.meter)
+        self.meter.board.forget.remote(self.meter.stage)
 
     def _watch(self) -> None:
-        last_line = time.monotonic()
+        last_line, last_epoch = time.monotonic(), None
         while not self._stop.wait(_LOOK_EVERY_S):
             line = self._look()
             if line is None:
                 continue
             if self._terminal:
                 print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
-            elif time.monotonic() - last_line >= _LINE_EVERY_S:
-                last_line = time.monotonic()
+            elif time.monotonic() - last_line >= _LINE_EVERY_S or self.epoch != last_epoch:
+                last_line, last_epoch = time.monotonic(), self.epoch
                 say(line)
 
     def _look(self) -> str | None:
+        counts: dict[str, float]
+        notes: dict[str, Any]
         try:
-            counts, notes = ray.get(self.meter.read.remote(), timeout=5)
+            counts, notes = ray.get(self.meter.board.read.remote(self.meter.stage), timeout=5)
         except ray.exceptions.RayError:
             return None  # the meter's node is gone or busy; the stage itself goes on
         self.done = int(counts.pop("done", 0))
+        self.epoch = notes.get("epoch")
         seconds = time.monotonic() - self._start
         rate = self.done / seconds
         left = duration((self.total - self.done) / rate) if self.done else "?"

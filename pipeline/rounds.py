@@ -21,6 +21,7 @@ import numpy as np
 import ray
 
 from pipeline import methods
+from pipeline.clips.store import publish
 from pipeline.clips.stream import Order
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.clustering import Clustering, cluster, measures, read_labels
@@ -45,7 +46,8 @@ def pretrain(config: Config) -> Run:
     clips = ClipTable.open(Run.place(config) / "clips")
     check(config, method, clips)
     run = Run.open(config)
-    loop = RoundLoop(run, method, clips, clips.publish(), EventLog(run.location))
+    published = publish(clips, run.store, config)
+    loop = RoundLoop(run, method, clips, published, EventLog(run.location))
     last = run.last_round()
     if last is None:
         last = loop.begin()
@@ -175,6 +177,7 @@ class RoundLoop:
             published,
             weights,
             out,
+            this.rejects,
             config,
             key,
             title,

@@ -1,9 +1,9 @@
 """The run directory: what lies where, which round counts, and when it may be used.
 
-    run/  config.yaml  clips/  rejects/  events.jsonl  LATEST           (the pointer, written last)
+    run/  config.yaml  clips/  store/  rejects/  events.jsonl  LATEST   (the pointer, written last)
     run/rounds/0002/  encoders.safetensors  metrics.json  DONE
-                      updates/<n>/   encoders.safetensors  heads.safetensors  metrics.json  rejects/
-                      rejects/       *.parquet: clips that failed while embedding
+                      updates/<n>/   encoders.safetensors  heads.safetensors  metrics.json
+                      rejects/       *.parquet: clips that failed while embedding or learning
                       features/<modality>/   *.parquet: what this round's encoders make of the clips
                       clusters/<name>/       labels/*.parquet  centroids.npy  clustering.json
 
@@ -32,6 +32,7 @@ _MAY_CHANGE = {
     "run": None,
     "rounds": None,
     "index": None,
+    "store": None,
     "resources": None,
     "embedding": {"actors", "max_actors", "keep", "rows_per_file"},
     "clustering": {"shards", "cpus_per_shard", "gpus_per_shard", "memory_budget_mb"},
@@ -125,6 +126,11 @@ class Run:
     def encoders(self) -> Location:
         """The weights of the last finished round."""
         return self.round(self.last_round() or 0).encoders
+
+    @property
+    def store(self) -> Location:
+        place = self.config.store.place
+        return Location.of(place) if place else self.location / "store"
 
     def round(self, number: int) -> Round:
         return Round(number, self.location / "rounds" / f"{number:04d}")

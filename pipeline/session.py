@@ -14,8 +14,11 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 if not os.environ.get("RAY_ADDRESS"):
-    # A Ray that the job starts for itself listens on loopback only and needs no token.
+    # A Ray that the job starts for itself listens on loopback only and needs no token; it ends
+    # with the job, so nothing announces its end; and it starts processes when they are needed.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 import ray
 import ray.data

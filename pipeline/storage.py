@@ -23,6 +23,8 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
 
+_S3_ATTEMPTS = 10
+_S3_CONNECT_S = 10.0
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
@@ -30,9 +32,18 @@ _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 def _file_system(root: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """File system and base path of a URI; one connection pool a process and place."""
     try:
-        return pyarrow.fs.FileSystem.from_uri(root)
+        fs, base = pyarrow.fs.FileSystem.from_uri(root)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"cannot open {root!r} as a storage place: {error}") from error
+    if isinstance(fs, pyarrow.fs.S3FileSystem):
+        # The same with more patience than a URI can ask for: a request is tried up to ten times,
+        # waiting longer each time, where the default gives up after three.
+        _, (options,) = fs.__reduce__()
+        patient = pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=_S3_ATTEMPTS)
+        fs = pyarrow.fs.S3FileSystem(
+            **{**options, "retry_strategy": patient, "connect_timeout": _S3_CONNECT_S}
+        )
+    return fs, base
 
 
 def _with_endpoint(uri: str) -> str:

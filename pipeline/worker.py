@@ -18,6 +18,7 @@ import ray.train
 
 from pipeline.clips.table import write_rejects
 from pipeline.config import Config
+from pipeline.progress import Meter
 
 Batch = dict[str, np.ndarray]
 
@@ -108,10 +109,9 @@ def _collect(values: dict[str, list[float]], losses: dict[str, float]) -> None:
         values.setdefault(name, []).append(value)
 
 
-def _show(meter: Any, clips: int, epoch: int, feed: Feed, losses: dict[str, float]) -> None:
+def _show(meter: Meter, clips: int, epoch: int, feed: Feed, losses: dict[str, float]) -> None:
     shown = {name: round(value, 3) for name, value in losses.items() if name.startswith("loss")}
-    meter.add.remote(done=clips)
-    meter.note.remote(epoch=epoch + 1, waiting=f"{feed.wait_share:.0%}", **shown)
+    meter.add({"epoch": epoch + 1, "waiting": f"{feed.wait_share:.0%}", **shown}, done=clips)
 
 
 def _mean_over_workers(values: dict[str, list[float]]) -> dict[str, float]:
@@ -139,5 +139,5 @@ def _write_refused(refused: list[tuple[int, str, str]], rank: int, job: dict[str
                 "detail": pa.array(detail, pa.string()),
             }
         )
-        place = job["out"] / "rejects" / f"learn-{rank:04d}.parquet"
+        place = job["refused"] / f"{job['refused_as']}-{rank:04d}.parquet"
         write_rejects(place, failed, job["clips"], "learn")

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -74,16 +78,15 @@ def indexed(world: Path, local_ray: None, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def new_run(indexed: Location, tmp_path: Path) -> Callable[[str], Location]:
+def new_run(indexed: Location, tmp_path: Path) -> Callable[[], Location]:
     """Makes further run directories with the same clips."""
+    return lambda name="run": copy_clips(indexed, Location.of(tmp_path / name))
 
-    def make(name: str = "run") -> Location:
-        run = Location.of(tmp_path / name)
-        for part in (indexed / "clips").files():
-            (run / "clips" / part.name).write_bytes(part.read_bytes())
-        return run
 
-    return make
+def copy_clips(run: Location, to: Location) -> Location:
+    for part in (run / "clips").files():
+        (to / "clips" / part.name).write_bytes(part.read_bytes())
+    return to
 
 
 def tiny(*overrides: str) -> Config:
@@ -96,28 +99,53 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A real S3 server on loopback with the bucket ``s3://media``; yields its endpoint.
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real S3 server on loopback, in a process of its own; yields its endpoint."""
+    port = free_port()
+    with (tmp_path_factory.mktemp("s3") / "log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_for_port(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
 
-    Ray's workers were started before it, so tests put the endpoint into their URIs.
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The S3 server's endpoint; its bucket ``s3://media`` is new and empty.
+
+    Ray's workers and the decoding children were started before it and know nothing of this
+    environment: tests that reach them name everything in the URI (`s3_uri`).
     """
     import boto3
-    from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=free_port(), verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
     for name, value in {
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
     }.items():
         monkeypatch.setenv(name, value)
-    endpoint = f"http://{host}:{port}"
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="media")
-    yield endpoint
-    server.stop()
+    reset = urllib.request.Request(f"{s3_server}/moto-api/reset", method="POST")
+    urllib.request.urlopen(reset, timeout=60).close()
+    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="media")
+    return s3_server
+
+
+def wait_for_port(port: int, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        with socket.socket() as knock:
+            if knock.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    pytest.fail(f"nothing listens on port {port} after {seconds:.0f} s")
 
 
 def s3_uri(path: str, endpoint: str) -> str:

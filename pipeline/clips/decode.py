@@ -17,15 +17,14 @@ from av.packet import Packet
 from pipeline.clips import frames, sound
 from pipeline.clips import packets as reading
 from pipeline.clips.faults import explain
-from pipeline.clips.media import Media, opened
+from pipeline.clips.media import Media, Source, opened
 from pipeline.clips.pictures import Converter, View
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig
-from pipeline.storage import Location
 
 # A clip this far outside its track, or a picture that damage holds for this long, is not what was
 # asked for.
-_OUTSIDE_S = 1.0
+OUTSIDE_S = 1.0
 # Requests closer than this are read in one sweep rather than with a seek each.
 _NEAR_S = 1.0
 
@@ -80,7 +79,7 @@ class _Plan:
 
 
 def decode_clips(
-    source: Location, requests: Sequence[ClipRequest], config: ClipsConfig
+    source: Source, requests: Sequence[ClipRequest], config: ClipsConfig
 ) -> list[DecodedClip | Reject]:
     """Decode clips of one file with one open; results in the order of the requests.
 
@@ -94,7 +93,7 @@ def decode_clips(
 
 
 def each_clip(
-    source: Location,
+    source: Source,
     requests: Sequence[ClipRequest],
     config: ClipsConfig,
     allow: Callable[[float], None] = lambda seconds: None,
@@ -194,7 +193,7 @@ def _assembled(
             video = pictures
     if plan.sound_s is not None:
         lo, hi = plan.sound_s
-        if any(s.start_s < hi + _OUTSIDE_S and s.end_s > lo - _OUTSIDE_S for s in stretches):
+        if any(s.start_s < hi + OUTSIDE_S and s.end_s > lo - OUTSIDE_S for s in stretches):
             audio = sound.window(stretches, lo, config.audio.samples, config.audio.rate)
         elif fault is None:
             fault = Reject(Reason.CORRUPT, f"no sound between {lo:.2f} and {hi:.2f} s")
@@ -228,7 +227,7 @@ def _pictures(
     for item in frames.shown(media, packets, [t for t, _, _ in targets], deadline):
         made: dict[View, np.ndarray] = {}
         for t, n, i in targets[item.targets.start : item.targets.stop]:
-            if t < item.at_s - _OUTSIDE_S or t > item.until_s + _OUTSIDE_S:
+            if t < item.at_s - OUTSIDE_S or t > item.until_s + OUTSIDE_S:
                 far[n] = f"no picture at {t:.2f} s, the nearest is at {item.at_s:.2f} s"
                 continue
             view = views[n]

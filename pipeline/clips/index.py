@@ -159,7 +159,7 @@ def _probe(todo: pa.Table, chunks: list[tuple[int, int]], scan: Location, config
             .map_batches(work, batch_size=1, num_cpus=config.resources.decode_cpus)
         )
         for batch in counted.iter_batches(batch_size=None):
-            progress.meter.add.remote(
+            progress.meter.add(
                 done=int(batch["inputs"].sum()),
                 clips=int(batch["clips"].sum()),
                 rejects=int(batch["rejects"].sum()),

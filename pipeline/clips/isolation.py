@@ -33,8 +33,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.clips.decode import ClipRequest, DecodedClip, each_clip
+from pipeline.clips.media import Source
 from pipeline.clips.probe import MediaInfo, probe
 from pipeline.clips.rejects import Reason, Reject
+from pipeline.clips.shrink import shrink
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
 
@@ -59,7 +61,7 @@ class _Place:
 
 
 def decode_clips_isolated(
-    source: Location, requests: Sequence[ClipRequest], config: ClipsConfig
+    source: Source, requests: Sequence[ClipRequest], config: ClipsConfig
 ) -> list[DecodedClip | Reject]:
     """`decode.decode_clips`, safe from the decoder; a clip that it stops ends as one reject."""
     results: dict[int, DecodedClip | Reject] = {}
@@ -80,17 +82,14 @@ def decode_clips_isolated(
 
 def probe_isolated(source: Location, timeout_s: float = 30.0) -> MediaInfo | Reject:
     """`probe.probe`, safe from the decoder."""
-    fault = Reject(Reason.CRASHED)
-    for _ in range(2):
-        try:
-            with _LOCK:
-                (answer,) = _child().ask(("probe", source, timeout_s), timeout_s)
-                return answer
-        except _Ended as ended:
-            fault = ended.fault
-            if fault.reason is Reason.TIMEOUT:
-                break
-    return fault
+    return _asked("probe", source, timeout_s, limit_s=timeout_s)
+
+
+def shrink_isolated(
+    source: Location, start_s: float, end_s: float, config: ClipsConfig, codec: str
+) -> tuple[bytes, float] | Reject:
+    """`shrink.shrink`, safe from the decoder."""
+    return _asked("shrink", source, start_s, end_s, config, codec, limit_s=config.timeout_s)
 
 
 def close() -> None:
@@ -102,8 +101,23 @@ def close() -> None:
         _CHILD = None
 
 
+def _asked(*question: Any, limit_s: float) -> Any:
+    """The child's one answer to a question; tried again after a crash, not after a time-out."""
+    fault = Reject(Reason.CRASHED)
+    for _ in range(2):
+        try:
+            with _LOCK:
+                (answer,) = _child().ask(question, limit_s)
+                return answer
+        except _Ended as ended:
+            fault = ended.fault
+            if fault.reason is Reason.TIMEOUT:
+                break
+    return fault
+
+
 def _decode(
-    source: Location,
+    source: Source,
     requests: Sequence[ClipRequest],
     numbers: list[int],
     config: ClipsConfig,
@@ -273,6 +287,9 @@ def serve(pipe_handle: int, memory_handle: int) -> None:
             if kind == "probe":
                 _allow(question[1])
                 last = probe(*question)
+            elif kind == "shrink":
+                _allow(question[3].timeout_s)
+                last = shrink(*question)
             else:
                 shared.reset()
                 source, requests, config = question

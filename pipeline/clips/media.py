@@ -7,6 +7,7 @@ timestamp, as ``ffmpeg -ss`` does; everywhere else timestamps are taken as they 
 
 from __future__ import annotations
 
+import io
 from contextlib import suppress
 from typing import Any
 
@@ -22,6 +23,8 @@ from pipeline.clips.faults import explain
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.storage import Location
 
+# A file, or the whole of one in memory.
+Source = Location | bytes
 # A picture beyond this is absurd for training and needs gigabytes in a decoder with references.
 MAX_PIXELS = 8192 * 8192
 # Formats whose clock starts anywhere.
@@ -53,7 +56,7 @@ class Media:
     floating: bool
     origin_s: float
 
-    def __init__(self, source: Location, timeout_s: float, lean: bool) -> None:
+    def __init__(self, source: Source, timeout_s: float, lean: bool) -> None:
         self._source = source
         self._lean = lean
         self._timeout_s = timeout_s
@@ -66,12 +69,15 @@ class Media:
             Reject: nothing in it can be used.
             Exception: whatever storage or libavformat reports; see `explain`.
         """
-        if self._source.is_local:
+        if isinstance(self._source, bytes):
+            head = self._source[:8]
+            place: Any = io.BytesIO(self._source)
+        elif self._source.is_local:
             with open(self._source.uri, "rb") as stream:  # the system's words for what is wrong
                 head = stream.read(8)
             if not head:
                 raise Reject(Reason.EMPTY_FILE)
-            place: Any = f"file:{self._source.uri}"
+            place = f"file:{self._source.uri}"
         else:
             place = self._handle = Blocks(self._source)
             head = self._handle.read(8)
@@ -79,7 +85,7 @@ class Media:
         self.container = av.open(
             place,
             mode="r",
-            timeout=None if self._handle else (self._timeout_s, self._timeout_s),
+            timeout=(self._timeout_s, self._timeout_s) if isinstance(place, str) else None,
             metadata_errors="replace",
             buffer_size=1 << 16,
             options={"protocol_whitelist": "file"} | (_lean(head) if self._lean else {}),
@@ -201,7 +207,7 @@ def _is_cover(stream: VideoStream) -> bool:
     return bool(stream.disposition & flags)
 
 
-def opened(source: Location, timeout_s: float, lean: bool = True) -> Media:
+def opened(source: Source, timeout_s: float, lean: bool = True) -> Media:
     """Open a file for reading, to be used in a ``with`` statement.
 
     Args:

@@ -21,6 +21,8 @@ _INTERLEAVE_S = 10.0
 # Streams without an index land on any packet, so there the first already aims a usual group early.
 _RETREATS_S = (0.0, 2.0, 10.0)
 _RETREATS_UNINDEXED_S = (0.6, 2.0, 10.0)
+# Pictures that may come before one that is shown earlier (H.264 A.3.1 and HEVC A.4.1 allow 16).
+_REORDERED = 16
 _MAX_BYTES = 512 << 20
 
 Range = tuple[float, float]
@@ -127,6 +129,9 @@ class _Pictures:
         self.index = -1 if media.video is None or wanted is None else media.video.index
         self.packets: list[Packet] = []
         self.size = 0
+        # Matroska stores no decoding times, and after a seek libavformat guesses too late ones.
+        self.guessed = "matroska" in media.container.format.name
+        self.later = 0  # packets in a row that are shown after the range
 
     def add(self, packet: Packet) -> float:
         """Take a packet; the media time that the track has reached in decoding order."""
@@ -144,7 +149,9 @@ class _Pictures:
         if order is None:
             return float("-inf")
         at = self.media.seconds(order, self.track)
-        if at > self.end_s:
+        shown = at if pts is None else self.media.seconds(pts, self.track)
+        self.later = self.later + 1 if shown > self.end_s else 0
+        if self.later > _REORDERED if self.guessed else at > self.end_s:
             self.done = True
         return at
 

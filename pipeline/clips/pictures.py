@@ -51,7 +51,7 @@ def cut(view: View, width: int, height: int, turns: int, align_x: int, align_y: 
         align_x, align_y: luma samples of one chroma sample; the rectangle starts on a multiple.
     """
     upright_w, upright_h = (height, width) if turns % 2 else (width, height)
-    x, y, w, h = _clamped(view.region, upright_w, upright_h)
+    x, y, w, h = region_within(view.region, upright_w, upright_h)
     side = min(w, h) * min(1.0, view.size / view.short_side)
     left = x + min(max(view.crop_x, 0.0), 1.0) * (w - side)
     top = y + min(max(view.crop_y, 0.0), 1.0) * (h - side)
@@ -89,7 +89,8 @@ def cut(view: View, width: int, height: int, turns: int, align_x: int, align_y: 
     )
 
 
-def _clamped(region: Region | None, width: int, height: int) -> Region:
+def region_within(region: Region | None, width: int, height: int) -> Region:
+    """The region cut to the picture, at least a pixel; the whole picture where there is none."""
     if region is None:
         return 0, 0, width, height
     x, y = min(max(region[0], 0), width - 1), min(max(region[1], 0), height - 1)

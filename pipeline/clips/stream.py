@@ -12,7 +12,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,7 @@ class DecodeSlot:
         indices = self.order.of(slot)
         held_out = self.order.is_held_out(slot)
         requests, mirror = self._requests(indices, slot, held_out)
-        decoded = self._decode(requests)
+        decoded = self._decode(indices, requests)
         columns = self._assemble(indices, decoded)
         for name, boxed in self.labels.items():
             labels = ray.get(boxed[0])
@@ -134,19 +134,39 @@ class DecodeSlot:
         return requests, mirror
 
     def _decode(
-        self, requests: list[tuple[str, ClipRequest] | None]
+        self, indices: np.ndarray, requests: list[tuple[str, ClipRequest] | None]
     ) -> list[DecodedClip | Reject | None]:
-        """Clips of one file share one open."""
+        """From the clip store what is in it, the rest from its media; clips of one file share one
+        open."""
+        decoded = self._decode_stored(indices, requests)
         by_file: dict[str, list[int]] = defaultdict(list)
         for place, request in enumerate(requests):
-            if request is not None:
+            if request is not None and decoded[place] is None:
                 by_file[request[0]].append(place)
-        decoded: list[DecodedClip | Reject | None] = [None] * len(requests)
         for uri, places in by_file.items():
             wanted = [request[1] for p in places if (request := requests[p]) is not None]
             outcomes = decode_clips_isolated(Location.of(uri), wanted, self.config)
             for place, outcome in zip(places, outcomes):
                 decoded[place] = outcome
+        return decoded
+
+    def _decode_stored(
+        self, indices: np.ndarray, requests: list[tuple[str, ClipRequest] | None]
+    ) -> list[DecodedClip | Reject | None]:
+        decoded: list[DecodedClip | Reject | None] = [None] * len(requests)
+        store = self.clips.store
+        if store is None:
+            return decoded
+        whole = self.config.model_copy(
+            update={"video": self.config.video.model_copy(update={"region": None})}
+        )
+        places = [place for place, request in enumerate(requests) if request is not None]
+        for place, clip in zip(places, store.read(indices[places])):
+            request = requests[place]
+            if clip is not None and request is not None:
+                moved = replace(request[1], centre_s=request[1].centre_s - clip.origin_s)
+                (found,) = decode_clips_isolated(clip.film, [moved], whole)
+                decoded[place] = None if isinstance(found, Reject) else found
         return decoded
 
     def _assemble(

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,9 @@ import ray
 from pipeline.clips import rejects
 from pipeline.errors import UserError
 from pipeline.storage import Location
+
+if TYPE_CHECKING:
+    from pipeline.clips.store import ClipStore
 
 SCHEMA_VERSION = 1
 
@@ -138,6 +142,7 @@ class PublishedClips:
 
     refs: list[ray.ObjectRef]
     offsets: np.ndarray = field(repr=False)
+    store: ClipStore | None = None  # where decoding looks first
 
     def __len__(self) -> int:
         return int(self.offsets[-1])

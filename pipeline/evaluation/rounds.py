@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import methods
+from pipeline.clips.store import publish
 from pipeline.clips.table import ClipTable
 from pipeline.clustering import measures, read_labels
 from pipeline.embedding import embed
@@ -85,7 +86,7 @@ def evaluate_rounds(run: Run, numbers: Sequence[int], test_split: str) -> dict[s
             m: this.features(m) for m in MODALITIES if not (this.features(m) / "DONE").exists()
         }
         if missing:
-            published = published or clips.publish()
+            published = published or publish(clips, run.store, run.config)
             title = f"round {number} · embed {' and '.join(missing)}"
             embed(clips, published, this.encoders, missing, this.rejects, run.config, title)
         row: dict[str, Any] = {"round": number, "probe": {}, "nmi": {}}

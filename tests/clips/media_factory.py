@@ -125,6 +125,21 @@ def write(path: Path, film: Film, format: str | None = None) -> Path:
     return path
 
 
+def turn(path: Path, clockwise: int) -> Path:
+    """Write a phone's display matrix into an mp4 file's first track header."""
+    one, minus, zero = (b"\0\1\0\0", b"\xff\xff\0\0", b"\0\0\0\0")
+    matrix = {
+        90: zero + one + zero + minus + zero + zero,
+        180: minus + zero + zero + zero + minus + zero,
+        270: zero + minus + zero + one + zero + zero,
+    }[clockwise]
+    data = path.read_bytes()
+    identity = one + zero + zero + zero + one + zero
+    place = data.index(identity, data.index(b"tkhd"))
+    path.write_bytes(data[:place] + matrix + data[place + len(matrix) :])
+    return path
+
+
 def _video_packets(out, film):
     stream = out.add_stream(film.video, rate=film.fps, options=film.options)
     stream.width, stream.height = film.size

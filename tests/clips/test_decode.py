@@ -13,7 +13,7 @@ from pipeline.clips.pictures import View, cut
 from pipeline.clips.probe import probe
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
-from tests.clips.media_factory import VIDEO, Film, write
+from tests.clips.media_factory import VIDEO, Film, turn, write
 
 
 def scene(path, width: int, height: int, pix_fmt: str = "yuv420p", **options):
@@ -132,18 +132,7 @@ def test_memory_stays_flat(tmp_path):
 def test_rotation(tmp_path, clockwise):
     """A phone's display matrix, written into the track header; red then rises elsewhere."""
     source, picture = scene(tmp_path / "film.mp4", 320, 240)
-    one_, minus, zero = (b"\0\1\0\0", b"\xff\xff\0\0", b"\0\0\0\0")
-    matrix = {
-        90: zero + one_ + zero + minus + zero + zero,
-        180: minus + zero + zero + zero + minus + zero,
-        270: zero + minus + zero + one_ + zero + zero,
-    }[clockwise]
-    data = (tmp_path / "film.mp4").read_bytes()
-    header = data.index(b"tkhd")
-    identity = one_ + zero + zero + zero + one_ + zero
-    place = data.index(identity, header)
-    turned = data[:place] + matrix + data[place + len(matrix) :]
-    (tmp_path / "film.mp4").write_bytes(turned)
+    turn(tmp_path / "film.mp4", clockwise)
     info = probe(source)
     assert info.rotation == clockwise
     assert (info.width, info.height) == ((240, 320) if clockwise != 180 else (320, 240))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
 import time
 
 import boto3
@@ -21,59 +18,27 @@ from pipeline.clips.rejects import Reason
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
 from tests.clips.media_factory import VIDEO, Film, write
+from tests.conftest import s3_uri
 
 CONFIG = ClipsConfig(video=VIDEO)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with socket.socket() as probe_socket:
-        probe_socket.bind(("127.0.0.1", 0))
-        port = probe_socket.getsockname()[1]
-    log = (tmp_path_factory.mktemp("moto") / "log").open("w")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=log,
-        stderr=log,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(1200):
-            with socket.socket() as knock:
-                if knock.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        else:
-            pytest.fail("the S3 server did not start within two minutes")
-        yield url
-    finally:
-        process.kill()
-        process.wait()
-        log.close()
-
-
 @pytest.fixture
-def bucket(server, monkeypatch):
-    monkeypatch.setenv("AWS_ENDPOINT_URL", server)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.delenv("HTTP_PROXY", raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    client = boto3.client("s3", endpoint_url=server)
-    client.create_bucket(Bucket="films")
+def put(s3):
+    """Puts an object into the bucket; its location."""
+    client = boto3.client("s3", endpoint_url=s3)
 
     def put(name: str, data: bytes) -> Location:
-        client.put_object(Bucket="films", Key=name, Body=data)
-        return Location.of(f"s3://films/{name}")
+        client.put_object(Bucket="media", Key=name, Body=data)
+        return Location.of(s3_uri(f"media/{name}", s3))
 
     return put
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
-def test_the_same_as_from_a_disk(tmp_path, bucket, container):
+def test_the_same_as_from_a_disk(tmp_path, put, container):
     path = write(tmp_path / f"film.{container}", Film())
-    remote = bucket(f"folder with space/film.{container}", path.read_bytes())
+    remote = put(f"folder with space/film.{container}", path.read_bytes())
     assert probe(remote) == probe(Location.of(path))
     asked = [ClipRequest(c, 128) for c in (3.0, 0.4)]
     for ours, theirs in zip(
@@ -85,27 +50,27 @@ def test_the_same_as_from_a_disk(tmp_path, bucket, container):
     assert clip.video is not None
 
 
-def test_reads_ranges_not_the_file(tmp_path, bucket):
+def test_reads_ranges_not_the_file(tmp_path, put):
     """One clip of a large file takes a few blocks of it."""
     film = Film(video="mjpeg", audio="pcm_s16le", seconds=29.0, options={"qscale": "1"})
     film.size = (512, 512)
     film.container = {"movflags": "faststart"}
     data = write(tmp_path / "film.mov", film).read_bytes()
-    remote = bucket("film.mov", data)
+    remote = put("film.mov", data)
     assert len(data) > 6 * Blocks.SIZE
     with opened(remote, 20.0) as media:
         packets.read(media, (20.0, 20.3), (19.0, 21.0), time.monotonic() + 20)
         assert media._handle.requests <= 4
 
 
-def test_faults_of_the_bucket(bucket):
+def test_faults_of_the_bucket(s3, put):
     asked = [ClipRequest(1.0, 128)]
-    missing = Location.of("s3://films/none.mp4")
+    missing = Location.of(s3_uri("media/none.mp4", s3))
     assert probe(missing).reason is Reason.MISSING
     assert decode_clips(missing, asked, CONFIG)[0].reason is Reason.MISSING
-    assert probe(bucket("empty.mp4", b"")).reason is Reason.EMPTY_FILE
-    assert probe(bucket("text.mp4", b"not a film " * 1000)).reason is Reason.NOT_MEDIA
-    assert probe(Location.of("s3://nobucket/none.mp4")).reason in (
+    assert probe(put("empty.mp4", b"")).reason is Reason.EMPTY_FILE
+    assert probe(put("text.mp4", b"not a film " * 1000)).reason is Reason.NOT_MEDIA
+    assert probe(Location.of(s3_uri("no-bucket/none.mp4", s3))).reason in (
         Reason.MISSING,
         Reason.UNREADABLE,
     )

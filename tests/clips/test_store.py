@@ -1,0 +1,170 @@
+"""The clip store: what it holds shows and sounds like the media it was made from."""
+
+from __future__ import annotations
+
+import tarfile
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from pipeline.clips.decode import ClipRequest, DecodedClip, decode_clips
+from pipeline.clips.rejects import Reason, Reject
+from pipeline.clips.sampling import centre_range
+from pipeline.clips.shrink import shrink
+from pipeline.clips.store import fill
+from pipeline.clips.stream import Augment, DecodeSlot, Order
+from pipeline.clips.table import ClipTable
+from pipeline.config import AudioConfig, ClipsConfig
+from pipeline.errors import UserError
+from pipeline.storage import Location
+from tests.clips.media_factory import VIDEO, Film, heard, number, turn, write
+from tests.conftest import copy_clips, s3_uri, tiny
+
+CONFIG = ClipsConfig(video=VIDEO, audio=AudioConfig(window_s=1.0))
+FILMS = {
+    "h264 in mp4": ("mp4", Film()),
+    "cut from a long recording": ("ts", Film(audio="mp2", shift=3000.0)),
+    "reordered, 30 fps": ("mkv", Film(fps=Fraction(30), bframes=2)),
+    "variable rate": ("mkv", Film(times=[0.0, 0.2, 0.25, 1.0, 1.04, 2.0, 2.5, 2.54, 3.1, 3.9])),
+    "sound alone": ("mp4", Film(video=None)),
+    "pictures alone": ("mp4", Film(audio=None)),
+    "16 kHz stereo": ("mkv", Film(audio="flac", rate=16_000, layout="stereo")),
+}
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "h264"])
+@pytest.mark.parametrize("name", FILMS)
+def test_a_clip_is_the_same_from_the_store(name: str, codec: str, tmp_path: Path) -> None:
+    suffix, film = FILMS[name]
+    source = Location.of(write(tmp_path / f"film.{suffix}", film))
+    window = (0.5, 3.1)
+    made = shrink(source, *window, CONFIG, codec)
+    assert not isinstance(made, Reject), made
+    small, origin_s = made
+    earliest, latest = centre_range(*window, CONFIG)
+    for centre in np.linspace(earliest, latest, 7).tolist():
+        asked = ClipRequest(centre, 140, crop_x=0.2, crop_y=0.9)
+        (expected,) = decode_clips(source, [asked], CONFIG)
+        (found,) = decode_clips(small, [replace(asked, centre_s=centre - origin_s)], CONFIG)
+        assert isinstance(expected, DecodedClip)
+        assert isinstance(found, DecodedClip)
+        if film.video:
+            assert [number(p) for p in found.video] == [number(p) for p in expected.video]
+            assert np.abs(found.video.astype(int) - expected.video).mean() < 6
+        if film.audio:
+            begin = centre - CONFIG.audio.window_s / 2
+            beeps = (heard(clip.audio, begin, CONFIG.audio.rate) for clip in (found, expected))
+            assert next(beeps) == pytest.approx(next(beeps), abs=0.002)
+        assert (found.video is None, found.audio is None) == (not film.video, not film.audio)
+
+
+@pytest.mark.parametrize("rotation", [90, 180, 270])
+def test_region_and_rotation_are_applied_once(rotation: int, tmp_path: Path) -> None:
+    """The region of the upright picture, read from the store as from the media."""
+    film = write(tmp_path / "film.mp4", Film(audio=None, size=(160, 128)))
+    turned = Location.of(turn(film, rotation))
+    config = CONFIG.model_copy(
+        update={"video": VIDEO.model_copy(update={"region": (10, 5, 100, 110)})}
+    )
+    asked = ClipRequest(1.5, 128)
+    (expected,) = decode_clips(turned, [asked], config)
+    made = shrink(turned, 0.5, 2.5, config, "jpeg")
+    assert not isinstance(made, Reject)
+    (found,) = decode_clips(made[0], [replace(asked, centre_s=1.5 - made[1])], CONFIG)
+    assert isinstance(expected, DecodedClip)
+    assert isinstance(found, DecodedClip)
+    assert np.abs(found.video.astype(int) - expected.video).mean() < 6
+
+
+def test_what_cannot_be_stored_says_why(tmp_path: Path) -> None:
+    missing = shrink(Location.of(tmp_path / "none.mp4"), 0, 1, CONFIG, "jpeg")
+    assert isinstance(missing, Reject)
+    assert missing.reason is Reason.MISSING
+    source = Location.of(write(tmp_path / "film.mp4", Film()))
+    outside = shrink(source, 90.0, 91.0, CONFIG, "jpeg")
+    assert isinstance(outside, Reject)
+    assert outside.reason is Reason.CORRUPT
+
+
+def decoded(published: object, order: Order, config: ClipsConfig) -> dict[str, np.ndarray]:
+    stage = DecodeSlot(published, order, config, ("video", "audio"), Augment(0, 1), {})
+    return {name: column[0] for name, column in stage({"id": np.array([0])}).items()}
+
+
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize("storage", ["local", "s3"])
+def test_filled_resumed_and_read_without_the_media(
+    storage: str,
+    indexed: Location,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # Not shrunk: at these sizes half a pixel of another crop would be all the difference.
+    sides = [
+        "clips.video.size=40",
+        "clips.video.short_side=48",
+        "clips.video.train_short_side=[40,48]",
+    ]
+    config = tiny("store.clips_per_shard=20", "clips.jitter_s=0.05", *sides)
+    place = Location.of(tmp_path / "store")
+    if storage == "s3":
+        place = Location.of(s3_uri("media/store", request.getfixturevalue("s3")))
+    clips = ClipTable.open(indexed / "clips")
+    published = clips.publish()
+    fill(clips, published, place, config)
+    names = ["000000-20", "000001-20", "000002-8"]
+    assert [tar.name for tar in place.files(".tar")] == [f"{name}.tar" for name in names]
+    shard = (place / "000001-20.tar").read_bytes()
+    (tmp_path / "shard.tar").write_bytes(shard)
+    with tarfile.open(tmp_path / "shard.tar") as tar:
+        assert tar.getnames() == [f"{index:012d}.mkv" for index in range(20, 40)]
+
+    # A shard whose index was never written is made again, the others are not.
+    (place / "000001-20.parquet").delete()
+    (place / "000001-20.tar").write_bytes(shard[:1000])
+    capsys.readouterr()
+    store = fill(clips, published, place, config)
+    assert "store · 20 clips in" in capsys.readouterr().out
+    assert (place / "000001-20.tar").read_bytes() == shard, "the same bytes"
+
+    order = Order(8, 8, [ray.put(np.array([0, 47, 21, 21, 5, 40, 39, 20]))])
+    direct = decoded(published, order, config.clips)
+    gone = copy_clips(indexed, Location.of(tmp_path / "run"))
+    part = gone / "clips" / "part-000000.parquet"
+    table = part.read_table()
+    nowhere = [f"{uri}.gone" for uri in table["uri"].to_pylist()]
+    column = table.schema.get_field_index("uri")
+    part.write_table(table.set_column(column, "uri", [nowhere]))
+    without_media = replace(ClipTable.open(gone / "clips").publish(), store=store)
+    stored = decoded(without_media, order, config.clips)
+    assert stored["has_video"].all()
+    assert stored["has_audio"].all()
+    assert np.abs(stored["video"].astype(int) - direct["video"]).mean() < 6
+    assert np.abs(stored["audio"] - direct["audio"]).mean() < 0.01
+    assert np.array_equal(stored["mirror"], direct["mirror"])
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_clips_that_could_not_be_stored_are_rejects_of_their_media(
+    indexed: Location, tmp_path: Path
+) -> None:
+    run = copy_clips(indexed, Location.of(tmp_path / "run"))
+    part = run / "clips" / "part-000000.parquet"
+    table = part.read_table()
+    uris = table["uri"].to_pylist()
+    uris[3] = str(tmp_path / "gone.mp4")
+    part.write_table(table.set_column(table.schema.get_field_index("uri"), "uri", [uris]))
+    clips, config = ClipTable.open(run / "clips"), tiny()
+    published = clips.publish()
+    store = fill(clips, published, run / "store", config)
+    batch = decoded(replace(published, store=store), Order(8, 8), config.clips)
+    assert batch["has_video"].tolist() == [index != 3 for index in range(8)]
+    assert '"missing"' not in str(batch["rejects"]) or "gone.mp4" in str(batch["rejects"])
+    assert str(batch["rejects"]).startswith("[[3, ")
+    with pytest.raises(UserError, match=r"short_side: 28 → 40.*store\.place"):
+        fill(clips, published, run / "store", tiny("clips.video.short_side=40"))
