@@ -2,7 +2,9 @@
 
 MEDIA is a folder, a bucket prefix, a file, a glob, or a cuts table (CSV or Parquet with
 ``uri,start_s,end_s[,label][,split]``). RUN is where the run will live. ``--retry-rejects`` tries
-again what was rejected before. Running it again with more media appends clips.
+again what was rejected before. Running it again with more media appends clips. ``--store`` also
+fills the clip store (RUN/store, or ``store.place=…``), for which the settings must be those of
+the pretraining to come, ``store.enabled=true`` among them.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import argparse
 
 from pipeline import config
 from pipeline.clips.index import REJECTS, index
+from pipeline.clips.store import fill, store_place
+from pipeline.clips.table import ClipTable
 from pipeline.progress import say
 from pipeline.session import connect, run_job
 from pipeline.storage import Location
@@ -22,6 +26,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("run", help="run directory, local or s3://, gs:// …")
     parser.add_argument("settings", nargs="*", help="YAML files and key=value overrides")
     parser.add_argument("--retry-rejects", action="store_true")
+    parser.add_argument("--store", action="store_true", help="decode every clip's window now")
     options = parser.parse_args(arguments)
     settings = config.load(options.settings)
     run = Location.of(options.run)
@@ -38,6 +43,11 @@ def main(arguments: list[str]) -> None:
     say(f"{report.clips:,} clips added, {report.total_clips:,} in {run / 'clips'}")
     if report.rejected:
         say(f"every reject with its reason: {run / REJECTS}")
+    if options.store:
+        clips = ClipTable.open(run / "clips")
+        place = store_place(settings, run)
+        fill(clips, clips.publish(), place, settings)
+        say(f"every clip's window is in {place}")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def pretrain(config: Config) -> Run:
     clips = ClipTable.open(Run.place(config) / "clips")
     check(config, method, clips)
     run = Run.open(config)
-    published = publish(clips, run.store, config)
+    published = publish(clips, run.location, config)
     loop = RoundLoop(run, method, clips, published, EventLog(run.location))
     last = run.last_round()
     if last is None:

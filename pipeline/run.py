@@ -127,11 +127,6 @@ class Run:
         """The weights of the last finished round."""
         return self.round(self.last_round() or 0).encoders
 
-    @property
-    def store(self) -> Location:
-        place = self.config.store.place
-        return Location.of(place) if place else self.location / "store"
-
     def round(self, number: int) -> Round:
         return Round(number, self.location / "rounds" / f"{number:04d}")
 

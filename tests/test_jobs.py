@@ -60,6 +60,14 @@ def test_an_empty_folder_ends_in_one_clear_line(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_index_fills_the_clip_store(world: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ended = job("jobs/index.py", str(world), str(run), *TINY, "--store")
+    assert ended.returncode == 0, ended.stderr
+    assert f"every clip's window is in {run}/store" in ended.stdout
+    assert [place.name for place in (run / "store").glob("*.tar")] == ["000000-48.tar"]
+
+
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[str]:
     """A Ray head of its own with the job API; yields its address."""

@@ -86,12 +86,16 @@ def _opened(shard: Location) -> pa.NativeFile:
     return shard.fs.open_input_file(shard.path)
 
 
-def publish(clips: ClipTable, place: Location, config: Config) -> PublishedClips:
-    """The clips for decoding; where the settings ask for it, from a store at `place`, filled."""
+def store_place(config: Config, run: Location) -> Location:
+    return Location.of(config.store.place) if config.store.place else run / "store"
+
+
+def publish(clips: ClipTable, run: Location, config: Config) -> PublishedClips:
+    """The clips for decoding; where the settings ask for it, from the clip store, filled first."""
     published = clips.publish()
     if not config.store.enabled:
         return published
-    return replace(published, store=fill(clips, published, place, config))
+    return replace(published, store=fill(clips, published, store_place(config, run), config))
 
 
 def fill(clips: ClipTable, published: PublishedClips, place: Location, config: Config) -> ClipStore:

@@ -86,7 +86,7 @@ def evaluate_rounds(run: Run, numbers: Sequence[int], test_split: str) -> dict[s
             m: this.features(m) for m in MODALITIES if not (this.features(m) / "DONE").exists()
         }
         if missing:
-            published = published or publish(clips, run.store, run.config)
+            published = published or publish(clips, run.location, run.config)
             title = f"round {number} · embed {' and '.join(missing)}"
             embed(clips, published, this.encoders, missing, this.rejects, run.config, title)
         row: dict[str, Any] = {"round": number, "probe": {}, "nmi": {}}

@@ -11,14 +11,18 @@ import pytest
 from pipeline.clips import packets
 from pipeline.clips.blocks import Blocks
 from pipeline.clips.decode import ClipRequest, decode_clips
+from pipeline.clips.index import index
 from pipeline.clips.isolation import decode_clips_isolated
 from pipeline.clips.media import opened
 from pipeline.clips.probe import MediaInfo, probe
 from pipeline.clips.rejects import Reason
+from pipeline.clips.stream import DecodeSlot, Order
+from pipeline.clips.table import ClipTable
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
+from tests.clips.flaky_s3 import flaky
 from tests.clips.media_factory import VIDEO, Film, write
-from tests.conftest import s3_uri
+from tests.conftest import s3_uri, tiny
 
 CONFIG = ClipsConfig(video=VIDEO)
 
@@ -75,3 +79,24 @@ def test_faults_of_the_bucket(s3, put):
         Reason.UNREADABLE,
     )
     assert not isinstance(probe(missing), MediaInfo)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_bucket_that_fails_and_dawdles_loses_nothing(s3, world, tmp_path):
+    """One request in twenty ends in a 500, one in ten pauses; every clip is decoded."""
+    files = sorted((world.parent / "media").glob("*.mp4"))[:24]
+    for file in files:
+        Location.of(s3_uri(f"media/videos/{file.name}", s3)).write_bytes(file.read_bytes())
+    config, run = tiny(), Location.of(tmp_path / "run")
+    with flaky(s3, fail=0.05, slow=0.1) as (endpoint, did):
+        report = index(s3_uri("media/videos", endpoint), run, config)
+        assert (report.listed, report.indexed, report.rejected) == (24, 24, 0)
+        clips = ClipTable.open(run / "clips").publish()
+        stage = DecodeSlot(clips, Order(24, 24), config.clips, ("video", "audio"), None, {})
+        batch = stage({"id": np.array([0])})
+        assert str(batch["rejects"][0]) == "[]"
+        assert batch["has_video"].all()
+        assert batch["has_audio"].all()
+    assert did["failed"] >= 3
+    assert did["slowed"] >= 5
+    assert did["range"] >= 24

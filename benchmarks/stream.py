@@ -1,0 +1,124 @@
+"""The clip stream through Ray Data against the same decoding in a bare pool of processes.
+
+    python benchmarks/stream.py [--clips 3000] [--repeats 3]
+
+Both decode the same slots on as many processes as there are cores and hand whole batches to one
+consumer, which only counts them. Timed from the batch that ends the first tenth, so that neither
+pays for its start. Contenders take turns; the ratio is of each one's best. Writes
+``benchmarks/stream.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from machine import about
+
+from pipeline.clips.index import index
+from pipeline.clips.stream import DecodeSlot, Order, stream
+from pipeline.clips.table import DECODING_COLUMNS, ClipTable
+from pipeline.config import Config, load
+from pipeline.session import connect
+from pipeline.storage import Location
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULT = ROOT / "benchmarks" / "stream.json"
+BOTH = ("video", "audio")
+
+
+@dataclass(frozen=True)
+class LocalClips:
+    """What `DecodeSlot` asks of the clips table, without Ray."""
+
+    table: pa.Table
+    store: None = None
+
+    def take(self, indices: np.ndarray) -> pa.Table:
+        return self.table.take(indices)
+
+
+_STAGE: DecodeSlot | None = None
+
+
+def begin(stage: DecodeSlot) -> None:
+    global _STAGE
+    _STAGE = stage
+
+
+def decode(slot: int) -> dict[str, np.ndarray]:
+    assert _STAGE is not None
+    return _STAGE({"id": np.array([slot])})
+
+
+def pool(clips: ClipTable, order: Order, config: Config, cores: int) -> Iterator[dict[str, Any]]:
+    table = pa.concat_tables(clips.read_parts(DECODING_COLUMNS)).combine_chunks()
+    stage = DecodeSlot(LocalClips(table), order, config.clips, BOTH, None, {})  # type: ignore[arg-type]
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(cores, begin, (stage,)) as workers:
+        yield from workers.imap_unordered(decode, range(order.num_slots))
+
+
+def through_ray(clips: ClipTable, order: Order, config: Config, _: int) -> Iterator[dict[str, Any]]:
+    dataset = stream(clips.publish(), order, config.clips, BOTH, decode_cpus=1)
+    yield from dataset.iter_batches(batch_size=1)
+
+
+def rate(batches: Iterator[dict[str, Any]], slots: int, batch_size: int) -> float:
+    """Clips a second, from the end of the first tenth on."""
+    first = max(slots // 10, 1)
+    for number, _ in enumerate(batches, start=1):
+        if number == first:
+            began = time.perf_counter()
+    return (slots - first) * batch_size / (time.perf_counter() - began)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--media", type=Path, default=ROOT.parent / "shared" / "media")
+    parser.add_argument("--clips", type=int, default=3000)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    cores = os.cpu_count() or 1
+    config = load(["configs/words.yaml", f"resources.local_cpus={cores}", "store.enabled=false"])
+    connect(config.resources)
+    contenders = {"pool": pool, "ray": through_ray}
+    rates: dict[str, list[float]] = {name: [] for name in contenders}
+    with tempfile.TemporaryDirectory() as folder:
+        run = Location.of(folder)
+        index(str(options.media.resolve() / "words" / "words.csv"), run, config)
+        clips = ClipTable.open(run / "clips")
+        batch = config.learning.batch_size
+        order = Order(min(options.clips, len(clips)) // batch * batch, batch)
+        for _ in range(options.repeats):
+            for name, contender in contenders.items():
+                batches = contender(clips, order, config, cores)
+                rates[name].append(round(rate(batches, order.num_slots, batch), 1))
+                print(name, rates[name][-1], "clips/s", flush=True)
+    ray.shutdown()
+    best = {name: max(values) for name, values in rates.items()}
+    report = {
+        "about": about("ray", "av"),
+        "clips": order.length,
+        "batch_size": batch,
+        "processes": cores,
+        "clips_per_s": rates,
+        "ratio_ray_to_pool": round(best["ray"] / best["pool"], 3),
+    }
+    RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report["ratio_ray_to_pool"]))
+
+
+if __name__ == "__main__":
+    main()
