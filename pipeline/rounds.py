@@ -131,7 +131,7 @@ class RoundLoop:
         """Pseudo-labels of one clustering of the newest features, published to every node."""
         title = self._title(this, f"cluster {name}")
         modalities = self.method.clusterings[name]
-        version = max(self.trained[m] for m in modalities)
+        version = self._version(name)
         out = self.run.round(version).clusters(name)
         finished = (out / "clustering.json").exists()
         started = time.monotonic()
@@ -192,6 +192,10 @@ class RoundLoop:
 
     # -- shown and logged ----------------------------------------------------------------------
 
+    def _version(self, name: str) -> int:
+        """The round whose encoders a clustering's newest features come from."""
+        return max(self.trained[m] for m in self.method.clusterings[name])
+
     def _title(self, this: Round, stage: str) -> str:
         return f"round {this.number}/{self.run.config.rounds} · {stage}"
 
@@ -204,11 +208,19 @@ class RoundLoop:
             "imbalance": measures.imbalance_factor(sizes),
             "effective_clusters": measures.effective_clusters(sizes),
         }
+        new = ray.get(clustering.labels[0])
         before = self.run.round(version - 1).clusters(name)
         if version and (before / "clustering.json").exists():
-            old, new = read_labels(before, len(self.clips)), ray.get(clustering.labels[0])
+            old = read_labels(before, len(self.clips))
             values["nmi_to_last"] = measures.normalized_mutual_information(old, new)
             values["churn"] = measures.churn(old, new)
+        for other in self.method.clusterings:
+            there = self.run.round(self._version(other)).clusters(other)
+            if other != name and (there / "clustering.json").exists():
+                # Without labels, the best sign that learning goes well (benchmarks/README.md).
+                theirs = read_labels(there, len(self.clips))
+                agreement = measures.normalized_mutual_information(theirs, new)
+                values[f"agreement_with_{other}"] = agreement
         warning = measures.collapse_alarm(sizes)
         if warning:
             say(f"warning: {name} clusters: {warning}")
