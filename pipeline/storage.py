@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from pipeline.errors import UserError
 
 _S3_ATTEMPTS = 10
 _S3_CONNECT_S = 10.0
+_UNFINISHED = re.compile(r"\.[0-9a-f]{8}\.tmp$")  # what `write_bytes` has not moved into place
 _ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
@@ -193,6 +195,15 @@ class Location:
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size)
         self.write_bytes(sink.getbuffer())
+
+    def sweep(self) -> None:
+        """Remove what writers that were killed left unfinished in this folder and below.
+
+        For the folder's only writer: another one's unfinished files go, too.
+        """
+        for info in self.children(recursive=True) if self.is_local else ():
+            if _UNFINISHED.search(info.path):
+                os.unlink(info.path)
 
     def delete(self) -> None:
         """Remove the file or the whole folder; no error where there is none."""

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import pickle
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,6 +12,8 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.storage import Location
 from tests.conftest import s3_uri
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -53,6 +58,21 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
         place.write_bytes("not bytes")  # type: ignore[arg-type]
     assert place.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_killed_writers_left_is_swept_up(tmp_path: Path) -> None:
+    dies_writing = f"""
+import os, signal
+from pipeline.storage import Location
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+Location.of({str(tmp_path / "deep" / "a")!r}).write_bytes(b"1")
+"""
+    died = subprocess.run([sys.executable, "-c", dies_writing], cwd=ROOT, check=False)
+    assert died.returncode == -signal.SIGKILL
+    (tmp_path / "deep" / "b.tmp").write_text("a name of the user's")
+    assert len(list((tmp_path / "deep").iterdir())) == 2
+    Location.of(tmp_path).sweep()
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["b.tmp"]
 
 
 def test_endpoint_of_the_environment_is_used(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from pipeline.clustering.centroid_index import load_faiss
 from pipeline.clustering.index import ClusterIndex, ShardActors
 from pipeline.clustering.kmeans import Progress
 from pipeline.clustering.shard import Shard
+from pipeline.clustering.state import State
 from pipeline.clustering.task import Task
 from pipeline.clustering.vectors import ShardSpec
 from pipeline.config import ClusteringConfig
@@ -111,6 +112,7 @@ def cluster(
     load_faiss()  # says at once, and here, that it is missing
     task = Task(tuple(features), num_clips, clips, config, seed, out)
     if task.finished():
+        State.clear(out)
         return publish(out, num_clips=num_clips)
     if not features or not num_clips:
         raise UserError("nothing to cluster: no feature folder or no clip was given")

@@ -18,6 +18,7 @@ from pipeline.clustering.nearest import Centroids, distances
 from pipeline.clustering.screens import Vectors
 from pipeline.clustering.seeding import Shards
 from pipeline.clustering.shard import Shard
+from pipeline.clustering.state import State
 from pipeline.clustering.task import Task
 from pipeline.clustering.transform import Transform
 from pipeline.clustering.vectors import ShardSpec
@@ -128,6 +129,7 @@ class Index:
     def advance(self) -> Progress:
         """One step of the task; a repeated call after a death goes on from what is written."""
         if self._kmeans is None:
+            State.clear(self.out)  # an earlier life may have ended just before it did this
             return Progress("done")
         began = time.perf_counter()
         progress = self._kmeans.advance()

@@ -221,7 +221,7 @@ class KMeans:
             "key": state.key,
         }
         (task.out / "clustering.json").write_json(summary)
-        (task.out / "state.npz").delete()
+        State.clear(task.out)
         self.result = labels, near
 
     def _cap_sizes(

@@ -69,3 +69,9 @@ class State:
                 for name in ("current", "best")
             ]
         return cls(key, meta["restart"], *attempts)
+
+    @staticmethod
+    def clear(out: Location) -> None:
+        """Remove from a finished ``out`` what only an unfinished one needs."""
+        (out / "state.npz").delete()
+        out.sweep()

@@ -147,3 +147,18 @@ def test_a_clips_table_of_another_length_is_refused(write_features: Writer, tmp_
             [write_features(mixture(30, 4, 2))], num_clips=30, clips=clips,
             config=ClusteringConfig(k=3, pca_dim=0), seed=0, out=Location.of(tmp_path / "out"),
         )  # fmt: skip
+
+
+def test_what_a_death_at_the_very_end_left_is_removed(
+    write_features: Writer, tmp_path: Path
+) -> None:
+    features = [write_features(mixture(200, 8, 4))]
+    out = Location.of(tmp_path / "out")
+    config = ClusteringConfig(k=4, iterations=3, pca_dim=0)
+    task = {"num_clips": 200, "clips": None, "config": config, "seed": 0, "out": out}
+    cluster(features, **task).close()
+    finished = files(out)
+    for name in ("state.npz", "state.npz.0123abcd.tmp"):
+        (out / name).write_bytes(b"cut off here")
+    cluster(features, **task).close()
+    assert files(out) == finished
