@@ -7,6 +7,7 @@ timestamp, as ``ffmpeg -ss`` does; everywhere else timestamps are taken as they 
 
 from __future__ import annotations
 
+import errno
 import io
 from contextlib import suppress
 from typing import Any
@@ -39,6 +40,13 @@ _NOT_OURS = {"hls", "concat", "dash", "imf", "sdp", "rtsp", "webm_dash_manifest"
 av.logging.set_level(av.logging.PANIC)
 
 
+def _forget_logged_errors() -> None:
+    """PyAV adds the last line that FFmpeg logged as an error since the exception before to an
+    exception's text; without this it may be a line about another file."""
+    with suppress(av.error.FFmpegError):
+        av.error.err_check(-errno.EINVAL)
+
+
 class Media:
     """An open file. Not thread-safe; made and closed by `opened`.
 
@@ -69,6 +77,7 @@ class Media:
             Reject: nothing in it can be used.
             Exception: whatever storage or libavformat reports; see `explain`.
         """
+        _forget_logged_errors()
         if isinstance(self._source, bytes):
             head = self._source[:8]
             place: Any = io.BytesIO(self._source)

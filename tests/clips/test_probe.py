@@ -151,3 +151,18 @@ def test_absurd_sizes(tmp_path):
     for name in ("tiny.mp4", "wide.mkv"):
         (clip,) = decode_clips(Location.of(tmp_path / name), [ClipRequest(0.2, 128)], CONFIG)
         assert clip.video.shape == (8, 112, 112, 3)
+
+
+def test_the_decoders_words_are_about_the_file_at_hand(tmp_path):
+    film = write(tmp_path / "film.avi", Film(video="mpeg4", audio=None))
+    data = bytearray(film.read_bytes())
+    for at in range(len(data) // 4, len(data) // 2, 97):
+        data[at] ^= 0xFF
+    film.write_bytes(data)
+    before, _ = av.logging.get_last_error()
+    decode_clips(Location.of(film), [ClipRequest(t / 10, 128) for t in range(40)], CONFIG)
+    assert av.logging.get_last_error()[0] > before, "errors that raised nothing"
+    (tmp_path / "text.dat").write_text("no media at all " * 100)
+    result = probe(Location.of(tmp_path / "text.dat"))
+    assert isinstance(result, Reject)
+    assert "mpeg4" not in result.detail
