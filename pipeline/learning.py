@@ -24,6 +24,7 @@ from pipeline.methods import Method, Update
 from pipeline.progress import Progress
 from pipeline.schedule import Schedule, draw_schedule
 from pipeline.storage import Location
+from pipeline.streaming import set_up_ray_data
 from pipeline.worker import train_worker
 
 Labels = Mapping[str, tuple[list[ray.ObjectRef], int]]  # clustering → boxed int32 [N], and k
@@ -82,6 +83,7 @@ def learn(
     drawn = schedule.epochs * schedule.train_steps * config.learning.batch_size
 
     def decoded() -> ray.data.Dataset:
+        set_up_ray_data()  # Ray Train calls this in a process of its own
         return stream(
             published,
             order,

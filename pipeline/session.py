@@ -21,12 +21,10 @@ if not os.environ.get("RAY_ADDRESS"):
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
 
 import ray
-import ray.data
 
 from pipeline.config import ResourcesConfig
 from pipeline.errors import UserError
-
-_NO_PROGRESS_S = 1800
+from pipeline.streaming import set_up_ray_data
 
 
 def connect(resources: ResourcesConfig) -> None:
@@ -47,11 +45,7 @@ def connect(resources: ResourcesConfig) -> None:
             include_dashboard=False,
             **quiet,
         )
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.execution_options.preserve_order = False
-    context.execution_no_progress_timeout_s = _NO_PROGRESS_S
+    set_up_ray_data()
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
