@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.errors import UserError
 from pipeline.progress import say
 from pipeline.run import Run
 from pipeline.session import connect, run_job
@@ -21,12 +20,8 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--test-split", default="test", help="value of the split column to test on")
     options = parser.parse_args(arguments)
     run = Run.existing(options.run)
-    last = run.last_round()
-    if last is None:
-        raise UserError(f"{options.run} has no finished round yet; run jobs/pretrain.py first")
-    numbers = options.rounds or range(last + 1)
-    if max(numbers) > last:
-        raise UserError(f"round {max(numbers)} does not exist; the last finished one is {last}")
+    last = run.finished_round().number
+    numbers = [run.finished_round(number).number for number in options.rounds or range(last + 1)]
     # Imported when the run is known to be there: torch takes seconds.
     from pipeline.evaluation.rounds import as_table, evaluate_rounds
 

@@ -141,6 +141,21 @@ class Run:
             number += 1
         return number if number >= 0 else None
 
+    def finished_round(self, number: int | None = None) -> Round:
+        """A round that counts: `number`, or the last one.
+
+        Raises:
+            UserError: no round is finished yet, or not this one.
+        """
+        last = self.last_round()
+        if last is None:
+            raise UserError(
+                f"{self.location} has no finished round yet; run jobs/pretrain.py first"
+            )
+        if number is not None and not 0 <= number <= last:
+            raise UserError(f"round {number} does not exist; the last finished one is {last}")
+        return self.round(last if number is None else number)
+
     def commit(self, done: Round, metrics: dict[str, Any]) -> None:
         """Make a round count: metrics, then DONE, then the pointer."""
         done.metrics.write_json(metrics)

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torchaudio.transforms import MelSpectrogram
 
 from pipeline.config import AudioConfig
 
-_FLOOR = 1e-6  # of mel power before the logarithm; digital silence becomes log(1e-6)
+FLOOR = 1e-6  # added to mel power before the logarithm; digital silence becomes log(1e-6)
+DEVIATION_FLOOR = 1e-5  # added to a clip's deviation, which is 0 in digital silence
+
+
+def mel_settings(config: AudioConfig) -> dict[str, Any]:
+    """What torchaudio's `MelSpectrogram` is made with (plain values, also for JSON)."""
+    hop = max(config.samples // config.spectrogram_frames, 1)
+    window = max(round(config.rate * config.fft_window_ms / 1000), hop)
+    return {
+        "sample_rate": config.rate,
+        "n_fft": 1 << max(window - 1, 511).bit_length(),
+        "win_length": window,
+        "hop_length": hop,
+        "n_mels": config.mels,
+        "center": True,
+        "power": 2.0,
+        "mel_scale": "htk",
+        "norm": "slaney",
+    }
 
 
 class LogMel(nn.Module):
@@ -21,27 +41,14 @@ class LogMel(nn.Module):
 
     def __init__(self, config: AudioConfig) -> None:
         super().__init__()
-        hop = max(config.samples // config.spectrogram_frames, 1)
-        window = max(round(config.rate * config.fft_window_ms / 1000), hop)
-        n_fft = 1 << max(window - 1, 511).bit_length()
         self.frames = config.spectrogram_frames
         self.normalize = config.normalize
-        self.mel = MelSpectrogram(
-            sample_rate=config.rate,
-            n_fft=n_fft,
-            win_length=window,
-            hop_length=hop,
-            n_mels=config.mels,
-            center=True,
-            power=2.0,
-            mel_scale="htk",
-            norm="slaney",
-        )
+        self.mel = MelSpectrogram(**mel_settings(config))
 
     def forward(self, waveform_BS: Tensor) -> Tensor:
-        x = torch.log(self.mel(waveform_BS.float()) + _FLOOR)[..., : self.frames]
+        x = torch.log(self.mel(waveform_BS.float()) + FLOOR)[..., : self.frames]
         if self.normalize == "clip":
             mean = x.mean(dim=(1, 2), keepdim=True)
             deviation = x.std(dim=(1, 2), keepdim=True)
-            x = (x - mean) / (deviation + 1e-5)
+            x = (x - mean) / (deviation + DEVIATION_FLOOR)
         return x.unsqueeze(1)

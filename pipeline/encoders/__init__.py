@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
-from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.config import EncoderConfig
 from pipeline.encoders import audio, video
 from pipeline.encoders.heads import new_head
-from pipeline.storage import Location
+from pipeline.encoders.weights import load_weights, save_weights
 
-__all__ = ["build", "load_weights", "new_head", "save_weights"]
+__all__ = ["ARCHITECTURES", "build", "load_weights", "new_encoder", "new_head", "save_weights"]
+
+# Modality → the names of its networks.
+ARCHITECTURES: dict[str, tuple[str, ...]] = {
+    modality: get_args(EncoderConfig.model_fields[modality].annotation)
+    for modality in ("video", "audio")
+}
 
 
 def build(config: EncoderConfig, seed: int) -> nn.ModuleDict:
@@ -23,23 +30,12 @@ def build(config: EncoderConfig, seed: int) -> nn.ModuleDict:
         torch.manual_seed(seed)
         return nn.ModuleDict(
             {
-                "video": getattr(video, config.video)(),
-                "audio": getattr(audio, config.audio)(),
+                "video": new_encoder("video", config.video),
+                "audio": new_encoder("audio", config.audio),
             }
         )
 
 
-def save_weights(modules: nn.Module, place: Location) -> None:
-    """Write the state of `modules` as one safetensors file; appears whole or not at all."""
-    state = {name: tensor.contiguous().cpu() for name, tensor in modules.state_dict().items()}
-    place.write_bytes(save(state))
-
-
-def load_weights(modules: nn.Module, place: Location) -> None:
-    """Load a file of `save_weights` in place, strictly.
-
-    Raises:
-        RuntimeError: names or shapes differ; the message lists them.
-    """
-    state: dict[str, Tensor] = load(place.read_bytes())
-    modules.load_state_dict(state)
+def new_encoder(modality: str, architecture: str) -> nn.Module:
+    """One encoder with random weights, drawn from torch's generator."""
+    return getattr({"video": video, "audio": audio}[modality], architecture)()

@@ -5,27 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torchvision.models import resnet18 as torchvision_resnet18
-from torchvision.models.resnet import BasicBlock
+from torch.nn import functional as F
+from torchvision.models.resnet import BasicBlock, ResNet
 
 
-class StockResNet18(nn.Module):
+class StockResNet18(ResNet):
     """torchvision's ResNet-18 with a one-channel 7×7 stem, average-pooled; 512 features.
 
-    spectrogram float [B, 1, mels, frames] → features float [B, 512].
+    spectrogram float [B, 1, mels, frames] → features float [B, 512]. Parameter names are
+    torchvision's without ``fc``.
     """
 
     dim = 512
 
     def __init__(self) -> None:
-        super().__init__()
-        self.net = torchvision_resnet18(weights=None)
-        self.net.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
-        self.net.fc = nn.Identity()
-        nn.init.kaiming_normal_(self.net.conv1.weight, mode="fan_out", nonlinearity="relu")
+        super().__init__(BasicBlock, [2, 2, 2, 2])
+        self.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
+        self.fc = nn.Identity()
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, spectrogram_B1MF: Tensor) -> Tensor:
-        return self.net(spectrogram_B1MF)
+
+class GlobalMaxPool2d(nn.Module):
+    """The maximum of every channel's map, kept as a 1×1 map.
+
+    `nn.AdaptiveMaxPool2d` computes the same, but has no counterpart in ONNX.
+    """
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return F.max_pool2d(x_BCHW, x_BCHW.shape[-2:])
 
 
 class SpectrogramResNet(nn.Module):
@@ -87,7 +94,7 @@ def resnet18_vmz() -> SpectrogramResNet:
         stem_width=16,
         widths=(32, 64, 128, 256, 512),
         blocks=(3, 2, 2, 2, 2),
-        pool=nn.AdaptiveMaxPool2d(1),
+        pool=GlobalMaxPool2d(),
     )
 
 

@@ -1,0 +1,112 @@
+"""Files of tensors: written whole or not at all, read safely, and checked against a network."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+from pipeline.storage import Location
+
+State = Mapping[str, Tensor]
+
+_NAMED = 24  # differing tensors that an error names; the 18 of r2plus1d_18_xdc fit
+_WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which trainers keep weights
+
+
+def save_weights(modules: nn.Module, place: Location) -> None:
+    """Write the state of `modules` as one safetensors file; appears whole or not at all."""
+    state = {name: tensor.contiguous().cpu() for name, tensor in modules.state_dict().items()}
+    place.write_bytes(save(state, metadata={"format": "pt"}))
+
+
+def load_weights(modules: nn.Module, place: Location) -> None:
+    """Load a file of `save_weights` in place, strictly.
+
+    Raises:
+        UserError: names or shapes differ; one line names them.
+    """
+    state = read_tensors(place)
+    differing = differing_tensors(state, modules)
+    if differing:
+        raise UserError(f"{place} does not fit these encoders: {in_one_line(differing)}")
+    modules.load_state_dict(dict(state))
+
+
+def read_tensors(place: Location) -> dict[str, Tensor]:
+    """Named tensors of a ``.safetensors``, ``.pth`` or ``.pt`` file, on the CPU.
+
+    Pickled files are read with torch's restricted unpickler, so that no code in them runs.
+    Weights kept under ``state_dict`` or ``model``, and names that begin with ``module.`` (DDP), are
+    understood.
+
+    Raises:
+        UserError: there is no such file, or it holds anything else than named tensors.
+    """
+    if not place.info().is_file:
+        raise UserError(f"there is no file {place}")
+    if place.name.endswith(".safetensors"):
+        try:
+            return load(place.read_bytes())
+        except SafetensorError as error:
+            raise UserError(f"{place} is not a whole safetensors file: {error}") from None
+    if not place.name.endswith((".pth", ".pt")):
+        raise UserError(f"{place} is not a file of weights: give .safetensors, .pth or .pt")
+    try:
+        tree = torch.load(io.BytesIO(place.read_bytes()), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+        raise UserError(
+            f"{place} is not a file of plain tensors; save the network's state_dict() with "
+            "torch.save or safetensors"
+        ) from None
+    return _named_tensors(tree, place)
+
+
+def differing_tensors(state: State, network: nn.Module) -> list[str]:
+    """How `state` differs from what `network` holds: ``name 64×3×7×7, not 64×1×7×7`` and so on.
+
+    ``num_batches_tracked`` may be absent: weights that come from Caffe2 know no such counter.
+    """
+    expected = network.state_dict()
+    differing = [
+        f"{name} {_shape(state[name])}, not {_shape(tensor)}"
+        for name, tensor in expected.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    differing += [
+        f"{name} is missing"
+        for name in expected
+        if name not in state and not name.endswith("num_batches_tracked")
+    ]
+    return differing + [f"{name} is unknown" for name in state if name not in expected]
+
+
+def in_one_line(differing: list[str]) -> str:
+    """``2 tensors differ: …; …``, the first ones by name."""
+    named = "; ".join(differing[:_NAMED])
+    more = f"; and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
+    count = f"{len(differing)} tensors differ" if len(differing) > 1 else "1 tensor differs"
+    return f"{count}: {named}{more}"
+
+
+def _named_tensors(tree: Any, place: Location) -> dict[str, Tensor]:
+    for key in _WRAPPERS:
+        if isinstance(tree, Mapping) and isinstance(tree.get(key), Mapping):
+            tree = tree[key]
+    named = isinstance(tree, Mapping) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tree.items()
+    )
+    if not named or not tree:
+        raise UserError(f"{place} holds no state dict (tensors by name)")
+    return {name.removeprefix("module."): tensor for name, tensor in tree.items()}
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "scalar"

@@ -1,0 +1,1 @@
+"""Encoders for other tools: files that stock software loads, without this package."""

@@ -1,0 +1,214 @@
+"""The model card: what an exported encoder is, how it was trained, and code that loads it.
+
+The code blocks are whole and use stock packages only; tests/test_export.py runs them, in order, in
+an interpreter that does not have this package, after it has set ``frames`` or ``waveform``.
+"""
+
+from __future__ import annotations
+
+from string import Template
+from typing import Any
+
+_CARD = Template(
+    """\
+---
+license: $license
+library_name: pytorch
+pipeline_tag: feature-extraction
+tags: [xdc, self-supervised-learning, $modality]
+---
+
+# $architecture, a $modality encoder pretrained with $method
+
+$what → $dim features. Trained without any label, by cross-modal audio-video clustering (XDC,
+Alwassel et al., NeurIPS 2020, arXiv:1911.12667) with xdc-ray $version.
+
+## Training
+
+| | |
+|---|---|
+$training
+
+## Input
+
+$input
+
+```python
+$prepare
+```
+
+## Load
+
+In this folder, or with it on `sys.path`.
+$load
+## Use and limits
+
+Meant for retrieval and clustering, and as a start for fine-tuning. BatchNorm: eps $eps, momentum
+0.1 in PyTorch's terms. What the encoder tells apart is what its training videos showed and sounded
+like, and their gaps and biases are its own.
+
+## Licence
+
+Weights: `$license`. Code that comes with them: Apache 2.0.
+"""
+)
+
+_WHAT = {
+    "video": "A clip of $frames frames at $fps fps, $size×$size RGB",
+    "audio": "$window_s s of sound at $rate Hz, as $mels×$spectrogram_frames log-mel values",
+}
+
+_INPUT = {
+    "video": """\
+`frames`: uint8 [B, $frames, $size, $size, 3], RGB, consecutive at $fps fps; the upright
+picture${cut} scaled to a short side of $short_side, then its centre.""",
+    "audio": """\
+`waveform`: float32 [B, $samples] in [-1, 1], mono, $rate Hz: $window_s s$where.""",
+}
+
+_PREPARE = {
+    "video": """\
+import json
+import torch
+
+settings = json.load(open("preprocessor_config.json"))
+mean, std = torch.tensor(settings["mean"]), torch.tensor(settings["std"])
+
+
+def prepare(frames):
+    return ((frames.float() / 255 - mean) / std).permute(0, 4, 1, 2, 3).contiguous()""",
+    "audio": """\
+import json
+import torch
+from torchaudio.transforms import MelSpectrogram
+
+settings = json.load(open("preprocessor_config.json"))
+mel = MelSpectrogram(**settings["mel_spectrogram"])
+
+
+def prepare(waveform):
+    x = torch.log(mel(waveform) + settings["floor"])[..., : settings["spectrogram_frames"]]
+    if settings["normalize"] == "clip":
+        deviation = x.std((1, 2), keepdim=True) + settings["deviation_floor"]
+        x = (x - x.mean((1, 2), keepdim=True)) / deviation
+    return x.unsqueeze(1)""",
+}
+
+# Our networks under torchvision's names, whose own they are.
+_STOCK = {
+    "video": """\
+from torch import nn
+from torchvision.models.video import r2plus1d_18
+
+network = r2plus1d_18(weights=None)
+network.fc = nn.Identity()""",
+    "audio": """\
+from torch import nn
+from torchvision.models import resnet18
+
+network = resnet18(weights=None)
+network.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
+network.fc = nn.Identity()""",
+}
+
+_SAFETENSORS = Template(
+    """\
+from safetensors.torch import load_file
+$network
+network.load_state_dict(load_file("model.safetensors"))
+with torch.inference_mode():
+    features = network.eval()(prepare($media))"""
+)
+
+_TORCHVISION = Template(
+    """\
+$network
+network.load_state_dict(torch.load("torchvision.pt", weights_only=True))
+with torch.inference_mode():
+    features = network.eval()(prepare($media))"""
+)
+
+_ONNX = Template(
+    """\
+import onnxruntime
+
+session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+features = session.run(["features"], {"$input": $value.numpy()})[0]"""
+)
+
+_TORCH_EXPORT = Template(
+    """\
+program = torch.export.load("model.pt2").module()
+with torch.inference_mode():
+    features = program($value)"""
+)
+
+
+def model_card(facts: dict[str, Any], preprocessing: dict[str, Any], license: str) -> str:
+    """The README of a folder with these config.json and preprocessor_config.json."""
+    modality, settings = facts["modality"], dict(preprocessing)
+    region = settings.get("region")
+    settings["cut"] = f", cut to [x, y, width, height] = {region} and" if region else ""
+    starts = "from" if settings.get("align") == "start" else "centred on"
+    settings["where"] = f", {starts} the {'start' if starts == 'from' else 'middle'} of the frames"
+    return _CARD.substitute(
+        license=license,
+        modality=modality,
+        architecture=facts["architecture"],
+        method=facts["training"]["method"].upper(),
+        what=Template(_WHAT[modality]).substitute(settings),
+        dim=facts["dim"],
+        version=facts["xdc_ray_version"],
+        training=_training_rows(facts["training"]),
+        input=Template(_INPUT[modality]).substitute(settings),
+        prepare=_PREPARE[modality],
+        load="".join(f"\n{title}\n\n```python\n{code}\n```\n" for title, code in _loaders(facts)),
+        eps=facts["batchnorm_eps"],
+    )
+
+
+def _loaders(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Title and code for every file of weights."""
+    modality, architecture = facts["modality"], facts["architecture"]
+    media = {"video": "frames", "audio": "waveform"}[modality]
+    stock = facts["stock_architecture"]
+    network, title = _STOCK[modality], "`model.safetensors`, torchvision's network:"
+    if not stock:
+        network = f"from encoder import {architecture}\n\nnetwork = {architecture}()"
+        title = "`model.safetensors`, the network in `encoder.py` (torchvision has none like it):"
+    value, name = f"prepare({media})", {"video": "video", "audio": "spectrogram"}[modality]
+    inside = ""
+    if facts["front_end_in_graph"]:
+        value, name, inside = media, media, ", what `prepare` does is inside"
+    codes = {
+        "safetensors": (title, _SAFETENSORS.substitute(network=network, media=media)),
+        "torchvision": (
+            "`torchvision.pt`, the same for `torch.load`:",
+            _TORCHVISION.substitute(network=network, media=media),
+        ),
+        "onnx": (f"`model.onnx`{inside}:", _ONNX.substitute(input=name, value=value)),
+        "torch-export": (f"`model.pt2`{inside}:", _TORCH_EXPORT.substitute(value=value)),
+    }
+    return [codes[name] for name in facts["formats"]]
+
+
+def _training_rows(training: dict[str, Any]) -> str:
+    learning = training["learning"]
+    rows = {
+        "method": training["method"],
+        "clusters (k)": training["k"],
+        "round": f"{training['round']} of {training['rounds']}",
+        "clips learned from": f"{training['clips']:,}",
+        "seed": training["seed"],
+        "encoders": " and ".join(training["encoders"][m] for m in ("video", "audio")),
+        "learning": f"{learning['optimizer']}, lr {learning['lr']}, up to {learning['epochs']:g} "
+        f"epochs a round, {learning['workers']} × {learning['batch_size']} clips a step",
+        **{
+            f"last epoch: {name.replace('_', ' ')}": f"{value:.4g}"
+            for name, value in training["metrics"].items()
+            if isinstance(value, int | float)
+        },
+    }
+    if training["round"] == 0:
+        rows["note"] = "round 0: random weights, nothing learned yet"
+    return "\n".join(f"| {name} | {value} |" for name, value in rows.items())

@@ -1,0 +1,170 @@
+"""One exported encoder, a folder in the layout of model hubs.
+
+    video/  model.safetensors         weights, by the names of the network's parameters
+            config.json               architecture, dimension, BatchNorm eps, where it comes from
+            preprocessor_config.json  what becomes of a clip before the encoder sees it
+            README.md                 the model card: how it was trained, and code that loads it
+            encoder.py                the network, where torchvision has none of these shapes
+            torchvision.pt            as asked: a state dict for torchvision's network
+            model.onnx                as asked: for onnxruntime and others, weights inside
+            model.pt2                 as asked: for `torch.export.load`
+
+config.json is written last: a folder that has one is complete.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import pipeline
+from pipeline.clips.spectrogram import DEVIATION_FLOOR, FLOOR, mel_settings
+from pipeline.config import ClipsConfig
+from pipeline.encoders import audio, save_weights, video
+from pipeline.encoders.checkpoints import blank, load_encoder
+from pipeline.encoders.weights import differing_tensors, in_one_line
+from pipeline.errors import UserError
+from pipeline.exporting import graphs
+from pipeline.exporting.card import model_card
+from pipeline.run import Run
+from pipeline.storage import Location
+
+FORMATS = ("safetensors", "torchvision", "onnx", "torch-export")
+GRAPHS = {"onnx": "model.onnx", "torch-export": "model.pt2"}
+STOCK = {"video": "r2plus1d_18", "audio": "resnet18"}  # torchvision's own networks
+_FILES = ("config.json", "torchvision.pt", "model.onnx", "model.pt2", "encoder.py")
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is taken out of a run, and how.
+
+    Attributes:
+        formats: some of `FORMATS`; safetensors is always written.
+        front_end: whether the graphs begin before the front end.
+        license: of the weights, as the model card states it (an SPDX identifier).
+    """
+
+    run: Run
+    round: int
+    modality: str
+    formats: Collection[str] = ("safetensors",)
+    front_end: bool = False
+    license: str = "unknown"
+
+    @property
+    def architecture(self) -> str:
+        return str(getattr(self.run.config.encoders, self.modality))
+
+    def check(self) -> None:
+        """Refuse what could only fail after minutes.
+
+        Raises:
+            UserError: the formats do not fit the architecture, the options or the environment.
+        """
+        if self.front_end and not GRAPHS.keys() & set(self.formats):
+            raise UserError(
+                "--front-end puts the front end into the graph: add --formats onnx or torch-export"
+            )
+        stock = STOCK[self.modality]
+        ours = blank(self.modality, self.architecture).state_dict()
+        differing = differing_tensors(ours, blank(self.modality, stock))
+        if "torchvision" in self.formats and differing:
+            raise UserError(
+                f"the format torchvision holds {stock}, which {self.architecture} does not fit: "
+                f"leave it out (the folder's encoder.py loads model.safetensors) or pretrain with "
+                f"encoders.{self.modality}={stock}; {in_one_line(differing)}"
+            )
+        if "onnx" in self.formats:
+            graphs.require_onnx()
+
+    def write(self, folder: Location) -> None:
+        """Write the folder; files of an earlier export that are not made anew go.
+
+        Raises:
+            UserError: see `check`.
+        """
+        self.check()
+        encoder = load_encoder(self.run.location, self.modality, round=self.round)
+        for name in _FILES:
+            (folder / name).delete()
+        save_weights(encoder, folder / "model.safetensors")
+        if self.architecture != STOCK[self.modality]:
+            source = inspect.getsource({"video": video, "audio": audio}[self.modality])
+            (folder / "encoder.py").write_text(source)
+        if "torchvision" in self.formats:
+            file = io.BytesIO()
+            torch.save(encoder.state_dict(), file)
+            (folder / "torchvision.pt").write_bytes(file.getbuffer())
+        self._write_graphs(encoder, folder)
+        facts = self._facts(encoder)
+        input_facts = preprocessing(self.run.config.clips, self.modality)
+        (folder / "preprocessor_config.json").write_json(input_facts)
+        (folder / "README.md").write_text(model_card(facts, input_facts, self.license))
+        (folder / "config.json").write_json(facts)
+
+    def _write_graphs(self, encoder: nn.Module, folder: Location) -> None:
+        if not GRAPHS.keys() & set(self.formats):
+            return
+        graph = graphs.graph(encoder, self.modality, self.run.config.clips, self.front_end)
+        program = graphs.trace(graph)
+        if "torch-export" in self.formats:
+            (folder / "model.pt2").write_bytes(graphs.torch_export_file(graph, program))
+        if "onnx" in self.formats:
+            (folder / "model.onnx").write_bytes(graphs.onnx_file(graph, program))
+
+    def _facts(self, encoder: nn.Module) -> dict[str, Any]:
+        """The content of config.json."""
+        config = self.run.config
+        learned = self.run.round(self.round).metrics.read_json().get("updates", [])
+        return {
+            "model_type": "xdc-ray",
+            "xdc_ray_version": pipeline.__version__,
+            "modality": self.modality,
+            "architecture": self.architecture,
+            "dim": encoder.dim,
+            "batchnorm_eps": next(m.eps for m in encoder.modules() if isinstance(m, _BatchNorm)),
+            "stock_architecture": self.architecture == STOCK[self.modality],
+            "formats": [name for name in FORMATS if name in {"safetensors", *self.formats}],
+            "front_end_in_graph": self.front_end,
+            "training": {
+                "method": config.method,
+                "k": config.clustering.k,
+                "round": self.round,
+                "rounds": config.rounds,
+                "clips": max((update["labelled"] for update in learned), default=0),
+                "seed": config.seed,
+                "encoders": config.encoders.model_dump(mode="json"),
+                "learning": config.learning.model_dump(
+                    mode="json",
+                    include={"optimizer", "lr", "epochs", "batch_size", "workers", "sampling"},
+                ),
+                "metrics": learned[-1]["epochs"][-1] if learned else {},
+            },
+        }
+
+
+def preprocessing(clips: ClipsConfig, modality: str) -> dict[str, Any]:
+    """The content of preprocessor_config.json, by the names of the run's settings."""
+    if modality == "video":
+        return {
+            "input": "video float32 [B, 3, frames, size, size], RGB",
+            "crop": "centre",
+            **clips.video.model_dump(mode="json", exclude={"train_short_side", "flip"}),
+        }
+    return {
+        "input": "spectrogram float32 [B, 1, mels, spectrogram_frames]",
+        "channels": 1,
+        **clips.audio.model_dump(mode="json"),
+        "samples": clips.audio.samples,
+        "mel_spectrogram": mel_settings(clips.audio),
+        "floor": FLOOR,
+        "deviation_floor": DEVIATION_FLOOR,
+    }

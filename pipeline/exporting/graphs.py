@@ -1,0 +1,161 @@
+"""Encoders as graphs that run without Python code of ours: ONNX and `torch.export`.
+
+The batch is the only free dimension. Each file is run once as its readers will run it, and must
+give what the encoder gives.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.clips.spectrogram import LogMel
+from pipeline.clips.transforms import FramesToInput
+from pipeline.config import ClipsConfig
+from pipeline.errors import UserError
+
+TOLERANCE = 1e-4  # largest difference of a feature, against the largest feature where that is > 1
+_ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+class EncoderWithFrontEnd(nn.Module):
+    """media → features: frames uint8 [B, T, H, W, 3], or waveform float32 [B, samples]."""
+
+    def __init__(self, front: nn.Module, encoder: nn.Module) -> None:
+        super().__init__()
+        self.front, self.encoder = front, encoder
+        for module in front.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                # Of its own memory: torchaudio's window is a view of a longer one.
+                setattr(module, name, buffer.clone())
+
+    def forward(self, media: Tensor) -> Tensor:
+        return self.encoder(self.front(media))
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What a file computes.
+
+    Attributes:
+        module: in eval mode, on the CPU.
+        input: name of its only input; the output is named ``features``, float32 [B, dim].
+        examples: three inputs, drawn from a fixed seed: two to trace with, one to check with.
+    """
+
+    module: nn.Module
+    input: str
+    examples: Tensor
+
+
+def graph(encoder: nn.Module, modality: str, clips: ClipsConfig, front_end: bool) -> Graph:
+    """The graph of an encoder at the sizes of `clips`.
+
+    Args:
+        front_end: begin before the front end: with ``frames`` (normalised inside) in place of
+            ``video``, with ``waveform`` (log-mel inside) in place of ``spectrogram``.
+    """
+    draw = torch.Generator().manual_seed(0)
+    video, audio = clips.video, clips.audio
+    front: nn.Module
+    if modality == "video":
+        front, name = FramesToInput(video), "frames"
+        shape = (3, video.frames, video.size, video.size, 3)
+        media = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
+    else:
+        front, name = LogMel(audio), "waveform"
+        media = 0.1 * torch.randn((3, audio.samples), generator=draw)
+    if front_end:
+        return Graph(EncoderWithFrontEnd(front, encoder).eval(), name, media)
+    return Graph(encoder, {"frames": "video", "waveform": "spectrogram"}[name], front(media))
+
+
+def require_onnx() -> None:
+    """
+    Raises:
+        UserError: a package that ONNX files need is missing.
+    """
+    for name in _ONNX_PACKAGES:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            raise UserError(
+                f"the format onnx needs the package {name}: install this project's extra 'export' "
+                '(pip install "xdc-ray[export]"), or leave out onnx'
+            ) from None
+
+
+def trace(graph: Graph) -> torch.export.ExportedProgram:
+    """The graph by `torch.export`, without what it tells of the machine it was made on."""
+    dynamic = ({0: torch.export.Dim("batch", min=1)},)
+    with torch.no_grad():
+        program = torch.export.export(graph.module, (graph.examples[:2],), dynamic_shapes=dynamic)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # names files of this machine
+    return program
+
+
+def torch_export_file(graph: Graph, program: torch.export.ExportedProgram) -> bytes:
+    """The bytes of a ``.pt2`` file, checked.
+
+    Raises:
+        RuntimeError: it does not compute what the encoder does.
+    """
+    file = io.BytesIO()
+    example, program.example_inputs = program.example_inputs, None  # would be stored, too
+    torch.export.save(program, file)
+    program.example_inputs = example
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    _check("torch.export", graph, lambda media: loaded(media).numpy())
+    return file.getvalue()
+
+
+def onnx_file(graph: Graph, program: torch.export.ExportedProgram) -> bytes:
+    """The bytes of an ``.onnx`` file with its weights inside, checked with onnxruntime.
+
+    Raises:
+        RuntimeError: it does not compute what the encoder does.
+    """
+    import onnxruntime
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch about torch
+        converted = torch.onnx.export(
+            program,
+            input_names=[graph.input],
+            output_names=["features"],
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+    assert converted is not None
+    model = converted.model_proto
+    free = model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param == free:
+                dim.dim_param = "batch"
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output):
+        part.ClearField("metadata_props")  # how torch traced it
+    data = model.SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    _check("onnxruntime", graph, lambda media: session.run(None, {graph.input: media.numpy()})[0])
+    return data
+
+
+def _check(reader: str, graph: Graph, run: Callable[[Tensor], np.ndarray]) -> None:
+    """Compare on another batch size than the traced one."""
+    media = graph.examples[2:]
+    with torch.no_grad():
+        expected = graph.module(media).numpy()
+        difference = float(np.abs(run(media) - expected).max())
+    if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise RuntimeError(f"{reader} gives features that differ by {difference:.2g} from ours")
