@@ -54,7 +54,7 @@ def read_tensors(place: Location) -> dict[str, Tensor]:
         raise UserError(f"there is no file {place}")
     if place.name.endswith(".safetensors"):
         try:
-            return load(place.read_bytes())
+            return _named_tensors(load(place.read_bytes()), place)
         except SafetensorError as error:
             raise UserError(f"{place} is not a whole safetensors file: {error}") from None
     if not place.name.endswith((".pth", ".pt")):

@@ -20,7 +20,7 @@ tags: [xdc, self-supervised-learning, $modality]
 
 # $architecture, a $modality encoder pretrained with $method
 
-$what → $dim features. Trained without any label, by cross-modal audio-video clustering (XDC,
+$what → $dim features. Trained without any label, by audio-video clustering (the methods of
 Alwassel et al., NeurIPS 2020, arXiv:1911.12667) with xdc-ray $version.
 
 ## Training
