@@ -46,8 +46,13 @@ class LogMel(nn.Module):
         self.mel = MelSpectrogram(**mel_settings(config))
 
     def forward(self, waveform_BS: Tensor) -> Tensor:
-        x = torch.log(self.mel(waveform_BS.float()) + FLOOR)[..., : self.frames]
-        if self.normalize == "clip":
+        power = self.mel(waveform_BS.float())[..., : self.frames]
+        if self.normalize == "none":
+            x = torch.log(power + FLOOR)
+        else:
+            # The same less a constant, which the mean takes out, too; but silence is exactly 0
+            # here, where there its mean's rounding error would be divided by DEVIATION_FLOOR.
+            x = torch.log1p(power / FLOOR)
             mean = x.mean(dim=(1, 2), keepdim=True)
             deviation = x.std(dim=(1, 2), keepdim=True)
             x = (x - mean) / (deviation + DEVIATION_FLOOR)

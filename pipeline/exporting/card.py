@@ -87,11 +87,12 @@ mel = MelSpectrogram(**settings["mel_spectrogram"])
 
 
 def prepare(waveform):
-    x = torch.log(mel(waveform) + settings["floor"])[..., : settings["spectrogram_frames"]]
-    if settings["normalize"] == "clip":
-        deviation = x.std((1, 2), keepdim=True) + settings["deviation_floor"]
-        x = (x - x.mean((1, 2), keepdim=True)) / deviation
-    return x.unsqueeze(1)""",
+    power = mel(waveform)[..., : settings["spectrogram_frames"]]
+    if settings["normalize"] == "none":
+        return torch.log(power + settings["floor"]).unsqueeze(1)
+    x = torch.log1p(power / settings["floor"])  # silence is exactly 0
+    deviation = x.std((1, 2), keepdim=True) + settings["deviation_floor"]
+    return ((x - x.mean((1, 2), keepdim=True)) / deviation).unsqueeze(1)""",
 }
 
 # Our networks under torchvision's names, whose own they are.
