@@ -1,38 +1,146 @@
-"""Evaluate a run against its clips' labels: ``python jobs/evaluate.py RUN``.
+"""Evaluate a run's encoders.
 
-Prints, by round, the linear-probe accuracy of both frozen encoders (beside the random ones of
-round 0) and how well the clusters agree with the labels, and writes ``evaluation.json`` there.
+``python jobs/evaluate.py RUN`` probes every round against the labels of the run's own clips: the
+linear-probe accuracy of both frozen encoders, beside the random ones of round 0, and how well the
+clusters agree with the labels (RUN/evaluation.json).
+
+``python jobs/evaluate.py RUN --protocol svm knn --dataset esc50:/data/ESC-50 --baseline random``
+evaluates one round's encoders on a labelled dataset, over its official splits or folds.
+
+protocols, on frozen features:
+  linear     logistic regression; its C is chosen on a part of the training examples
+  svm        linear SVM on features of length one, C chosen likewise
+  knn        weighted votes of the nearest training examples, k chosen likewise
+  retrieval  recall@1, 5, 10, 20, 50 with the training examples as gallery
+  clusters   k-means with as many clusters as classes: NMI, AMI, ARI, purity, Hungarian accuracy
+and with training, of which the last epoch counts:
+  fc         a new FC layer on the frozen encoder, on clips drawn at random times
+  finetune   all layers; with --baseline random also supervision from scratch
+
+datasets, KIND:ROOT, as they are published, on a disk or a bucket:
+  ucf101  hmdb51  kinetics  esc50  esc10  dcase2014  audioset  vggsound   lists and media below ROOT
+  folders  ROOT/CLASS/* or ROOT/train|val|test/CLASS/*
+  csv      a CSV or Parquet file: uri, label[, start_s, end_s][, split][, fold][, source]
+
+An example is seen as several clips, uniformly spaced, centre crop; what a classifier says of them
+is averaged. Features stay in RUN/evaluation/ and are not made again.
 """
 
 from __future__ import annotations
 
 import argparse
 
+from pipeline.errors import UserError
+from pipeline.evaluation import datasets
 from pipeline.progress import say
 from pipeline.run import Run
 from pipeline.session import connect, run_job
+from pipeline.storage import Location
+
+PROTOCOLS = ("linear", "svm", "knn", "retrieval", "clusters", "fc", "finetune")
+
+
+def parsed(arguments: list[str]) -> argparse.Namespace:
+    """
+    Raises:
+        UserError: options that do not go together.
+    """
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", help="run directory, local or s3://, gs:// …")
+    parser.add_argument("--test-split", default="test", help="value of the split column to test on")
+    rounds = parser.add_argument_group("every round, on the run's own clips")
+    rounds.add_argument("--rounds", type=int, nargs="*", help="which rounds (default: all)")
+    one = parser.add_argument_group("one round, by protocols")
+    one.add_argument("--protocol", nargs="+", choices=PROTOCOLS, help="default: linear")
+    one.add_argument("--dataset", metavar="KIND:ROOT", help="default: the run's own clips")
+    one.add_argument(
+        "--fold", "--split", nargs="+", dest="folds", help="default: all official ones, averaged"
+    )
+    one.add_argument(
+        "--modality", nargs="+", choices=("video", "audio", "both"), help="default: all there are"
+    )
+    one.add_argument("--round", type=int, help="whose encoders (default: the last round's)")
+    one.add_argument(
+        "--baseline",
+        nargs="+",
+        choices=("random", "raw"),
+        help="random: the encoders of round 0; raw: mean colours and a coarse log-mel spectrogram",
+    )
+    one.add_argument("--clips-per-video", type=int, help="clips of an example (default: 10)")
+    one.add_argument("--lr", type=float, help="of fc and finetune (default: the recipe's)")
+    one.add_argument("--epochs", type=int, help="of fc and finetune (default: 8)")
+    one.add_argument("--json", metavar="OUT", help="also write the report there, local or a URI")
+    options = parser.parse_args(arguments)
+    chosen = ("protocol", "dataset", "folds", "modality", "round", "baseline", "clips_per_video")
+    options.by_protocol = any(getattr(options, name) is not None for name in chosen)
+    if options.by_protocol and options.rounds is not None:
+        raise UserError("--rounds probes round after round; with a protocol name one: --round N")
+    if options.clips_per_video is not None and options.clips_per_video < 1:
+        raise UserError(f"--clips-per-video is {options.clips_per_video}; at least 1 is needed")
+    for name in ("lr", "epochs"):
+        value = getattr(options, name)
+        if value is not None and not {"fc", "finetune"} & set(options.protocol or ()):
+            raise UserError(
+                f"--{name} is for the protocols fc and finetune, which are not asked for"
+            )
+        if value is not None and value <= 0:
+            raise UserError(f"--{name} is {value}; it must be above 0")
+    return options
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", help="run directory, local or s3://, gs:// …")
-    parser.add_argument("--rounds", type=int, nargs="*", help="which rounds (default: all)")
-    parser.add_argument("--test-split", default="test", help="value of the split column to test on")
-    options = parser.parse_args(arguments)
+    options = parsed(arguments)
     run = Run.existing(options.run)
-    last = run.finished_round().number
-    numbers = [run.finished_round(number).number for number in options.rounds or range(last + 1)]
+    if options.by_protocol:
+        by_protocol(run, options, run.finished_round(options.round).number)
+    else:
+        wanted = options.rounds or range(run.finished_round().number + 1)
+        by_round(run, options, [run.finished_round(number).number for number in wanted])
+
+
+def by_round(run: Run, options: argparse.Namespace, numbers: list[int]) -> None:
     # Imported when the run is known to be there: torch takes seconds.
     from pipeline.evaluation.rounds import as_table, evaluate_rounds
 
     connect(run.config.resources)
     report = evaluate_rounds(run, numbers, options.test_split)
     (run.location / "evaluation.json").write_json(report)
+    if options.json:
+        Location.of(options.json).write_json(report)
     chance = report["rounds"][0]["probe"]["video"]["chance"]
     say(
         f"\n{report['method']}, k {report['k']}: {report['clips']:,} clips, "
         f"{report['classes']} classes, chance {chance:.3f}\n{as_table(report)}"
     )
+
+
+def by_protocol(run: Run, options: argparse.Namespace, number: int) -> None:
+    media = datasets.read(options.dataset) if options.dataset else None
+    from pipeline.evaluation.protocols import Request, evaluate
+    from pipeline.evaluation.report import as_table, headline
+
+    request = Request(
+        round=number,
+        protocols=tuple(dict.fromkeys(options.protocol or ("linear",))),
+        folds=tuple(dict.fromkeys(options.folds or ())),
+        modalities=tuple(dict.fromkeys(options.modality or ())),
+        baselines=tuple(dict.fromkeys(options.baseline or ())),
+        clips_per_video=options.clips_per_video or 10,
+        test_split=options.test_split,
+        lr=options.lr,
+        epochs=options.epochs,
+    )
+    connect(run.config.resources)
+    report = evaluate(run, media, request)
+    name = report["dataset"].replace(" ", "-")
+    (run.location / "evaluation" / f"{name}.json").write_json(report)
+    if options.json:
+        Location.of(options.json).write_json(report)
+    say(f"\n{headline(report)}\n\n{as_table(report)}")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.clips.transforms import FramesToInput
 from pipeline.config import Config
 from pipeline.devices import autocast, choose_device, use_threads
+from pipeline.encoders import raw
 from pipeline.features import FeatureSink, as_feature_array
 from pipeline.progress import Meter, Progress
 from pipeline.storage import Location
@@ -33,7 +34,7 @@ from pipeline.storage import Location
 def embed(
     clips: ClipTable,
     published: PublishedClips,
-    weights: Location,
+    weights: Location | None,
     out: dict[str, Location],
     refused: Location,
     config: Config,
@@ -42,7 +43,7 @@ def embed(
     """Features of every clip, for the modalities in `out`, decoded once for all of them.
 
     Args:
-        weights: safetensors of the encoders.
+        weights: safetensors of the encoders; None: features without learning (encoders/raw.py).
         out: modality → folder of the feature shards: Parquet with ``clip_index`` int64 and
             ``features`` fixed_size_list<float16>[d], rows in any order.
         refused: folder for the rejects of this pass.
@@ -88,15 +89,18 @@ class Encode:
 
     def __init__(
         self,
-        weights: Location,
+        weights: Location | None,
         modalities: Sequence[str],
         config: Config,
         device: str,
         meter: Meter,
     ) -> None:
         use_threads(device)
-        networks = encoders.build(config.encoders, seed=0)
-        encoders.load_weights(networks, weights)
+        if weights is None:
+            networks = raw.build()
+        else:
+            networks = encoders.build(config.encoders, seed=0)
+            encoders.load_weights(networks, weights)
         self.device = torch.device(device)
         self.networks = networks.eval().to(self.device)
         self.front = {

@@ -51,6 +51,7 @@ class Learner:
         weights: safetensors of both encoders.
         key: seeds the new heads.
         wrap: puts the network on the device and, with several workers, into DDP.
+        frozen: the encoders stay as they are, BatchNorm's statistics included; the heads learn.
     """
 
     def __init__(
@@ -61,13 +62,17 @@ class Learner:
         key: tuple[int, ...],
         device: torch.device,
         wrap: Callable[[nn.Module], nn.Module],
+        frozen: bool = False,
     ) -> None:
+        self.frozen = frozen
         self.config, self.device, self.heads = config, device, heads
         self.networks = encoders.build(config.encoders, seed=0)
         encoders.load_weights(self.networks, weights)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
             self.model = EncodersWithHeads(self.networks, heads)
+        if frozen:
+            self.model.encoders.requires_grad_(False)
         self.wrapped = wrap(self.model)
         self.front: dict[str, nn.Module] = {
             "video": FramesToInput(config.clips.video).to(device),
@@ -82,6 +87,8 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.wrapped.train()
+        if self.frozen:
+            self.model.encoders.eval()
         losses, hits = self._losses(batch)
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()

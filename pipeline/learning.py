@@ -42,6 +42,7 @@ def learn(
     config: Config,
     key: tuple[int, ...],
     title: str,
+    frozen: bool = False,
 ) -> dict[str, Any]:
     """Train the update's encoders on the pseudo-labels; write weights and metrics to `out`.
 
@@ -51,6 +52,7 @@ def learn(
         out: folder for ``encoders.safetensors``, ``heads.safetensors`` and, last, ``metrics.json``.
         refused: folder for the rejects of this update, beside those of other stages.
         key: (seed, round, update): what is drawn depends on it alone.
+        frozen: only the heads learn (evaluation).
 
     Returns:
         The metrics that were written.
@@ -112,6 +114,7 @@ def learn(
             "held_out_steps": schedule.held_out_steps,
             "epochs": schedule.epochs,
             "key": key,
+            "frozen": frozen,
             "meter": progress.meter,
         }
         metrics = _fit(job, decoded, config, out, device)

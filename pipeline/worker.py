@@ -38,7 +38,15 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     rank, world = context.get_world_rank(), context.get_world_size()
     use_threads(job["device"], context.get_local_world_size(), config.learning.threads)
     device = ray.train.torch.get_device()
-    learner = Learner(job["heads"], job["weights"], config, job["key"], device, prepare_model)
+    learner = Learner(
+        job["heads"],
+        job["weights"],
+        config,
+        job["key"],
+        device,
+        prepare_model,
+        frozen=job["frozen"],
+    )
     feed = Feed(ray.train.get_dataset_shard("train"), rank, world)
     total_steps = job["train_steps"] * job["epochs"]
     epochs: list[dict[str, float]] = []

@@ -118,3 +118,19 @@ def test_stops_when_the_held_out_loss_no_longer_falls(tmp_path: Path) -> None:
     assert not patient.should_stop([3.0, 2.0, 2.1])
     assert patient.should_stop([3.0, 2.0, 2.1, 2.05])
     assert not learner(tmp_path, XDC).should_stop([1.0, 2.0, 3.0, 4.0])
+
+
+def test_frozen_encoders_stay_as_they_are_while_their_heads_learn(tmp_path: Path) -> None:
+    """BatchNorm's running statistics included."""
+    config = tiny("learning.optimizer=sgd", "learning.lr=0.1", "learning.weight_decay=0.1")
+    weights = Location.of(tmp_path) / "encoders.safetensors"
+    encoders.save_weights(encoders.build(config.encoders, seed=0), weights)
+    device = torch.device("cpu")
+    trained = Learner(XDC, weights, config, (0, 1, 0), device, lambda m: m, frozen=True)
+    head = trained.model.heads["video_audio"].weight.detach().clone()  # type: ignore[union-attr]
+    for _ in range(3):
+        trained.step(batch(), 0.0)
+    trained.save(Location.of(tmp_path / "after"))
+    after = (tmp_path / "after" / "encoders.safetensors").read_bytes()
+    assert after == weights.read_bytes()
+    assert not torch.equal(trained.model.heads["video_audio"].weight, head)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +14,9 @@ from pipeline.clips.table import ClipTable
 from pipeline.clustering import measures, read_labels
 from pipeline.embedding import embed
 from pipeline.errors import UserError
+from pipeline.evaluation.datasets.labelled import is_test_by_hash
 from pipeline.evaluation.probes import linear_probe
+from pipeline.evaluation.report import aligned
 from pipeline.features import read_features
 from pipeline.methods import MODALITIES
 from pipeline.run import Run
@@ -53,7 +54,7 @@ class Truth:
         files = uris.indices.to_numpy().astype(np.int64)
         splits = clips.column("split").to_numpy(zero_copy_only=False)
         if all(split is None for split in splits):
-            tests = np.array([_fraction(uri) < 0.3 for uri in uris.dictionary.to_pylist()])[files]
+            tests = np.array([is_test_by_hash(u) for u in uris.dictionary.to_pylist()])[files]
             trains = ~tests
         else:
             tests, trains = splits == test_split, splits == "train"
@@ -65,10 +66,6 @@ class Truth:
             )
         known = labels >= 0
         return cls(labels, encoded.dictionary.to_pylist(), files, trains & known, tests & known)
-
-
-def _fraction(uri: str) -> float:
-    return int.from_bytes(hashlib.blake2b(uri.encode(), digest_size=4).digest(), "big") / 2**32
 
 
 def evaluate_rounds(run: Run, numbers: Sequence[int], test_split: str) -> dict[str, Any]:
@@ -129,5 +126,4 @@ def as_table(report: dict[str, Any]) -> str:
             cells.append(f"{probe['accuracy']:.3f} [{probe['low']:.3f}, {probe['high']:.3f}]")
         cells += [f"{row['nmi'][n]:.3f}" if n in row["nmi"] else "–" for n in names]
         lines.append(cells)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines)
+    return aligned(lines)

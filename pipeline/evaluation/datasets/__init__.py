@@ -1,0 +1,52 @@
+"""Public datasets in their published form, read into labelled examples with official splits.
+
+``KIND:ROOT`` names one: `KINDS` says what can be read, `read` reads it. Media that a list names and
+that are not there are counted and named, never dropped in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from pipeline.errors import UserError
+from pipeline.evaluation.datasets.actions import read_hmdb51, read_kinetics, read_ucf101
+from pipeline.evaluation.datasets.labelled import LabelledMedia
+from pipeline.evaluation.datasets.sounds import (
+    read_audioset,
+    read_dcase2014,
+    read_esc10,
+    read_esc50,
+    read_vggsound,
+)
+from pipeline.evaluation.datasets.tables import read_folders, read_table
+from pipeline.storage import Location
+
+__all__ = ["KINDS", "LabelledMedia", "read"]
+
+KINDS: Mapping[str, Callable[[Location], LabelledMedia]] = {
+    "ucf101": read_ucf101,
+    "hmdb51": read_hmdb51,
+    "kinetics": read_kinetics,
+    "esc50": read_esc50,
+    "esc10": read_esc10,
+    "dcase2014": read_dcase2014,
+    "audioset": read_audioset,
+    "vggsound": read_vggsound,
+    "folders": read_folders,
+    "csv": read_table,
+}
+
+
+def read(named: str) -> LabelledMedia:
+    """The dataset of ``KIND:ROOT``, for example ``esc50:/data/ESC-50`` or ``csv:s3://b/table.csv``.
+
+    Raises:
+        UserError: the kind is unknown, or what is there is not such a dataset.
+    """
+    kind, colon, root = named.partition(":")
+    if not colon or not root or kind not in KINDS:
+        raise UserError(
+            f"{named!r} is not KIND:ROOT; kinds are {', '.join(KINDS)}, "
+            "for example esc50:/data/ESC-50"
+        )
+    return KINDS[kind](Location.of(root))

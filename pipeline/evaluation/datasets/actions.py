@@ -1,0 +1,138 @@
+"""Human actions in video: UCF101, HMDB51 and Kinetics as they are published."""
+
+from __future__ import annotations
+
+import csv
+import re
+
+from pipeline.errors import UserError
+from pipeline.evaluation.datasets.labelled import (
+    TEST,
+    TRAIN,
+    FileTree,
+    LabelledMedia,
+    Listing,
+    read_lines,
+    stem_of,
+)
+from pipeline.evaluation.datasets.tables import read_folders
+from pipeline.storage import Location
+
+_SPLITS = ("1", "2", "3")
+_HMDB_SIDES = {"0": "", "1": TRAIN, "2": TEST}
+_UCF_NAME = re.compile(r"v_(?P<action>.+)_g(?P<group>\d+)_c\d+$")
+
+
+def read_ucf101(root: Location) -> LabelledMedia:
+    """UCF101: ``classInd.txt``, ``trainlist0N.txt``, ``testlist0N.txt`` and the ``.avi`` files.
+
+    The videos of a group (``g07``) are cut from one recording, which is their source.
+
+    Raises:
+        UserError: a list is missing, or names a class that ``classInd.txt`` lacks.
+    """
+    tree = FileTree(root)
+    numbered = dict(line.split(maxsplit=1) for line in read_lines(tree.one("classInd.txt")))
+    classes = set(numbered.values())
+    sides: dict[str, dict[str, str]] = {}
+    for split in _SPLITS:
+        for side, prefix in ((TRAIN, "trainlist"), (TEST, "testlist")):
+            for line in read_lines(tree.one(f"{prefix}0{split}.txt")):
+                sides.setdefault(line.split()[0], {})[split] = side
+    listing = Listing("ucf101", root, _SPLITS)
+    for path in sorted(sides):
+        label, stem = path.split("/")[0], stem_of(path)
+        if label not in classes:
+            raise UserError(
+                f"the lists in {root} name {path}, whose class is not in classInd.txt; "
+                "are they from the same release?"
+            )
+        named = _UCF_NAME.match(stem)
+        source = f"{label} g{named['group']}" if named else stem
+        # The lists of some releases write HandstandPushups where the files have HandStandPushups.
+        uri = tree.find(stem, folder=label, fold_case=True)
+        listing.add(path, uri, label, source, sides[path])
+    return listing.finished()
+
+
+def read_hmdb51(root: Location) -> LabelledMedia:
+    """HMDB51: ``<class>_test_splitN.txt`` (1 train, 2 test, 0 neither) and the ``.avi`` files.
+
+    Which films the videos were cut from is not published; the source is the video itself.
+
+    Raises:
+        UserError: there are no such lists, or a line is not a name and 0, 1 or 2.
+    """
+    tree = FileTree(root)
+    lists = tree.files(".txt")
+    sides: dict[tuple[str, str], dict[str, str]] = {}
+    for path in lists:
+        named = re.fullmatch(r"(.+)_test_split([123])\.txt", path.rsplit("/", 1)[-1])
+        if named is None:
+            continue
+        label, split = named.groups()
+        for line in read_lines(root / path):
+            name, _, side = line.rpartition(" ")
+            if side not in _HMDB_SIDES:
+                raise UserError(f"{root / path}: {line!r} is not a file name and 0, 1 or 2")
+            sides.setdefault((label, name.strip()), {})[split] = _HMDB_SIDES[side]
+    if not sides:
+        raise UserError(
+            f"there is no list such as brush_hair_test_split1.txt below {root}; unpack "
+            "test_train_splits.rar there"
+        )
+    listing = Listing("hmdb51", root, _SPLITS)
+    for label, name in sorted(sides):
+        uri = tree.find(stem_of(name), folder=label)
+        listing.add(f"{label}/{name}", uri, label, f"{label}/{name}", sides[label, name])
+    return listing.finished()
+
+
+_KINETICS_COLUMNS = {"label", "youtube_id", "time_start", "time_end", "split"}
+_KINETICS_SIDES = {"train": "train", "val": "val", "validate": "val", "validation": "val"}
+
+
+def read_kinetics(root: Location) -> LabelledMedia:
+    """Kinetics: its CSV lists and trimmed files ``<id>_<start>_<end>.*``, or folders alone.
+
+    With lists the files may lie anywhere below `root`; a file named by the id alone is taken to
+    be the whole video, of which the list's seconds are used. Without lists: ``train/<class>/``,
+    ``val/<class>/``. The split ``val`` tests on the validation videos, ``test`` on the test ones.
+
+    Raises:
+        UserError: there are neither lists nor folders.
+    """
+    tree = FileTree(root)
+    tables = []
+    for path in tree.files(".csv"):
+        rows = list(csv.DictReader(read_lines(root / path)))
+        if rows and _KINETICS_COLUMNS - {"label"} <= rows[0].keys():
+            tables.append(rows)
+    if not tables:
+        return read_folders(root, kind="kinetics")
+    used = {_KINETICS_SIDES.get(row["split"], "test") for rows in tables for row in rows} - {TRAIN}
+    splits = tuple(name for name in ("val", "test") if name in used)
+    if not splits:
+        raise UserError(f"the lists in {root} hold training videos only; add val.csv or test.csv")
+    listing = Listing("kinetics", root, splits, default=splits[:1])
+    seen: set[tuple[str, str]] = set()
+    for rows in tables:
+        for row in rows:
+            key = (row["youtube_id"], row["time_start"])
+            if key in seen:
+                continue
+            seen.add(key)
+            start, end = float(row["time_start"]), float(row["time_end"])
+            name = f"{row['youtube_id']}_{start:06.0f}_{end:06.0f}"
+            trimmed = tree.find(name, folder=row.get("label"))
+            whole = None if trimmed else tree.find(row["youtube_id"])
+            side = _KINETICS_SIDES.get(row["split"], "test")
+            listing.add(
+                name,
+                trimmed or whole,
+                row.get("label") or None,
+                row["youtube_id"],
+                {s: TRAIN if side == "train" else TEST if side == s else "" for s in splits},
+                window=(None, None) if trimmed else (start, end),
+            )
+    return listing.finished()

@@ -1,0 +1,209 @@
+"""Labelled media as a published dataset lists them, and where their files lie."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.errors import UserError
+from pipeline.storage import Location
+
+SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("start_s", pa.float64()),  # null, with end_s: the whole file
+        ("end_s", pa.float64()),
+        ("label", pa.string()),  # null: the example has none, or several
+        ("source", pa.string()),  # what it was cut from: never on both sides of a split
+    ]
+)
+# Containers in which the public sets are published or kept after transcoding.
+_VIDEO = ("3gp", "avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv")
+_SOUND = ("aac", "flac", "m4a", "mp3", "ogg", "opus", "wav", "wma")
+_MEDIA = frozenset((*_VIDEO, *_SOUND))
+TRAIN, TEST, NEITHER = "train", "test", ""
+
+
+@dataclass(frozen=True)
+class LabelledMedia:
+    """The examples of a dataset whose files are there.
+
+    Attributes:
+        kind: the reader's name.
+        root: what the reader was given.
+        table: `SCHEMA` and the dataset's own further columns, one row an example.
+        splits: name of a split or fold → ``train``, ``test`` or empty, object [rows]; the first
+            ones are the official ones.
+        default: the splits that a full evaluation averages over.
+        missing: names of listed examples whose media file is not there.
+    """
+
+    kind: str
+    root: Location
+    table: pa.Table
+    splits: dict[str, np.ndarray]
+    default: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits of all that is listed: another list is another dataset."""
+        digest = hashlib.blake2b(self.kind.encode(), digest_size=8)
+        for name in SCHEMA.names:
+            digest.update(repr(self.table[name].to_pylist()).encode())
+        for name, sides in self.splits.items():
+            digest.update(repr((name, sides.tolist())).encode())
+        return digest.hexdigest()
+
+
+@dataclass
+class Listing:
+    """Collects a reader's rows; `finished` makes them a `LabelledMedia`.
+
+    Attributes:
+        splits: names, in order; every row says its side of each.
+    """
+
+    kind: str
+    root: Location
+    splits: tuple[str, ...]
+    default: tuple[str, ...] = ()
+    columns: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
+    sides: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    missing: list[str] = field(default_factory=list)
+
+    def add(
+        self,
+        name: str,
+        uri: str | None,
+        label: str | None,
+        source: str,
+        sides: dict[str, str],
+        window: tuple[float | None, float | None] = (None, None),
+        others: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """One listed example; with `uri` None its file is missing; `others` are kept as columns."""
+        if uri is None:
+            self.missing.append(name)
+            return
+        row = {"uri": uri, "start_s": window[0], "end_s": window[1], "label": label}
+        for column, value in {**row, "source": source, **(others or {})}.items():
+            self.columns[column].append(value)
+        for split in self.splits:
+            self.sides[split].append(sides.get(split, NEITHER))
+
+    def finished(self) -> LabelledMedia:
+        """
+        Raises:
+            UserError: nothing is listed, or none of the listed files is there.
+        """
+        if not self.columns:
+            if self.missing:
+                raise UserError(
+                    f"none of the {len(self.missing):,} files that {self.kind} lists is below "
+                    f"{self.root} (the first: {self.missing[0]}); give the folder that holds both "
+                    "the media and the lists"
+                )
+            raise UserError(f"{self.root} lists no example of {self.kind}")
+        arrays = {
+            name: pa.array(values, SCHEMA.field(name).type if name in SCHEMA.names else pa.string())
+            for name, values in self.columns.items()
+        }
+        splits = {name: np.array(self.sides[name], object) for name in self.splits}
+        return LabelledMedia(
+            kind=self.kind,
+            root=self.root,
+            table=pa.table(arrays),
+            splits=splits,
+            default=self.default or self.splits,
+            missing=tuple(self.missing),
+        )
+
+
+class FileTree:
+    """All files below a folder, found by name wherever they lie.
+
+    People unpack and transcode datasets in their own ways, so media are found by their name
+    without suffix; the folder they lie in decides between equal names.
+
+    Raises:
+        UserError: there is no such folder, or it is empty.
+    """
+
+    def __init__(self, root: Location) -> None:
+        self.root = root
+        try:
+            infos = root.children(recursive=True)
+        except OSError as error:
+            raise UserError(f"cannot list {root}: {error}") from error
+        if not infos:
+            raise UserError(f"there are no files in {root}; give the folder of the dataset")
+        start = len(root.path.rstrip("/")) + 1
+        self.paths = [info.path[start:] for info in infos if info.is_file]
+        self.media = [p for p in self.paths if p.rsplit(".", 1)[-1].lower() in _MEDIA]
+        self._by_stem: dict[str, list[str]] = defaultdict(list)
+        self._folded: dict[str, list[str]] = defaultdict(list)
+        for path in self.media:
+            stem = stem_of(path)
+            self._by_stem[stem].append(path)
+            self._folded[stem.casefold()].append(path)
+
+    def uri(self, path: str) -> str:
+        return (self.root / path).full_uri
+
+    def find(self, stem: str, folder: str | None = None, fold_case: bool = False) -> str | None:
+        """URI of the media file with this name, whatever its suffix; None where there is none.
+
+        Args:
+            folder: the name of its folder, preferred where several files have the name.
+            fold_case: take a name that differs in case, too.
+        """
+        found = self._by_stem.get(stem)
+        if not found and fold_case:
+            found = self._folded.get(stem.casefold())
+        if not found:
+            return None
+        if folder is not None:
+            inside = [p for p in found if folder in p.split("/")[:-1]]
+            found = inside or found
+        return self.uri(found[0])
+
+    def files(self, suffix: str) -> list[str]:
+        """Paths that end in `suffix`, in order."""
+        return [path for path in self.paths if path.endswith(suffix)]
+
+    def one(self, name: str) -> Location:
+        """The file of this name, the shallowest where there are several.
+
+        Raises:
+            UserError: there is none.
+        """
+        found = [path for path in self.paths if path.rsplit("/", 1)[-1] == name]
+        if not found:
+            raise UserError(f"{name} is nowhere below {self.root}; it is part of the dataset")
+        return self.root / min(found, key=lambda path: (path.count("/"), path))
+
+
+def stem_of(path: str) -> str:
+    return path.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+
+
+def is_test_by_hash(name: str, share: float = 0.3) -> bool:
+    """Whether a file belongs to the test side where nobody has split the set."""
+    digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") / 2**32 < share
+
+
+def read_lines(place: Location) -> list[str]:
+    """Lines of a text file, without blank ones."""
+    text = place.read_bytes().decode("utf-8-sig", errors="replace")
+    return [line.strip() for line in text.splitlines() if line.strip()]

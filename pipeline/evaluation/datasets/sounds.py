@@ -1,0 +1,185 @@
+"""Sound: ESC-50, the DCASE scenes, AudioSet and VGGSound as they are published."""
+
+from __future__ import annotations
+
+import csv
+import re
+
+from pipeline.errors import UserError
+from pipeline.evaluation.datasets.labelled import (
+    TEST,
+    TRAIN,
+    FileTree,
+    LabelledMedia,
+    Listing,
+    read_lines,
+    stem_of,
+)
+from pipeline.storage import Location
+
+_ESC_COLUMNS = ("filename", "fold", "category", "src_file")
+
+
+def read_esc50(root: Location, only_esc10: bool = False) -> LabelledMedia:
+    """ESC-50: ``meta/esc50.csv`` and ``audio/``; five folds, each tested on once.
+
+    A subset of it may have a column ``split`` (train, test) of its own, which is then a further
+    split of that name.
+
+    Args:
+        only_esc10: the ten classes of ESC-10.
+
+    Raises:
+        UserError: ``esc50.csv`` is missing or lacks columns.
+    """
+    tree = FileTree(root)
+    place = tree.one("esc50.csv")
+    rows = list(csv.DictReader(read_lines(place)))
+    lacking = [name for name in _ESC_COLUMNS if not rows or name not in rows[0]]
+    if lacking:
+        raise UserError(f"{place} lacks the column(s) {', '.join(lacking)}")
+    if only_esc10:
+        rows = [row for row in rows if row["esc10"].lower() == "true"]
+    folds = tuple(sorted({row["fold"] for row in rows}))
+    own = ("split",) if "split" in rows[0] else ()
+    listing = Listing("esc10" if only_esc10 else "esc50", root, (*folds, *own), default=folds)
+    for row in rows:
+        sides = {fold: TEST if row["fold"] == fold else TRAIN for fold in folds}
+        if own:
+            sides["split"] = row["split"] if row["split"] in (TRAIN, TEST) else ""
+        listing.add(
+            row["filename"],
+            tree.find(stem_of(row["filename"])),
+            row["category"],
+            row["src_file"],
+            sides,
+            others={name: row[name] for name in ("fold", "target", "esc10", "take") if name in row},
+        )
+    return listing.finished()
+
+
+def read_esc10(root: Location) -> LabelledMedia:
+    """The ten classes of ESC-50 that are ESC-10."""
+    return read_esc50(root, only_esc10=True)
+
+
+def read_dcase2014(root: Location) -> LabelledMedia:
+    """The scenes of the D-CASE challenge, which the literature calls DCASE2014.
+
+    ``scenes_stereo/`` holds the 100 training recordings, ``scenes_stereo_testset/`` the 100 test
+    ones, 30 s each, named by class and a two-digit number: ``busystreet03.wav``.
+
+    Raises:
+        UserError: one of the folders is missing or holds no such file.
+    """
+    tree = FileTree(root)
+    listing = Listing("dcase2014", root, ("1",))
+    counts = {TRAIN: 0, TEST: 0}
+    for path in tree.media:
+        folders = path.split("/")[:-1]
+        named = re.fullmatch(r"([a-z]+)\d\d", stem_of(path))
+        if "scenes_stereo_testset" in folders:
+            side = TEST
+        elif "scenes_stereo" in folders:
+            side = TRAIN
+        else:
+            continue
+        if named is None:
+            raise UserError(f"{root / path} is not named by its class and two digits")
+        counts[side] += 1
+        # The sets were recorded apart: bus01 of the one is not bus01 of the other.
+        listing.add(path, tree.uri(path), named[1], f"{side} {stem_of(path)}", {"1": side})
+    if not all(counts.values()):
+        raise UserError(
+            f"{root} must hold the folders scenes_stereo and scenes_stereo_testset with the "
+            f"training and the test recordings; found {counts[TRAIN]} and {counts[TEST]}"
+        )
+    return listing.finished()
+
+
+def read_vggsound(root: Location) -> LabelledMedia:
+    """VGGSound: ``vggsound.csv`` (id, start, label, train or test; no header) and 10 s files.
+
+    Files are named ``<id>_<start, six digits>.*``; one named by the id alone is taken to be the
+    whole video, of which the ten seconds from the start are used.
+
+    Raises:
+        UserError: the list is missing or a line has not four fields.
+    """
+    tree = FileTree(root)
+    place = tree.one("vggsound.csv")
+    listing = Listing("vggsound", root, ("1",))
+    for number, row in enumerate(csv.reader(read_lines(place)), start=1):
+        if len(row) != 4 or row[3] not in (TRAIN, TEST):
+            raise UserError(f"{place}, line {number}: not id, start, label and train or test")
+        video, start, label, side = row[0], float(row[1]), row[2], row[3]
+        name = f"{video}_{start:06.0f}"
+        trimmed = tree.find(name)
+        listing.add(
+            name,
+            trimmed or tree.find(video),
+            label,
+            video,
+            {"1": side},
+            window=(None, None) if trimmed else (start, start + 10.0),
+        )
+    return listing.finished()
+
+
+_AUDIOSET_LISTS = {
+    "balanced_train_segments.csv": "balanced",
+    "unbalanced_train_segments.csv": "unbalanced",
+    "eval_segments.csv": "eval",
+}
+
+
+def read_audioset(root: Location) -> LabelledMedia:
+    """AudioSet: the ``*_segments.csv`` lists, ``class_labels_indices.csv``, and segments' files.
+
+    A segment's file is ``<id>_<start>*`` (seconds with or without leading zeros, or
+    milliseconds) or ``Y<id>.*``, cut already; ``<id>.*`` is taken to be the whole video. The split
+    ``balanced`` trains on the balanced list, ``all`` on the unbalanced one as well. Most segments
+    carry several labels (column ``labels``, joined by ``|``); the protocols here choose one class,
+    so that ``label`` is null for those.
+
+    Raises:
+        UserError: lists are missing, or name a label that the index of labels lacks.
+    """
+    tree = FileTree(root)
+    index = csv.DictReader(read_lines(tree.one("class_labels_indices.csv")))
+    names = {row["mid"]: row["display_name"] for row in index}
+    lists = {
+        part: path
+        for path in tree.files("_segments.csv")
+        if (part := _AUDIOSET_LISTS.get(path.rsplit("/", 1)[-1])) is not None
+    }
+    if "eval" not in lists or len(lists) < 2:
+        raise UserError(
+            f"{root} must hold eval_segments.csv and balanced_train_segments.csv or "
+            f"unbalanced_train_segments.csv; found {', '.join(sorted(lists.values())) or 'none'}"
+        )
+    splits = tuple(s for s in ("balanced", "all") if s == "all" or s in lists)
+    listing = Listing("audioset", root, splits, default=splits[:1])
+    for part, path in sorted(lists.items()):
+        lines = [line for line in read_lines(root / path) if not line.startswith("#")]
+        for video, begin, end, mids in csv.reader(lines, skipinitialspace=True):
+            try:
+                labels = [names[mid] for mid in mids.split(",")]
+            except KeyError as error:
+                raise UserError(f"{root / path} names the unknown label {error}") from None
+            start = float(begin)
+            stems = (f"{video}_{start:06.0f}", f"{video}_{start * 1000:.0f}", f"Y{video}")
+            ended = (f"{video}_{start:.0f}_{float(end):.0f}", f"{video}_{start:.0f}")
+            pair = f"{video}_{start * 1000:.0f}_{float(end) * 1000:.0f}"
+            cut = next((uri for stem in (pair, *stems, *ended) if (uri := tree.find(stem))), None)
+            side = TEST if part == "eval" else TRAIN
+            listing.add(
+                f"{video}_{start:.0f}",
+                cut or tree.find(video),
+                labels[0] if len(labels) == 1 else None,
+                video,
+                {"balanced": "" if part == "unbalanced" else side, "all": side},
+                window=(None, None) if cut else (start, float(end)),
+                others={"labels": "|".join(labels)},
+            )
+    return listing.finished()

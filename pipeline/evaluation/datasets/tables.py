@@ -1,0 +1,171 @@
+"""Any labelled media: a folder a class, or a table with a row an example."""
+
+from __future__ import annotations
+
+import csv
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.errors import UserError
+from pipeline.evaluation.datasets.labelled import (
+    TEST,
+    TRAIN,
+    FileTree,
+    LabelledMedia,
+    Listing,
+    is_test_by_hash,
+    read_lines,
+)
+from pipeline.storage import Location
+
+_SIDES = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "val": "val",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "test": TEST,
+    "testing": TEST,
+    "eval": TEST,
+}
+_ALIASES = {
+    "uri": ("uri", "path", "file", "filename", "file_name", "video", "audio"),
+    "label": ("label", "class", "category", "class_name"),
+    "start_s": ("start_s", "start", "time_start", "start_seconds"),
+    "end_s": ("end_s", "end", "time_end", "end_seconds"),
+    "source": ("source", "group", "src_file", "video_id", "youtube_id"),
+}
+
+
+def read_folders(root: Location, kind: str = "folders") -> LabelledMedia:
+    """A folder a class: ``<class>/…``, or ``train|val|test/<class>/…``.
+
+    Without folders for the sides, three files in ten are for testing, by a hash of their path. With
+    ``val`` and no ``test`` the former is tested on.
+
+    Raises:
+        UserError: no folder holds media.
+    """
+    tree = FileTree(root)
+    parts = [path.split("/") for path in tree.media]
+    sided = bool(parts) and all(p[0].lower() in _SIDES and len(p) > 2 for p in parts)
+    found = {_SIDES[p[0].lower()] for p in parts} - {TRAIN} if sided else set()
+    splits = tuple(name for name in (TEST, "val") if name in found) or ("split",)
+    listing = Listing(kind, root, splits, default=splits[:1])
+    for path, names in zip(tree.media, parts):
+        if len(names) < (3 if sided else 2):
+            continue  # a file beside the class folders has no class
+        if sided:
+            side = _SIDES[names[0].lower()]
+            sides = {s: TRAIN if side == TRAIN else TEST if side == s else "" for s in splits}
+        else:
+            sides = {"split": TEST if is_test_by_hash(path) else TRAIN}
+        listing.add(path, tree.uri(path), names[1 if sided else 0], path, sides)
+    return listing.finished()
+
+
+def read_table(place: Location) -> LabelledMedia:
+    """A CSV with a header or a Parquet table: a file and a label a row.
+
+    Columns (other names are known, see `_ALIASES`): ``uri`` and ``label``, and perhaps ``start_s``
+    and ``end_s``, ``source``, ``split`` (train, val, test) and ``fold``: every fold is tested on
+    once, by what the others teach. Without ``split`` and ``fold`` three sources in ten are for
+    testing. Relative URIs start at the table's folder. Further columns are kept.
+
+    Raises:
+        UserError: the table is missing or lacks a column, or a number is none.
+    """
+    rows = _rows(place)
+    columns = {name: _column(rows[0], names) for name, names in _ALIASES.items()}
+    for needed in ("uri", "label"):
+        if columns[needed] is None:
+            raise UserError(
+                f"{place} has no column {needed!r} (its columns: {', '.join(rows[0])}); name one "
+                f"of its columns {' or '.join(_ALIASES[needed])}"
+            )
+    folds = sorted({fold for row in rows if (fold := _text(row.get("fold"))) is not None})
+    if len(folds) < 2:
+        folds = []
+    sided = {_side(row.get("split")) for row in rows}
+    own = tuple(name for name in (TEST, "val") if name in sided)
+    splits = (*folds, *own) or ("split",)
+    listing = Listing("csv", place, splits, default=tuple(folds) or splits[:1])
+    there = _Existing()
+    others = [name for name in rows[0] if name not in columns.values()]
+    for number, row in enumerate(rows, start=1):
+        found = {name: _text(row[c]) if c else None for name, c in columns.items()}
+        uri = _absolute(found["uri"] or "", place)
+        source = found["source"] or uri
+        sides = {fold: TEST if _text(row["fold"]) == fold else TRAIN for fold in folds}
+        side = _side(row.get("split"))
+        sides |= {s: TRAIN if side == TRAIN else TEST if side == s else "" for s in own}
+        if splits == ("split",):
+            sides = {"split": TEST if is_test_by_hash(source) else TRAIN}
+        window = tuple(_number(found[n], n, place, number) for n in ("start_s", "end_s"))
+        listing.add(
+            found["uri"] or f"row {number}",
+            uri if there.has(uri) else None,
+            found["label"],
+            source,
+            sides,
+            window=(window[0], window[1]),
+            others={name: _text(row[name]) for name in others},
+        )
+    return listing.finished()
+
+
+def _rows(place: Location) -> list[dict[str, Any]]:
+    try:
+        if place.name.endswith(".parquet"):
+            rows = place.read_table().to_pylist()
+        else:
+            rows = list(csv.DictReader(read_lines(place)))
+    except (OSError, pa.ArrowInvalid, csv.Error) as error:
+        raise UserError(f"cannot read the table {place}: {error}") from error
+    if not rows:
+        raise UserError(f"the table {place} has no rows")
+    return rows
+
+
+def _column(row: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if name in row), None)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None or value == "" else str(value)
+
+
+def _side(value: Any) -> str:
+    text = _text(value)
+    return _SIDES.get(text.lower(), "") if text else ""
+
+
+def _number(text: str | None, name: str, place: Location, row: int) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        raise UserError(f"{place}, row {row}: {name} is {text!r}, not seconds") from None
+
+
+def _absolute(uri: str, table: Location) -> str:
+    if "://" in uri or uri.startswith("/"):
+        return uri
+    folder = table.uri.rpartition("/")[0]
+    return Location(f"{folder}/{uri}", table.query).full_uri
+
+
+class _Existing:
+    """Which files are there; a folder is listed once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, set[str]] = {}
+
+    def has(self, uri: str) -> bool:
+        place = Location.of(uri)
+        folder = place.uri.rpartition("/")[0]
+        if folder not in self._known:
+            infos = Location(folder, place.query).children()
+            self._known[folder] = {info.base_name for info in infos if info.is_file}
+        return place.name in self._known[folder]

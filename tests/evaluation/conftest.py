@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.synthetic import write_mp4
+
+
+@pytest.fixture(scope="session")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real mp4 of half a second with picture and sound."""
+    place = tmp_path_factory.mktemp("film") / "film.mp4"
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+    write_mp4(place, frames, rng.normal(0, 0.1, 8000), 24, 16_000)
+    return place
+
+
+@pytest.fixture
+def tree(tmp_path: Path, film: Path) -> Callable[[dict[str, str | None]], Path]:
+    """Writes a dataset as published: path → a list's text, or None for a media file."""
+
+    def write(files: dict[str, str | None]) -> Path:
+        for name, text in files.items():
+            place = tmp_path / "set" / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if text is None:
+                shutil.copy(film, place)
+            else:
+                place.write_text(text)
+        return tmp_path / "set"
+
+    return write
