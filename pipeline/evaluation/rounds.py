@@ -116,7 +116,7 @@ def evaluate_rounds(run: Run, numbers: Sequence[int], test_split: str) -> dict[s
 
 def as_table(report: dict[str, Any]) -> str:
     """The report for the console: one line a round."""
-    names = list(report["rounds"][-1]["nmi"])
+    names = list(dict.fromkeys(name for row in report["rounds"] for name in row["nmi"]))
     heads = ["round", *(f"{m} probe [95%]" for m in MODALITIES), *(f"{n} NMI" for n in names)]
     lines = [heads]
     for row in report["rounds"]:
