@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 import ray.data
 
@@ -211,21 +212,19 @@ def stream(
 
     Ray Data keeps only as many decoded blocks in flight as the consumer's side can take.
     """
-    first, last = order.first_slot, order.num_slots
-    slots = ray.data.range(last - first, override_num_blocks=min(last - first, _MAX_TASKS))
-    if first:
-        slots = slots.map_batches(_Shift(first), batch_size=1)
+    tasks = np.array_split(np.arange(order.first_slot, order.num_slots), MAX_TASKS)
+    # Not `ray.data.range`: its reading tasks would hold as many cores as the decoding.
+    slots = ray.data.from_blocks([pa.table({"id": ids}) for ids in tasks if len(ids)])
+    # A task's slots leave it one by one, so that consumers in turn get slots in turn.
+    slots.context.target_max_block_size = order.batch_size * _clip_bytes(config, modalities)
     decode = DecodeSlot(clips, order, config, modalities, augment, labels or {})
     return slots.map_batches(decode, batch_size=1, num_cpus=decode_cpus)
 
 
 # Ray Data's driver keeps an object a task: at 65 million clips a task decodes several slots.
-_MAX_TASKS = 20_000
+MAX_TASKS = 20_000
 
 
-@dataclass(frozen=True)
-class _Shift:
-    first: int
-
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {"id": batch["id"] + self.first}
+def _clip_bytes(config: ClipsConfig, modalities: tuple[str, ...]) -> int:
+    video = config.video.frames * config.video.size**2 * 3
+    return video * ("video" in modalities) + 4 * config.audio.samples * ("audio" in modalities)

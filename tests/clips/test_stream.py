@@ -48,6 +48,27 @@ def test_every_clip_once_and_the_last_batch_padded(indexed: Location) -> None:
     assert not batches[2]["has_video"][8:].any()
 
 
+def test_consumers_in_turn_get_slots_in_turn_also_where_a_task_has_several(
+    indexed: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.clips.stream.MAX_TASKS", 3)
+    monkeypatch.setattr(
+        ray.data.DataContext.get_current().execution_options, "preserve_order", True
+    )
+    clips = ClipTable.open(indexed / "clips").publish()
+    dataset = stream(clips, Order(48, 4), tiny().clips, BOTH, decode_cpus=0.5)
+
+    @ray.remote(num_cpus=0.1)
+    def consume(part: ray.data.DataIterator) -> list[int]:
+        return [int(batch["slot"][0]) for batch in part.iter_batches(batch_size=1)]
+
+    parts = dataset.streaming_split(2, equal=False)
+    assert ray.get([consume.remote(part) for part in parts]) == [
+        list(range(0, 12, 2)),
+        list(range(1, 12, 2)),
+    ]
+
+
 def test_only_wanted_modalities_are_decoded(indexed: Location) -> None:
     (batch,) = read(indexed, Order(16, 16), ("audio",))
     assert "video" not in batch
