@@ -4,8 +4,8 @@
 
 Both decode the same slots on as many processes as there are cores and hand whole batches to one
 consumer, which only counts them. Timed from the batch that ends the first tenth, so that neither
-pays for its start. Contenders take turns; the ratio is of each one's best. Beside them Ray Data's own
-``read_videos`` over the same files: every frame in full size, without sound. Writes
+pays for its start. Contenders take turns; the ratio is of each one's best. Beside them Ray Data's
+own ``read_videos`` over the same files: every frame in full size, without sound. Writes
 ``benchmarks/stream.json``.
 """
 
