@@ -168,8 +168,8 @@ class LearningConfig(Section):
 
 class ResourcesConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    # Of one decode task. Ray Data takes 0.1 to 0.2 s to replace a task that has ended, so two
-    # share a core.
+    # Cores of one decode task. Ray Data takes 0.1 to 0.2 s to replace a task that has ended, so
+    # two share a core.
     decode_cpus: Positive = 0.5
     # Logical CPUs of a Ray started by the job itself; 0: at least 4, so that nothing starves.
     local_cpus: Annotated[int, Field(ge=0)] = 0

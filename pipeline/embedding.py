@@ -28,6 +28,7 @@ from pipeline.devices import autocast, choose_device, use_threads
 from pipeline.encoders import raw
 from pipeline.features import FeatureSink, as_feature_array
 from pipeline.progress import Meter, Progress
+from pipeline.session import decode_cpus
 from pipeline.storage import Location
 
 
@@ -67,7 +68,7 @@ def embed(
             order,
             config.clips,
             modalities,
-            decode_cpus=config.resources.decode_cpus,
+            decode_cpus=decode_cpus(config.resources),
         )
         features = decoded.map_batches(
             Encode,

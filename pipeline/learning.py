@@ -23,6 +23,7 @@ from pipeline.errors import UserError
 from pipeline.methods import Method, Update
 from pipeline.progress import Progress
 from pipeline.schedule import Schedule, draw_schedule
+from pipeline.session import decode_cpus
 from pipeline.storage import Location
 from pipeline.streaming import set_up_ray_data
 from pipeline.worker import train_worker
@@ -84,6 +85,8 @@ def learn(
     device = choose_device(config.resources)
     drawn = schedule.epochs * schedule.train_steps * config.learning.batch_size
 
+    cores = decode_cpus(config.resources)
+
     def decoded() -> ray.data.Dataset:
         set_up_ray_data()  # Ray Train calls this in a process of its own
         return stream(
@@ -91,7 +94,7 @@ def learn(
             order,
             config.clips,
             update.encoders,
-            decode_cpus=config.resources.decode_cpus,
+            decode_cpus=cores,
             augment=Augment(key[0], key[1]),
             labels={name: labels[name][0] for name in names},
         )

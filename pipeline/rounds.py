@@ -33,6 +33,7 @@ from pipeline.learning import learn
 from pipeline.methods import MODALITIES, Method, Update
 from pipeline.progress import duration, say
 from pipeline.run import Round, Run
+from pipeline.session import decode_cpus
 from pipeline.storage import Location
 
 
@@ -81,7 +82,7 @@ class RoundLoop:
         wanted = config.encoders.warm_batches * config.embedding.batch_size
         chosen = rng.choice(len(self.clips), size=min(wanted, len(self.clips)), replace=False)
         order = Order(len(chosen), config.embedding.batch_size, [ray.put(np.sort(chosen))])
-        warm = warm_batchnorm.options(num_cpus=config.resources.decode_cpus)
+        warm = warm_batchnorm.options(num_cpus=decode_cpus(config.resources))
         ray.get(warm.remote(zero.encoders, self.published, order, config))
         self.run.commit(zero, {"round": 0})
         say(f"round 0 · random encoders in {duration(time.monotonic() - started)}")

@@ -40,7 +40,7 @@ def connect(resources: ResourcesConfig) -> None:
         ray.init(**quiet)
     else:
         ray.init(
-            num_cpus=resources.local_cpus or max(4, os.cpu_count() or 1),
+            num_cpus=_local_cpus(resources),
             object_store_memory=resources.object_store_mb * 2**20,
             include_dashboard=False,
             **quiet,
@@ -49,6 +49,17 @@ def connect(resources: ResourcesConfig) -> None:
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+
+
+def decode_cpus(resources: ResourcesConfig) -> float:
+    """What a decoding task asks Ray for: its cores, in the logical CPUs that stand for them."""
+    if os.environ.get("RAY_ADDRESS"):
+        return resources.decode_cpus
+    return resources.decode_cpus * max(1.0, _local_cpus(resources) / (os.cpu_count() or 1))
+
+
+def _local_cpus(resources: ResourcesConfig) -> int:
+    return resources.local_cpus or max(4, os.cpu_count() or 1)
 
 
 def run_job(main: Callable[[list[str]], None]) -> None:
