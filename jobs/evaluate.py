@@ -67,8 +67,10 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     one.add_argument(
         "--baseline",
         nargs="+",
-        choices=("random", "raw"),
-        help="random: the encoders of round 0; raw: mean colours and a coarse log-mel spectrogram",
+        metavar="NAME",
+        help="random: the encoders of round 0; raw: mean colours and a coarse log-mel spectrogram; "
+        "supervised: encoders trained on the labels of the run's own training clips, "
+        "supervised:TABLE:COLUMN: on another column of labels for the same cuts",
     )
     one.add_argument("--clips-per-video", type=int, help="clips of an example (default: 10)")
     one.add_argument("--lr", type=float, help="of fc and finetune (default: the recipe's)")
@@ -81,6 +83,11 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
         raise UserError("--rounds probes round after round; with a protocol name one: --round N")
     if options.clips_per_video is not None and options.clips_per_video < 1:
         raise UserError(f"--clips-per-video is {options.clips_per_video}; at least 1 is needed")
+    for name in options.baseline or ():
+        if name not in ("random", "raw"):
+            from pipeline.evaluation.supervision import Supervision  # torch takes seconds
+
+            Supervision.parsed(name)
     for name in ("lr", "epochs"):
         value = getattr(options, name)
         if value is not None and not {"fc", "finetune"} & set(options.protocol or ()):

@@ -27,13 +27,14 @@ _TABLES = (".csv", ".parquet")
 _WILDCARDS = "*?["
 
 
-def list_media(source: str) -> pa.Table:
+def list_media(source: str, label_column: str = "label") -> pa.Table:
     """Everything at `source`, as `SCHEMA`, in a fixed order.
 
     Args:
         source: a folder or bucket prefix (all files below it, hidden ones apart), one file, a glob
             (``**`` crosses folders), or a cuts table, CSV or Parquet with the columns ``uri,
             start_s, end_s`` and perhaps ``label, split``; its relative URIs start at its folder.
+        label_column: of a cuts table, the column to take as ``label``.
 
     Raises:
         UserError: nothing is there, or a cuts table lacks columns or does not parse.
@@ -48,7 +49,7 @@ def list_media(source: str) -> pa.Table:
         raise UserError(f"there is nothing at {place}; check the path, the bucket and its region")
     if info.is_file:
         if place.name.endswith(_TABLES):
-            return _cuts(place)
+            return _cuts(place, label_column)
         return _files([place.full_uri])
     found = _below(place)
     if not found:
@@ -117,11 +118,12 @@ def _files(uris: list[str]) -> pa.Table:
     )
 
 
-def _cuts(place: Location) -> pa.Table:
+def _cuts(place: Location, label_column: str) -> pa.Table:
+    source = {f.name: label_column if f.name == "label" else f.name for f in SCHEMA}
     try:
         if place.name.endswith(".csv"):
             text = pa.csv.ConvertOptions(
-                column_types={f.name: f.type for f in SCHEMA}, strings_can_be_null=True
+                column_types={source[f.name]: f.type for f in SCHEMA}, strings_can_be_null=True
             )
             with place.fs.open_input_stream(place.path) as stream:
                 table = pa.csv.read_csv(stream, convert_options=text)
@@ -129,7 +131,8 @@ def _cuts(place: Location) -> pa.Table:
             table = place.read_table()
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"cannot read the cuts table {place}: {error}") from error
-    missing = [name for name in ("uri", "start_s", "end_s") if name not in table.column_names]
+    needed = ["uri", "start_s", "end_s", *([label_column] if label_column != "label" else [])]
+    missing = [name for name in needed if name not in table.column_names]
     if missing:
         raise UserError(
             f"the cuts table {place} lacks the column(s) {', '.join(missing)}; "
@@ -139,8 +142,8 @@ def _cuts(place: Location) -> pa.Table:
         raise UserError(f"the cuts table {place} has no rows")
     columns = {}
     for field in SCHEMA:
-        if field.name in table.column_names:
-            columns[field.name] = table[field.name].cast(field.type)
+        if source[field.name] in table.column_names:
+            columns[field.name] = table[source[field.name]].cast(field.type)
         else:
             columns[field.name] = pa.nulls(len(table), field.type)
     folder = place.full_uri.partition("?")[0].rpartition("/")[0]

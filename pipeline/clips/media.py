@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import io
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,6 +18,7 @@ import av
 import av.error
 from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
@@ -28,6 +31,16 @@ from pipeline.storage import Location
 Source = Location | bytes
 # A picture beyond this is absurd for training and needs gigabytes in a decoder with references.
 MAX_PIXELS = 8192 * 8192
+# How files of the common formats begin: MP4 and QuickTime, Matroska, AVI and WAV, Ogg, FLAC, MP3
+# with tags, FLV, Windows Media, MPEG program and video streams.
+_HEAD = 16
+_MEDIA_HEAD = re.compile(
+    rb"....(ftyp|moov|mdat|wide|skip|free)|\x1a\x45\xdf\xa3|(RIFF|RIFX)....(AVI |WAVE)|OggS|fLaC"
+    rb"|ID3|FLV\x01|\x30\x26\xb2\x75\x8e\x66\xcf\x11|\x00\x00\x01[\xba\xb3]",
+    re.DOTALL,
+)
+# Damaged stretches after which the rest of a file is not read.
+_MAX_FAULTS = 100
 # Formats whose clock starts anywhere.
 _FLOATING_CLOCKS = {"mpegts", "mpeg", "vob"}
 # Playlists and scripts would open other files or hosts than the one that was named; subtitles and
@@ -69,6 +82,7 @@ class Media:
         self._lean = lean
         self._timeout_s = timeout_s
         self._handle: Blocks | None = None
+        self._head = b""
 
     def load(self) -> None:
         """Open, choose the tracks, and set the decoders to one thread.
@@ -79,17 +93,17 @@ class Media:
         """
         _forget_logged_errors()
         if isinstance(self._source, bytes):
-            head = self._source[:8]
+            self._head = self._source[:_HEAD]
             place: Any = io.BytesIO(self._source)
         elif self._source.is_local:
             with open(self._source.uri, "rb") as stream:  # the system's words for what is wrong
-                head = stream.read(8)
-            if not head:
+                self._head = stream.read(_HEAD)
+            if not self._head:
                 raise Reject(Reason.EMPTY_FILE)
             place = f"file:{self._source.uri}"
         else:
             place = self._handle = Blocks(self._source)
-            head = self._handle.read(8)
+            self._head = self._handle.read(_HEAD)
             self._handle.seek(0)
         self.container = av.open(
             place,
@@ -97,7 +111,7 @@ class Media:
             timeout=(self._timeout_s, self._timeout_s) if isinstance(place, str) else None,
             metadata_errors="replace",
             buffer_size=1 << 16,
-            options={"protocol_whitelist": "file"} | (_lean(head) if self._lean else {}),
+            options={"protocol_whitelist": "file"} | (_lean(self._head) if self._lean else {}),
         )
         self._choose()
 
@@ -160,6 +174,31 @@ class Media:
         if self._handle is not None:
             self._handle.close()
             self._handle = None
+
+    @property
+    def unopenable(self) -> Reason:
+        """Why libavformat made nothing of it."""
+        return Reason.CORRUPT if _MEDIA_HEAD.match(self._head) else Reason.NOT_MEDIA
+
+    def packets(self, tracks: Sequence[Stream]) -> Iterator[Packet]:
+        """Packets of these tracks from here on, across damaged stretches, as a player reads.
+
+        Raises:
+            Reject: TIMEOUT, where storage does not answer.
+        """
+        faults = 0
+        while faults < _MAX_FAULTS:
+            try:
+                for packet in self.container.demux(list(tracks)):
+                    if packet.size:
+                        yield packet
+                return
+            except av.error.ExitError as error:
+                raise Reject(Reason.TIMEOUT, "reading packets") from error
+            except IndexError:
+                pass  # a packet of a track that began after the file was opened; PyAV knows it not
+            except av.error.FFmpegError:
+                faults += 1
 
     def seconds(self, timestamp: int, track: Stream) -> float:
         """Media time of a timestamp of a track."""
@@ -231,6 +270,6 @@ def opened(source: Source, timeout_s: float, lean: bool = True) -> Media:
     except BaseException as error:
         media.close()
         if isinstance(error, Exception):
-            raise explain(error, Reason.NOT_MEDIA) from error
+            raise explain(error, media.unopenable) from error
         raise
     return media

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import av
@@ -101,7 +100,8 @@ def _rewind(media: Media) -> None:
 
 def _collect(media: Media, video: Range | None, audio: Range | None, deadline: float) -> Span:
     pictures, sounds = _Pictures(media, video), _Sounds(media, audio)
-    for packet in _packets(media, video, audio):
+    tracks = [s for s, r in ((media.video, video), (media.audio, audio)) if s is not None and r]
+    for packet in media.packets(tracks):
         if packet.stream_index == pictures.index:
             at = pictures.add(packet)
             if audio is not None and at > audio[1] + _INTERLEAVE_S:
@@ -182,24 +182,6 @@ class _Sounds:
 
     def finished(self) -> list[Packet]:
         return [*self.before, *self.packets]
-
-
-def _packets(media: Media, video: Range | None, audio: Range | None) -> Iterator[Packet]:
-    streams = [s for s, r in ((media.video, video), (media.audio, audio)) if s is not None and r]
-    faults = 0
-    while True:
-        try:
-            for packet in media.container.demux(streams):
-                if packet.size:
-                    yield packet
-            return
-        except av.error.ExitError as error:
-            raise Reject(Reason.TIMEOUT, "reading packets") from error
-        except av.error.FFmpegError:
-            # A damaged stretch: the demuxer goes on behind it, as a player's does.
-            faults += 1
-            if faults > 100:
-                return
 
 
 def _reaches(media: Media, span: Span, video: Range | None, audio: Range | None) -> bool:

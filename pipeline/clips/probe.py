@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import av
 from av.audio.frame import AudioFrame
+from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from pipeline.clips.faults import explain
@@ -19,6 +21,8 @@ from pipeline.storage import Location
 _HOPELESS_PACKETS = 400
 # The end is measured from this far before where the header puts it.
 _TAIL_S = 2.0
+# How far one packet's timestamp may lie beyond the next one's.
+_STRAY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -199,6 +203,7 @@ def _claimed_end(media: Media) -> float | None:
 
 
 def _measure(media: Media, tracks: dict[int, _Track], deadline: float) -> None:
+    ends: dict[int, float] = {}
     for packet in _walk(media, deadline):
         track = tracks.get(packet.stream_index)
         stamp = packet.pts if packet.pts is not None else packet.dts
@@ -206,21 +211,17 @@ def _measure(media: Media, tracks: dict[int, _Track], deadline: float) -> None:
             continue
         track.frames += 1
         end = media.seconds(stamp + (packet.duration or 0), packet.stream)
-        track.end_s = max(track.end_s, end)
+        last = ends.get(track.stream.index, end)
+        # A damaged stamp stands alone: the next packet is back where the one before was.
+        if last < end + _STRAY_S:
+            track.end_s = max(track.end_s, last)
+        ends[track.stream.index] = end
+    for index, end in ends.items():
+        tracks[index].end_s = max(tracks[index].end_s, end)
 
 
-def _walk(media: Media, deadline: float):  # type: ignore[no-untyped-def]
-    streams = [s for s in (media.video, media.audio) if s is not None]
-    faults = 0
-    while faults < 100:
-        try:
-            for packet in media.container.demux(streams):
-                if time.monotonic() > deadline:
-                    raise Reject(Reason.TIMEOUT, "reading packets")
-                if packet.size:
-                    yield packet
-            return
-        except av.error.ExitError as error:
-            raise Reject(Reason.TIMEOUT, "reading packets") from error
-        except av.error.FFmpegError:
-            faults += 1
+def _walk(media: Media, deadline: float) -> Iterator[Packet]:
+    for packet in media.packets([s for s in (media.video, media.audio) if s is not None]):
+        if time.monotonic() > deadline:
+            raise Reject(Reason.TIMEOUT, "reading packets")
+        yield packet

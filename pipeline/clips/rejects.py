@@ -14,14 +14,14 @@ class Reason(StrEnum):
     MISSING = "missing"  # no such file or object
     UNREADABLE = "unreadable"  # it is there, but storage gave an error or no permission
     EMPTY_FILE = "empty_file"  # zero bytes
-    NOT_MEDIA = "not_media"  # no demuxer knows it
+    NOT_MEDIA = "not_media"  # it neither opens nor begins like media
     NO_STREAMS = "no_streams"  # a container without picture or sound
     STILL_IMAGE = "still_image"  # one picture, or cover art, and no sound
     UNSUPPORTED = "unsupported"  # no decoder for its codec, or encrypted
-    TOO_LARGE = "too_large"  # absurd dimensions
+    TOO_LARGE = "too_large"  # absurd dimensions, or more memory than there is
     TOO_SHORT = "too_short"
     BAD_CUT = "bad_cut"  # a cut outside the file, or one that ends before it starts
-    CORRUPT = "corrupt"  # opened, but nothing could be decoded where it was needed
+    CORRUPT = "corrupt"  # media, but damaged where it was needed
     TIMEOUT = "timeout"
     CRASHED = "crashed"  # the decoder took its process down
 

@@ -97,12 +97,7 @@ def of_run(clips: ClipTable, place: Location, test_split: str, config: Config, n
     uris = clips.column("uri").combine_chunks().dictionary_encode()
     names = uris.dictionary.to_pylist()
     sources = uris.indices.to_numpy().astype(np.int64)
-    given = clips.column("split").to_numpy(zero_copy_only=False)
-    if all(side is None for side in given):
-        hashed = np.array([is_test_by_hash(name) for name in names])[sources]
-        side = np.where(hashed, TEST, TRAIN).astype(object)
-    else:
-        side = np.where(given == "train", TRAIN, np.where(given == test_split, TEST, ""))
+    side = sides_of(clips, test_split)
     labels, classes = _numbered(clips.column("label").combine_chunks(), clips.location)
     seen, example = spread(clips, place, config.clips, n)
     counts = {"listed": len(clips), "missing": 0, "rejected": 0}
@@ -113,10 +108,23 @@ def of_run(clips: ClipTable, place: Location, test_split: str, config: Config, n
         classes=classes,
         sources=sources,
         source_names=names,
-        splits={test_split: side.astype(object)},
+        splits={test_split: side},
         windows=clips,
         counts=counts | {"unlabelled": int((labels < 0).sum())},
     )
+
+
+def sides_of(clips: ClipTable, test_split: str) -> np.ndarray:
+    """``train``, ``test`` or empty, object [N]: by the split column; by a hash of the file's URI
+    where nothing stands in it."""
+    given = clips.column("split").to_numpy(zero_copy_only=False)
+    if any(side is not None for side in given):
+        sides = np.where(given == "train", TRAIN, np.where(given == test_split, TEST, ""))
+    else:
+        uris = clips.column("uri").to_pylist()
+        test = {uri: is_test_by_hash(uri) for uri in set(uris)}
+        sides = np.array([TEST if test[uri] else TRAIN for uri in uris])
+    return sides.astype(object)
 
 
 def of_dataset(media: LabelledMedia, place: Location, config: Config, n: int) -> Examples:

@@ -33,13 +33,13 @@ from pipeline.evaluation.examples import Examples
 from pipeline.evaluation.figures import FROZEN, accuracies, judge, result_of, summary
 from pipeline.evaluation.finetuning import RECIPES, recipe_of, tuned
 from pipeline.evaluation.retrieval import agreement
+from pipeline.evaluation.supervision import Supervision, supervised
 from pipeline.features import read_features
 from pipeline.progress import say
 from pipeline.run import Run
 from pipeline.storage import Location
 
 TUNED = tuple(RECIPES)
-BASELINES = ("random", "raw")
 _BOTH = "both"  # the two modalities' features side by side, each of length one
 
 
@@ -48,7 +48,7 @@ class Request:
     """What to evaluate, as the user asked.
 
     Attributes:
-        round: whose encoders; baselines: some of `BASELINES`, beside them.
+        round: whose encoders; baselines beside them: random, raw, supervised[:TABLE:COLUMN].
         protocols: some of `FROZEN` and `TUNED`.
         lr, epochs: of fine-tuning, where they differ from the protocol's recipe.
         folds: names of splits; empty: the dataset's official ones.
@@ -74,7 +74,7 @@ class Source:
 
     Attributes:
         name: shown in the report; weights: None for features without learning.
-        round: the round, where there is one.
+        round: the round whose encoders they are, where they are one's.
     """
 
     name: str
@@ -87,18 +87,30 @@ class Source:
         if self.weights is None:
             return self.name
         digest = hashlib.blake2b(self.weights.read_bytes(), digest_size=4).hexdigest()
-        return f"round-{self.round:04d}-{digest}"
+        stem = "supervised" if self.round is None else f"round-{self.round:04d}"
+        return f"{stem}-{digest}"
 
 
 def sources_of(run: Run, request: Request) -> list[Source]:
-    """The round's encoders and the baselines, each once."""
+    """The round's encoders and the baselines, each once.
+
+    Raises:
+        UserError: there are no labels to supervise a baseline with.
+    """
     known = {
         "random": Source("random", run.round(0).encoders, 0),
         "raw": Source("raw", None, None),
     }
     own = Source(f"round {request.round}", run.round(request.round).encoders, request.round)
-    first = known["random"] if request.round == 0 else own
-    return [first, *(known[b] for b in request.baselines if known[b] != first)]
+    sources = [known["random"] if request.round == 0 else own]
+    for name in request.baselines:
+        if name in known:
+            sources.append(known[name])
+        else:
+            labels = Supervision.parsed(name)
+            weights = supervised(run, labels, request.test_split)
+            sources.append(Source(labels.name, weights, None))
+    return list(dict.fromkeys(sources))
 
 
 def evaluate(run: Run, media: LabelledMedia | None, request: Request) -> dict[str, Any]:

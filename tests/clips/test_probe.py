@@ -95,6 +95,38 @@ def test_length_that_no_header_states(tmp_path):
     assert not isinstance(clip, Reject)
 
 
+def test_one_damaged_stamp_does_not_lengthen_a_file(tmp_path):
+    path = tmp_path / "damaged.ts"
+    with av.open(str(write(tmp_path / "film.mp4", Film()))) as film, av.open(str(path), "w") as out:
+        streams = {s.index: out.add_stream_from_template(s) for s in film.streams}
+        for number, packet in enumerate(film.demux()):
+            if packet.size:
+                packet.stream = streams[packet.stream_index]
+                if number in (90, 240):
+                    packet.pts += int(3600 / packet.time_base)
+                out.mux(packet)
+    with av.open(str(path)) as container:
+        assert max(p.pts * p.time_base for p in container.demux() if p.size) > 3600
+    info = probe(Location.of(path))
+    assert info.end_s == pytest.approx(4, abs=0.2)
+
+
+def test_a_track_that_begins_after_the_file_was_opened(tmp_path):
+    """FLV lists no tracks: libavformat finds a new one among the packets."""
+    sound = write(tmp_path / "sound.flv", Film(video=None, seconds=12.0)).read_bytes()
+    both = write(tmp_path / "both.flv", Film(seconds=2.0)).read_bytes()
+    path = tmp_path / "joined.flv"
+    path.write_bytes(sound + both[13:])
+    with av.open(str(path)) as container, pytest.raises(IndexError):
+        list(container.demux(container.streams.audio[0]))
+    info = probe(Location.of(path))
+    assert isinstance(info, MediaInfo), info
+    assert (info.has_video, info.has_audio) == (False, True)
+    assert info.end_s == pytest.approx(12, abs=0.2)
+    (clip,) = decode_clips(Location.of(path), [ClipRequest(11.0, 128)], CONFIG)
+    assert not isinstance(clip, Reject), clip
+
+
 def test_clip_outside_the_file(tmp_path):
     source = Location.of(write(tmp_path / "film.mp4", Film()))
     results = decode_clips(source, [ClipRequest(c, 128) for c in (-30, 2, 60)], CONFIG)
@@ -114,7 +146,13 @@ def test_rejects(tmp_path):
     assert reason(file("list.m3u8", b"#EXTM3U\n#EXTINF:4,\nfilm.ts\n")) is Reason.NOT_MEDIA
     assert reason(tmp_path) is Reason.UNREADABLE
     film = write(tmp_path / "film.mp4", Film()).read_bytes()
-    assert reason(file("head.mp4", film[:64])) in (Reason.NOT_MEDIA, Reason.NO_STREAMS)
+    for name, head in {
+        "mp4": film,
+        "wav": b"RIFF\x24\x00\x00\x00WAVE",
+        "webm": b"\x1a\x45\xdf\xa3",
+    }.items():
+        damaged = head[:64].ljust(64, b"\xff")  # it begins like media, and then does not go on
+        assert reason(file(f"head.{name}", damaged)) in (Reason.CORRUPT, Reason.NO_STREAMS)
     noise = np.random.default_rng(0).bytes(200_000)
     assert reason(file("noise.mp4", noise)) is Reason.NOT_MEDIA
 

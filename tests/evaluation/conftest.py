@@ -7,7 +7,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline import methods
+from pipeline.clips.store import publish
+from pipeline.clips.table import ClipTable
+from pipeline.events import EventLog
+from pipeline.rounds import RoundLoop
+from pipeline.run import Run
+from pipeline.storage import Location
 from pipeline.synthetic import write_mp4
+from tests.conftest import tiny
+
+
+def begun(location: Location, *overrides: str) -> Run:
+    """A run that has its random encoders and nothing else."""
+    config = tiny(f"run={location}", *overrides)
+    run = Run.open(config)
+    clips = ClipTable.open(run.clips)
+    published = publish(clips, run.location, config)
+    log = EventLog(run.location)
+    RoundLoop(run, methods.get(config.method), clips, published, log).begin()
+    log.close()
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -11,19 +11,14 @@ import numpy as np
 import pytest
 
 from jobs.evaluate import parsed
-from pipeline import methods
-from pipeline.clips.store import publish
-from pipeline.clips.table import ClipTable
 from pipeline.errors import UserError
 from pipeline.evaluation import datasets
 from pipeline.evaluation.examples import of_dataset
 from pipeline.evaluation.protocols import Request, evaluate
 from pipeline.evaluation.report import as_table, headline
-from pipeline.events import EventLog
-from pipeline.rounds import RoundLoop
 from pipeline.run import Run
 from pipeline.storage import Location
-from tests.conftest import tiny
+from tests.evaluation.conftest import begun
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +42,7 @@ def ucf(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(new_run: Callable[[], Location]) -> Run:
-    """A run that has its random encoders and nothing else."""
-    config = tiny(f"run={new_run()}")
-    opened = Run.open(config)
-    clips = ClipTable.open(opened.clips)
-    published = publish(clips, opened.location, config)
-    log = EventLog(opened.location)
-    RoundLoop(opened, methods.get(config.method), clips, published, log).begin()
-    log.close()
-    return opened
+    return begun(new_run())
 
 
 def shards(run: Run) -> dict[str, tuple[int, bytes]]:

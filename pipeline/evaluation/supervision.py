@@ -1,0 +1,135 @@
+"""Supervised encoders: what labels would have taught the same encoders from the same clips.
+
+Trained from the run's random encoders with its own learning settings, as many epochs as all its
+rounds together, on the training side of its own clips. The labels take the pseudo-labels' place:
+each encoder has one head.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from pipeline.clips.listing import list_media
+from pipeline.clips.store import publish
+from pipeline.clips.table import ClipTable, clip_id
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.evaluation.datasets.labelled import TRAIN
+from pipeline.evaluation.examples import sides_of
+from pipeline.learning import learn
+from pipeline.methods import MODALITIES, Method, Update
+from pipeline.run import Run
+from pipeline.storage import Location
+
+NAME = "supervised"
+_LABEL = "label"
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """Which labels: the clips' own, or a column of another table of the same cuts.
+
+    Attributes:
+        table: a cuts table, local or a URI; empty: the run's clips table.
+        column: of that table.
+    """
+
+    table: str = ""
+    column: str = _LABEL
+
+    @classmethod
+    def parsed(cls, text: str) -> Supervision:
+        """``supervised`` or ``supervised:TABLE:COLUMN``.
+
+        Raises:
+            UserError: it is neither.
+        """
+        name, _, rest = text.partition(":")
+        table, _, column = rest.rpartition(":")
+        if name != NAME or bool(table) != bool(rest) or (rest and not column):
+            raise UserError(
+                f"there is no baseline {text!r}; there is random, raw, {NAME} and "
+                f"{NAME}:TABLE:COLUMN, as in {NAME}:cuts.csv:colour"
+            )
+        return cls(table, column) if rest else cls()
+
+    @property
+    def name(self) -> str:
+        """As the report shows it."""
+        return f"{NAME} by {self.column}" if self.table else NAME
+
+    def labels(self, clips: ClipTable) -> tuple[np.ndarray, int]:
+        """int32 [N], -1 without a label, and the number of classes.
+
+        Raises:
+            UserError: fewer than two classes are known for these clips.
+        """
+        if self.table:
+            listed = list_media(self.table, label_column=self.column)
+            cuts = zip(*(listed[name].to_pylist() for name in ("uri", "start_s", "end_s")))
+            # A row without a cut is about every clip of its file.
+            keys = [uri if start is None else clip_id(uri, start, end) for uri, start, end in cuts]
+            known = dict(zip(keys, listed["label"].to_pylist()))
+            ids = zip(clips.column("clip_id").to_pylist(), clips.column("uri").to_pylist())
+            names = pa.array([known.get(cut, known.get(uri)) for cut, uri in ids], pa.string())
+        else:
+            names = clips.column(self.column).combine_chunks()
+        classes = sorted(name for name in pc.unique(names).to_pylist() if name is not None)
+        if len(classes) < 2:
+            raise UserError(
+                f"{self.table or clips.location} labels the run's clips with {len(classes)} "
+                f"classes in its column {self.column}; at least two are needed to train encoders"
+            )
+        numbers = pc.index_in(names, value_set=pa.array(classes))
+        return pc.fill_null(numbers, -1).to_numpy().astype(np.int32), len(classes)
+
+
+def supervised(run: Run, supervision: Supervision, test_split: str) -> Location:
+    """Weights of both encoders, trained now unless they were before.
+
+    Args:
+        test_split: the value of the split column that is tested on (`examples.sides_of`).
+
+    Raises:
+        UserError: there are no labels to train on.
+    """
+    clips = ClipTable.open(run.clips)
+    labels, k = supervision.labels(clips)
+    labels[sides_of(clips, test_split) != TRAIN] = -1
+    config = _settings(run.config)
+    digest = hashlib.blake2b(labels.tobytes(), digest_size=6)
+    digest.update(config.learning.model_dump_json().encode())
+    digest.update(run.round(0).encoders.read_bytes())
+    out = run.location / "evaluation" / f"{NAME}-{digest.hexdigest()}"
+    if not (out / "metrics.json").exists():
+        out.delete()
+        there = tuple(m for m in MODALITIES if clips.count((m,)))
+        update = Update(dict.fromkeys(there, (_LABEL,)))
+        learn(
+            clips,
+            publish(clips, run.location, config),
+            Method({_LABEL: there}, (update,)),
+            update,
+            {_LABEL: ([ray.put(labels)], k)},
+            run.round(0).encoders,
+            out,
+            out / "rejects",
+            config,
+            (config.seed, 0, 0),
+            supervision.name,
+        )
+        (out / "train").delete()
+    return out / "encoders.safetensors"
+
+
+def _settings(config: Config) -> Config:
+    learning = config.learning.model_copy(
+        update={"epochs": config.learning.epochs * config.rounds, "heldout": 0.0, "patience": 0}
+    )
+    return config.model_copy(update={"learning": learning})
