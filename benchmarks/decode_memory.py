@@ -4,7 +4,7 @@
 
 Reads clips from all files that play, at random times, scales and crops, with every file of the
 zoo, broken ones included, and writes resident memory every 1,000 clips to `decode_memory.json`:
-of this process (`plain`), or, with --isolated, of the decoding process.
+of this process (``plain``), or, with --isolated, of the decoding process (``isolated``).
 """
 
 from __future__ import annotations
@@ -13,12 +13,11 @@ import argparse
 import json
 import os
 import random
-import subprocess
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 
 import av
+from machine import about
 
 from pipeline.clips import isolation
 from pipeline.clips.decode import ClipRequest, DecodedClip, decode_clips
@@ -85,21 +84,17 @@ def main() -> None:
 
 def report(arguments, files: int, clips: int, decoded: int, began: float, series: list) -> None:
     """Write what is known so far, so that a run that is cut short is worth something."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True
-    ).stdout.strip()
-    facts = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": commit,
+    known = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    known["isolated" if arguments.isolated else "plain"] = {
+        "about": about("av", "numpy"),
         "ffmpeg": av.ffmpeg_version_info,
-        "isolated": arguments.isolated,
         "files": files,
         "clips": clips,
         "decoded": decoded,
         "seconds": round(time.monotonic() - began, 1),
         "resident_mb": series,
     }
-    arguments.out.write_text(json.dumps(facts, indent=2) + "\n")
+    arguments.out.write_text(json.dumps(known, indent=1) + "\n")
 
 
 if __name__ == "__main__":
