@@ -32,7 +32,7 @@ from pipeline.clips.index import index
 from pipeline.clips.stream import DecodeSlot, Order, stream
 from pipeline.clips.table import DECODING_COLUMNS, ClipTable
 from pipeline.config import Config, load
-from pipeline.session import connect, decode_cpus
+from pipeline.session import connect, decode_cost
 from pipeline.storage import Location
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,9 +74,7 @@ def pool(clips: ClipTable, order: Order, config: Config, cores: int) -> Iterator
 
 
 def through_ray(clips: ClipTable, order: Order, config: Config, _: int) -> Iterator[dict[str, Any]]:
-    dataset = stream(
-        clips.publish(), order, config.clips, BOTH, decode_cpus=decode_cpus(config.resources)
-    )
+    dataset = stream(clips.publish(), order, config.clips, BOTH, cost=decode_cost(config.resources))
     yield from dataset.iter_batches(batch_size=1)
 
 

@@ -79,6 +79,9 @@ class ClipsConfig(Section):
     # A window shorter than a clip is sampled at its middle, give or take this much when learning.
     jitter_s: Annotated[float, Field(ge=0)] = 0.0
     timeout_s: Positive = 20.0  # to decode one clip
+    # cuda: NVIDIA's decoder for pictures in codecs that it knows, on GPU nodes alone; sound, other
+    # codecs and indexing stay on the CPU.
+    decoder: Literal["cpu", "cuda"] = "cpu"
 
     @property
     def span_s(self) -> float:
@@ -101,9 +104,6 @@ class EncoderConfig(Section):
     video: Literal["r2plus1d_18", "r2plus1d_18_xdc", "r2plus1d_small"] = "r2plus1d_18_xdc"
     # resnet18: stock with a one-channel stem; resnet18_vmz: the stem of FAIR's audio network.
     audio: Literal["resnet18", "resnet18_vmz", "resnet_small"] = "resnet18_vmz"
-    warm_batches: Annotated[int, Field(ge=0)] = (
-        8  # BatchNorm statistics before the first clustering
-    )
 
 
 class EmbeddingConfig(Section):
@@ -148,6 +148,9 @@ class LearningConfig(Section):
     batch_size: Count = 32  # per worker
     epochs: Positive = 6.0  # at most, a round; an epoch is epoch_clips clips
     epoch_clips: Annotated[int, Field(ge=0)] = 0  # 0: as many as there are labelled clips
+    # batchnorm: features are brought to mean 0 and variance 1 before the head's linear layer;
+    # linear: as in the paper.
+    head: Literal["batchnorm", "linear"] = "batchnorm"
     sampling: Literal["uniform", "natural"] = "uniform"  # over pseudo-labels, as DeepCluster does
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = 0.01  # for one worker; multiplied by their number (VMZ's rule)
@@ -159,11 +162,16 @@ class LearningConfig(Section):
     step_factor: Fraction = 0.1
     clip_grad_norm: Annotated[float, Field(ge=0)] = 0.0  # 0: off
     heldout: Fraction = 0.05  # of the files, for the held-out pseudo-label loss
-    patience: Annotated[int, Field(ge=0)] = (
-        0  # epochs without a better held-out loss; 0: never stop
-    )
+    # Epochs without a better held-out loss; 0: never stop.
+    patience: Annotated[int, Field(ge=0)] = 0
     # auto: bfloat16 where the GPU multiplies it in hardware, else float32.
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @model_validator(mode="after")
+    def _normalisable(self) -> LearningConfig:
+        if self.head == "batchnorm" and self.batch_size < 2:
+            raise ValueError("a batch of 1 has no variance: raise batch_size or set head to linear")
+        return self
 
 
 class ResourcesConfig(Section):
@@ -171,6 +179,7 @@ class ResourcesConfig(Section):
     # Cores of one decode task. Ray Data takes 0.1 to 0.2 s to replace a task that has ended, so
     # two share a core.
     decode_cpus: Positive = 0.5
+    decode_gpus: Positive = 0.1  # GPUs of one decode task, with clips.decoder=cuda
     # Logical CPUs of a Ray started by the job itself; 0: at least 4, so that nothing starves.
     local_cpus: Annotated[int, Field(ge=0)] = 0
     object_store_mb: Count = 1024  # of a Ray started by the job itself

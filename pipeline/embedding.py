@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 import torch
 from ray.data import ActorPoolStrategy
 
 from pipeline import encoders
 from pipeline.clips.spectrogram import LogMel
-from pipeline.clips.stream import DecodeSlot, Order, stream
+from pipeline.clips.stream import Order, stream
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.clips.transforms import FramesToInput
 from pipeline.config import Config
@@ -28,7 +27,7 @@ from pipeline.devices import autocast, choose_device, use_threads
 from pipeline.encoders import raw
 from pipeline.features import FeatureSink, as_feature_array
 from pipeline.progress import Meter, Progress
-from pipeline.session import decode_cpus
+from pipeline.session import decode_cost
 from pipeline.storage import Location
 
 
@@ -68,7 +67,7 @@ def embed(
             order,
             config.clips,
             modalities,
-            decode_cpus=decode_cpus(config.resources),
+            cost=decode_cost(config.resources, config.clips.decoder),
         )
         features = decoded.map_batches(
             Encode,
@@ -138,32 +137,3 @@ class Encode:
 
 def _rejects(batch: dict[str, np.ndarray]) -> list[tuple[int, str, str]]:
     return [tuple(reject) for reject in json.loads(str(batch["rejects"][0]))]
-
-
-@ray.remote
-def warm_batchnorm(
-    weights: Location, published: PublishedClips, order: Order, config: Config
-) -> int:
-    """Set the BatchNorm statistics of random encoders to those of a few batches of clips.
-
-    With their initial statistics (mean 0, variance 1) the features of random encoders say little
-    and the first clustering would be worse for it (facebookresearch/selavi warms them likewise).
-    Rewrites `weights`; returns the number of batches used.
-    """
-    device = torch.device("cpu")
-    use_threads("cpu")
-    networks = encoders.build(config.encoders, seed=config.seed)
-    front = {"video": FramesToInput(config.clips.video), "audio": LogMel(config.clips.audio)}
-    for module in networks.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.momentum = None  # the plain average over the batches
-    decode = DecodeSlot(published, order, config.clips, ("video", "audio"), None, {})
-    for slot in range(order.num_slots):
-        batch = decode({"id": np.array([slot])})
-        for modality, network in networks.items():
-            rows = batch[modality][0][batch[f"has_{modality}"][0]]
-            if len(rows) > 1:
-                with torch.no_grad(), autocast(device, "float32"):
-                    network(front[modality](torch.from_numpy(rows)))
-    encoders.save_weights(networks, weights)
-    return order.num_slots

@@ -27,12 +27,12 @@ class EncodersWithHeads(nn.Module):
     forward: network inputs per modality → logits float [B, k] per ``<modality>_<clustering>``.
     """
 
-    def __init__(self, networks: nn.ModuleDict, heads: Heads) -> None:
+    def __init__(self, networks: nn.ModuleDict, heads: Heads, kind: str) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict({m: networks[m] for m in heads})
         self.heads = nn.ModuleDict(
             {
-                f"{m}_{name}": encoders.new_head(int(networks[m].dim), k)  # type: ignore[arg-type]
+                f"{m}_{name}": encoders.new_head(int(networks[m].dim), k, kind)  # type: ignore[arg-type]
                 for m, clusterings in heads.items()
                 for name, k in clusterings.items()
             }
@@ -70,7 +70,7 @@ class Learner:
         encoders.load_weights(self.networks, weights)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
-            self.model = EncodersWithHeads(self.networks, heads)
+            self.model = EncodersWithHeads(self.networks, heads, config.learning.head)
         if frozen:
             self.model.encoders.requires_grad_(False)
         self.wrapped = wrap(self.model)
@@ -157,7 +157,8 @@ class Learner:
     def save(self, out: Location) -> None:
         """Write both encoders (the ones not trained as they were) and the heads."""
         encoders.save_weights(self.networks, out / "encoders.safetensors")
-        encoders.save_weights(self.model.heads, out / "heads.safetensors")
+        heads = {name: encoders.folded(head) for name, head in self.model.heads.items()}
+        encoders.save_weights(nn.ModuleDict(heads), out / "heads.safetensors")
 
 
 def new_optimizer(model: nn.Module, learning: LearningConfig) -> torch.optim.Optimizer:

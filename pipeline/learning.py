@@ -23,7 +23,7 @@ from pipeline.errors import UserError
 from pipeline.methods import Method, Update
 from pipeline.progress import Progress
 from pipeline.schedule import Schedule, draw_schedule
-from pipeline.session import decode_cpus
+from pipeline.session import decode_cost
 from pipeline.storage import Location
 from pipeline.streaming import set_up_ray_data
 from pipeline.worker import train_worker
@@ -85,7 +85,7 @@ def learn(
     device = choose_device(config.resources)
     drawn = schedule.epochs * schedule.train_steps * config.learning.batch_size
 
-    cores = decode_cpus(config.resources)
+    cost = decode_cost(config.resources, config.clips.decoder)
 
     def decoded() -> ray.data.Dataset:
         set_up_ray_data()  # Ray Train calls this in a process of its own
@@ -94,7 +94,7 @@ def learn(
             order,
             config.clips,
             update.encoders,
-            decode_cpus=cores,
+            cost=cost,
             augment=Augment(key[0], key[1]),
             labels={name: labels[name][0] for name in names},
         )

@@ -1,6 +1,6 @@
 """The whole method, top to bottom: embed → cluster → learn → commit, round after round.
 
-    round 0   random encoders, BatchNorm warmed
+    round 0   random encoders
     round r   for each update of the method:
                   embed     every modality the update's clusterings need, if its encoder changed
                   cluster   features → pseudo-labels, published once to every node
@@ -20,20 +20,19 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipeline import methods
+from pipeline import encoders, methods
 from pipeline.clips.store import publish
-from pipeline.clips.stream import Order
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.clustering import Clustering, cluster, measures, read_labels
 from pipeline.config import Config
-from pipeline.embedding import embed, warm_batchnorm
+from pipeline.devices import choose_device
+from pipeline.embedding import embed
 from pipeline.errors import UserError
 from pipeline.events import EventLog
 from pipeline.learning import learn
 from pipeline.methods import MODALITIES, Method, Update
 from pipeline.progress import duration, say
 from pipeline.run import Round, Run
-from pipeline.session import decode_cpus
 from pipeline.storage import Location
 
 
@@ -75,17 +74,15 @@ class RoundLoop:
     trained: dict[str, int] = field(default_factory=dict)
 
     def begin(self) -> int:
-        """Round 0: random encoders, their BatchNorm statistics set by a few batches."""
+        """Round 0: random encoders, as they were drawn.
+
+        BatchNorm keeps its initial statistics: set to those of the clips, they take from random
+        features what the first clustering lives on (benchmarks/findings.md).
+        """
         config, zero = self.run.config, self.run.round(0)
-        started = time.monotonic()
-        rng = np.random.default_rng((config.seed, 0))
-        wanted = config.encoders.warm_batches * config.embedding.batch_size
-        chosen = rng.choice(len(self.clips), size=min(wanted, len(self.clips)), replace=False)
-        order = Order(len(chosen), config.embedding.batch_size, [ray.put(np.sort(chosen))])
-        warm = warm_batchnorm.options(num_cpus=decode_cpus(config.resources))
-        ray.get(warm.remote(zero.encoders, self.published, order, config))
+        networks = encoders.build(config.encoders, seed=config.seed)
+        encoders.save_weights(networks, zero.encoders)
         self.run.commit(zero, {"round": 0})
-        say(f"round 0 · random encoders in {duration(time.monotonic() - started)}")
         return 0
 
     def play(self, this: Round) -> None:
@@ -232,8 +229,12 @@ def check(config: Config, method: Method, clips: ClipTable) -> None:
     """Refuse at once what could only fail hours later.
 
     Raises:
-        UserError: k exceeds the number of clips that can be clustered.
+        UserError: k exceeds the number of clips that can be clustered, or no GPU can decode.
     """
+    if config.clips.decoder == "cuda" and choose_device(config.resources) != "cuda":
+        raise UserError(
+            "clips.decoder=cuda needs GPU nodes, and the cluster has none; set clips.decoder=cpu"
+        )
     usable = clips.count(tuple({m for ms in method.clusterings.values() for m in ms}))
     if config.clustering.k > usable:
         raise UserError(

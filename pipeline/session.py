@@ -51,11 +51,13 @@ def connect(resources: ResourcesConfig) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
 
 
-def decode_cpus(resources: ResourcesConfig) -> float:
-    """What a decoding task asks Ray for: its cores, in the logical CPUs that stand for them."""
-    if os.environ.get("RAY_ADDRESS"):
-        return resources.decode_cpus
-    return resources.decode_cpus * max(1.0, _local_cpus(resources) / (os.cpu_count() or 1))
+def decode_cost(resources: ResourcesConfig, decoder: str = "cpu") -> dict[str, Any]:
+    """What a decoding task asks Ray for: its cores, in the logical CPUs that stand for them, and
+    its part of a GPU where that decodes."""
+    cpus = resources.decode_cpus
+    if not os.environ.get("RAY_ADDRESS"):
+        cpus *= max(1.0, _local_cpus(resources) / (os.cpu_count() or 1))
+    return {"num_cpus": cpus, "num_gpus": resources.decode_gpus if decoder == "cuda" else 0.0}
 
 
 def _local_cpus(resources: ResourcesConfig) -> int:

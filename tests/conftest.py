@@ -36,7 +36,6 @@ TINY = [
     "clips.audio.spectrogram_frames=40",
     "encoders.video=r2plus1d_small",
     "encoders.audio=resnet_small",
-    "encoders.warm_batches=1",
     "embedding.batch_size=16",
     "clustering.k=4",
     "clustering.iterations=5",

@@ -95,7 +95,7 @@ def test_evaluation_leaves_no_trace(tmp_path: Path) -> None:
 
 def test_new_heads_follow_the_key(tmp_path: Path) -> None:
     weights = [
-        learner(tmp_path, XDC, key=key).model.heads["video_audio"].weight
+        learner(tmp_path, XDC, key=key).model.heads["video_audio"][-1].weight
         for key in ((0, 1, 0), (0, 1, 0), (0, 2, 0))
     ]
     assert torch.equal(weights[0], weights[1])
@@ -127,10 +127,11 @@ def test_frozen_encoders_stay_as_they_are_while_their_heads_learn(tmp_path: Path
     encoders.save_weights(encoders.build(config.encoders, seed=0), weights)
     device = torch.device("cpu")
     trained = Learner(XDC, weights, config, (0, 1, 0), device, lambda m: m, frozen=True)
-    head = trained.model.heads["video_audio"].weight.detach().clone()  # type: ignore[union-attr]
+    linear = trained.model.heads["video_audio"][-1]  # type: ignore[index]
+    head = linear.weight.detach().clone()
     for _ in range(3):
         trained.step(batch(), 0.0)
     trained.save(Location.of(tmp_path / "after"))
     after = (tmp_path / "after" / "encoders.safetensors").read_bytes()
     assert after == weights.read_bytes()
-    assert not torch.equal(trained.model.heads["video_audio"].weight, head)
+    assert not torch.equal(linear.weight, head)

@@ -177,6 +177,7 @@ def test_killed_twice_it_ends_with_the_labels_of_an_undisturbed_run(
     [
         (["clustering.k=49"], "k=49 exceeds the 48 clips"),
         (["method=dino"], "unknown method"),
+        (["clips.decoder=cuda"], "needs GPU nodes, and the cluster has none"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_once(

@@ -108,7 +108,7 @@ def each_clip(
         return
     allow(config.timeout_s)
     try:
-        with opened(source, config.timeout_s) as media:
+        with opened(source, config.timeout_s, decoder=config.decoder) as media:
             plans = []
             for number, request in enumerate(requests):
                 plan = _plan(request, media, config)

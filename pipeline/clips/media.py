@@ -12,11 +12,13 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import av
 import av.error
 from av.audio.stream import AudioStream
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
@@ -77,9 +79,10 @@ class Media:
     floating: bool
     origin_s: float
 
-    def __init__(self, source: Source, timeout_s: float, lean: bool) -> None:
+    def __init__(self, source: Source, timeout_s: float, lean: bool, decoder: str) -> None:
         self._source = source
         self._lean = lean
+        self._decoder = decoder
         self._timeout_s = timeout_s
         self._handle: Blocks | None = None
         self._head = b""
@@ -111,6 +114,7 @@ class Media:
             timeout=(self._timeout_s, self._timeout_s) if isinstance(place, str) else None,
             metadata_errors="replace",
             buffer_size=1 << 16,
+            hwaccel=hardware() if self._decoder == "cuda" else None,
             options={"protocol_whitelist": "file"} | (_lean(self._head) if self._lean else {}),
         )
         self._choose()
@@ -255,16 +259,27 @@ def _is_cover(stream: VideoStream) -> bool:
     return bool(stream.disposition & flags)
 
 
-def opened(source: Source, timeout_s: float, lean: bool = True) -> Media:
+@cache
+def hardware() -> HWAccel | None:
+    """NVIDIA's decoder, with libavcodec's own for what it does not know; None: there is none."""
+    try:
+        HWAccel("cuda").create(av.Codec("h264", "r"))
+    except (OSError, av.error.FFmpegError, RuntimeError, NotImplementedError):
+        return None
+    return HWAccel("cuda", allow_software_fallback=True)
+
+
+def opened(source: Source, timeout_s: float, lean: bool = True, decoder: str = "cpu") -> Media:
     """Open a file for reading, to be used in a ``with`` statement.
 
     Args:
         lean: do without durations and rates that the container does not state.
+        decoder: of pictures; ``cuda`` where this machine has it.
 
     Raises:
         Reject: it is missing, empty, unreadable, no media, or has no track that can be decoded.
     """
-    media = Media(source, timeout_s, lean)
+    media = Media(source, timeout_s, lean, decoder)
     try:
         media.load()
     except BaseException as error:

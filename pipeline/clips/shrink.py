@@ -53,7 +53,7 @@ def shrink(
     """
     begin, end = reach(start_s, end_s, config)
     try:
-        with opened(source, config.timeout_s) as media:
+        with opened(source, config.timeout_s, decoder=config.decoder) as media:
             return _film(media, begin, end, config, codec), begin
     except Exception as error:
         return explain(error, Reason.CORRUPT)

@@ -29,7 +29,7 @@ from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import ClipsConfig, Config
 from pipeline.errors import UserError
 from pipeline.progress import Progress
-from pipeline.session import decode_cpus
+from pipeline.session import decode_cost
 from pipeline.storage import Location
 
 _TAR_HEADER = 512  # bytes before a member's data (POSIX ustar)
@@ -118,7 +118,9 @@ def fill(clips: ClipTable, published: PublishedClips, place: Location, config: C
             counted = (
                 ray.data.from_arrow(pa.table({"shard": pa.array(missing, pa.int64())}))
                 .repartition(min(len(missing), 20_000))
-                .map_batches(work, batch_size=1, num_cpus=decode_cpus(config.resources))
+                .map_batches(
+                    work, batch_size=1, **decode_cost(config.resources, config.clips.decoder)
+                )
             )
             for batch in counted.iter_batches(batch_size=None):
                 progress.meter.add(

@@ -159,7 +159,10 @@ class DecodeSlot:
         if store is None:
             return decoded
         whole = self.config.model_copy(
-            update={"video": self.config.video.model_copy(update={"region": None})}
+            update={
+                "video": self.config.video.model_copy(update={"region": None}),
+                "decoder": "cpu",  # small pictures, in a codec of ours
+            }
         )
         places = [place for place, request in enumerate(requests) if request is not None]
         for place, clip in zip(places, store.read(indices[places])):
@@ -204,11 +207,11 @@ def stream(
     config: ClipsConfig,
     modalities: tuple[str, ...],
     *,
-    decode_cpus: float,
+    cost: Mapping[str, Any],
     augment: Augment | None = None,
     labels: Mapping[str, Sequence[ray.ObjectRef]] | None = None,
 ) -> ray.data.Dataset:
-    """A dataset of decoded batches, one row a slot (`DecodeSlot`), decoded by CPU tasks.
+    """A dataset of decoded batches, one row a slot (`DecodeSlot`), decoded by tasks of this `cost`.
 
     Ray Data keeps only as many decoded blocks in flight as the consumer's side can take.
     """
@@ -218,7 +221,7 @@ def stream(
     # A task's slots leave it one by one, so that consumers in turn get slots in turn.
     slots.context.target_max_block_size = order.batch_size * _clip_bytes(config, modalities)
     decode = DecodeSlot(clips, order, config, modalities, augment, labels or {})
-    return slots.map_batches(decode, batch_size=1, num_cpus=decode_cpus)
+    return slots.map_batches(decode, batch_size=1, **cost)
 
 
 # Ray Data's driver keeps an object a task: at 65 million clips a task decodes several slots.

@@ -9,10 +9,18 @@ from torch import nn
 
 from pipeline.config import EncoderConfig
 from pipeline.encoders import audio, video
-from pipeline.encoders.heads import new_head
+from pipeline.encoders.heads import folded, new_head
 from pipeline.encoders.weights import load_weights, save_weights
 
-__all__ = ["ARCHITECTURES", "build", "load_weights", "new_encoder", "new_head", "save_weights"]
+__all__ = [
+    "ARCHITECTURES",
+    "build",
+    "folded",
+    "load_weights",
+    "new_encoder",
+    "new_head",
+    "save_weights",
+]
 
 # Modality → the names of its networks.
 ARCHITECTURES: dict[str, tuple[str, ...]] = {

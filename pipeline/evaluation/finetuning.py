@@ -119,6 +119,7 @@ def _settings(config: Config, recipe: Recipe, examples: int) -> Config:
         batch_size=recipe.batch_size,
         epochs=recipe.epochs,
         epoch_clips=recipe.clips_per_example * examples,
+        head="linear",
         sampling="natural",
         optimizer="sgd",
         lr=recipe.lr,

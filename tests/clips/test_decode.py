@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.clips.decode import ClipRequest, decode_clips
+from pipeline.clips.media import hardware
 from pipeline.clips.pictures import View, cut
 from pipeline.clips.probe import probe
 from pipeline.config import ClipsConfig
@@ -143,3 +144,29 @@ def test_rotation(tmp_path, clockwise):
     for x, y in ((8, 56), (56, 8), (104, 104)):
         want = upright[int(height - side + (y + 0.5) * side / 112), int((x + 0.5) * side / 112)]
         assert shown[y, x] == pytest.approx(want, abs=8)
+
+
+@pytest.mark.parametrize("video", ["libx264", "libx265", "mpeg4"])
+def test_the_gpu_decodes_the_same_pictures(tmp_path, video):
+    if hardware() is None:
+        pytest.skip("no NVIDIA decoder on this machine")
+    source = Location.of(write(tmp_path / "film.mp4", Film(video=video)))
+    requests = [ClipRequest(centre, 128) for centre in (0.7, 2.0, 3.4)]
+    config = ClipsConfig(video=VIDEO)
+    ours = decode_clips(source, requests, config)
+    theirs = decode_clips(source, requests, config.model_copy(update={"decoder": "cuda"}))
+    for a, b in zip(ours, theirs):
+        assert np.abs(a.video.astype(int) - b.video.astype(int)).mean() < 2
+        assert np.array_equal(a.audio, b.audio)
+
+
+def test_a_machine_without_a_gpu_decodes_all_the_same(tmp_path):
+    if hardware() is not None:
+        pytest.skip("this machine has an NVIDIA decoder")
+    source = Location.of(write(tmp_path / "film.mp4", Film()))
+    config = ClipsConfig(video=VIDEO)
+    (a,) = decode_clips(source, [ClipRequest(1.0, 128)], config)
+    (b,) = decode_clips(
+        source, [ClipRequest(1.0, 128)], config.model_copy(update={"decoder": "cuda"})
+    )
+    assert np.array_equal(a.video, b.video)

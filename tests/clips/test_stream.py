@@ -23,7 +23,7 @@ def read(
 ) -> list[dict]:
     config = tiny()
     clips = ClipTable.open(run / "clips").publish()
-    dataset = stream(clips, order, config.clips, modalities, decode_cpus=0.5, **more)
+    dataset = stream(clips, order, config.clips, modalities, cost={"num_cpus": 0.5}, **more)
     batches = [
         {name: column[0] for name, column in batch.items()}
         for batch in dataset.iter_batches(batch_size=1)
@@ -56,7 +56,7 @@ def test_consumers_in_turn_get_slots_in_turn_also_where_a_task_has_several(
         ray.data.DataContext.get_current().execution_options, "preserve_order", True
     )
     clips = ClipTable.open(indexed / "clips").publish()
-    dataset = stream(clips, Order(48, 4), tiny().clips, BOTH, decode_cpus=0.5)
+    dataset = stream(clips, Order(48, 4), tiny().clips, BOTH, cost={"num_cpus": 0.5})
 
     @ray.remote(num_cpus=0.1)
     def consume(part: ray.data.DataIterator) -> list[int]:

@@ -65,8 +65,24 @@ def test_weights_depend_on_the_seed_alone_and_survive_storage(tmp_path: Path) ->
     assert all(map(torch.equal, first.state_dict().values(), other.state_dict().values()))
 
 
-def test_head_is_deepclusters() -> None:
+@pytest.mark.parametrize("kind", ["batchnorm", "linear"])
+def test_head_is_deepclusters(kind: str) -> None:
     torch.manual_seed(0)
-    head = encoders.new_head(512, 256)
-    assert head.bias.abs().max() == 0
-    assert head.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    head = encoders.new_head(512, 256, kind)
+    assert head[-1].bias.abs().max() == 0
+    assert head[-1].weight.std().item() == pytest.approx(0.01, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["batchnorm", "linear"])
+def test_a_folded_head_is_linear_on_the_features(kind: str) -> None:
+    torch.manual_seed(0)
+    head = encoders.new_head(16, 5, kind)
+    torch.nn.init.normal_(head[-1].bias)
+    features = 3 + 0.1 * torch.randn(64, 16)
+    head.train()
+    for _ in range(100):
+        head(features)
+    plain = encoders.folded(head.eval())
+    assert torch.allclose(plain(features), head(features), atol=1e-5)
+    apart = head(features).std(dim=0).mean()
+    assert apart > (0.02 if kind == "batchnorm" else 0)  # the common part is gone
