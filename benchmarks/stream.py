@@ -5,7 +5,8 @@
 Both decode the same slots on as many processes as there are cores and hand whole batches to one
 consumer, which only counts them. Timed from the batch that ends the first tenth, so that neither
 pays for its start. Contenders take turns; the ratio is of each one's best. Beside them Ray Data's
-own ``read_videos`` over the same files: every frame in full size, without sound. Writes
+own ``read_videos`` over the same files: every frame in full size, without sound; and training
+samples, drawn one by one and six of a file side by side. Writes
 ``benchmarks/stream.json``.
 """
 
@@ -29,9 +30,10 @@ import ray
 from machine import about
 
 from pipeline.clips.index import index
-from pipeline.clips.stream import DecodeSlot, Order, stream
+from pipeline.clips.stream import Augment, DecodeSlot, Order, stream
 from pipeline.clips.table import DECODING_COLUMNS, ClipTable
 from pipeline.config import Config, load
+from pipeline.schedule import beside_neighbours, file_numbers
 from pipeline.session import connect, decode_cost
 from pipeline.storage import Location
 
@@ -78,6 +80,23 @@ def through_ray(clips: ClipTable, order: Order, config: Config, _: int) -> Itera
     yield from dataset.iter_batches(batch_size=1)
 
 
+def training(clips: ClipTable, order: Order, config: Config, neighbours: int) -> float:
+    """Clips a second of training samples, where so many clips of a file are drawn side by side."""
+    rng = np.random.default_rng(0)
+    drawn = rng.permutation(len(clips))[: order.length]
+    drawn = drawn[beside_neighbours(file_numbers(clips)[drawn], neighbours, rng)]
+    shuffled = Order(order.length, order.batch_size, [ray.put(drawn)])
+    dataset = stream(
+        clips.publish(),
+        shuffled,
+        config.clips,
+        BOTH,
+        cost=decode_cost(config.resources),
+        augment=Augment(0, 1),
+    )
+    return rate(dataset.iter_batches(batch_size=1), order.num_slots, order.batch_size)
+
+
 def rate(batches: Iterator[dict[str, Any]], slots: int, batch_size: int) -> float:
     """Clips a second, from the end of the first tenth on."""
     first = max(slots // 10, 1)
@@ -120,6 +139,8 @@ def main() -> None:
                 batches = contender(clips, order, config, cores)
                 rates[name].append(round(rate(batches, order.num_slots, batch), 1))
                 print(name, rates[name][-1], "clips/s", flush=True)
+        apart, beside = (round(training(clips, order, config, n), 1) for n in (1, 6))
+        print("training samples", apart, "in groups of six", beside, "clips/s", flush=True)
         whole_files = round(read_videos(clips, order), 1)
         print("read_videos", whole_files, "clips/s", flush=True)
     ray.shutdown()
@@ -130,6 +151,7 @@ def main() -> None:
         "batch_size": batch,
         "processes": cores,
         "clips_per_s": rates,
+        "training_clips_per_s": {"neighbours=1": apart, "neighbours=6": beside},
         "read_videos_clips_per_s": whole_files,
         "ratio_ray_to_pool": round(best["ray"] / best["pool"], 3),
     }

@@ -152,6 +152,9 @@ class LearningConfig(Section):
     # linear: as in the paper.
     head: Literal["batchnorm", "linear"] = "batchnorm"
     sampling: Literal["uniform", "natural"] = "uniform"  # over pseudo-labels, as DeepCluster does
+    # Up to so many clips of one file are drawn side by side and share its opening: for long files
+    # cut into many clips, without a clip store. 1: every clip by itself.
+    neighbours: Count = 1
     optimizer: Literal["sgd", "adamw"] = "sgd"
     lr: Positive = 0.01  # for one worker; multiplied by their number (VMZ's rule)
     momentum: Fraction = 0.9

@@ -69,8 +69,12 @@ def draw_schedule(
     # Padded by repetition, so that every worker has whole batches; the mean hardly moves.
     tail = np.resize(tail, held_steps * global_batch)
     parts, kinds = [], []
+    files = file_numbers(clips)[train] if config.neighbours > 1 else None
     for _ in range(epochs):
-        parts += [draw_epoch(train, weights, steps * global_batch, rng), tail]
+        drawn = draw_epoch(len(train), weights, steps * global_batch, rng)
+        if files is not None:
+            drawn = drawn[beside_neighbours(files[drawn], config.neighbours, rng)]
+        parts += [train[drawn], tail]
         kinds += [
             np.zeros(steps * config.workers, bool),
             np.ones(held_steps * config.workers, bool),
@@ -120,11 +124,28 @@ def sampling_weights(labels: Sequence[np.ndarray], clips: np.ndarray, sampling: 
     return total / total.sum()
 
 
-def draw_epoch(
-    clips: np.ndarray, weights: np.ndarray, size: int, rng: np.random.Generator
-) -> np.ndarray:
-    """int64 [size] clips in random order, each ⌊size·w⌋ or ⌈size·w⌉ times (systematic sampling)."""
+def draw_epoch(n: int, weights: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """int64 [size] of 0..n-1, shuffled, each ⌊size·w⌋ or ⌈size·w⌉ times (systematic sampling)."""
     cumulative = np.cumsum(weights)
     cumulative[-1] = 1.0
     counts = np.diff(np.floor(cumulative * size + rng.random()), prepend=0).astype(np.int64)
-    return rng.permutation(np.repeat(clips, counts))
+    return rng.permutation(np.repeat(np.arange(n), counts))
+
+
+def file_numbers(clips: ClipTable) -> np.ndarray:
+    """int64 [N]: clips of one file have the same number."""
+    return clips.column("uri").combine_chunks().dictionary_encode().indices.to_numpy()
+
+
+def beside_neighbours(files: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """int64 [n], an order in which up to `most` of one file follow each other; groups shuffled.
+
+    Args:
+        files: int64 [n], already in random order, which clips of one file keep.
+    """
+    order = np.argsort(files, kind="stable")
+    place = np.arange(len(files))
+    first = np.diff(files[order], prepend=-1) != 0
+    rank = place - np.maximum.accumulate(np.where(first, place, 0))
+    group = np.cumsum(rank % most == 0) - 1
+    return order[np.argsort(rng.random(len(files))[group], kind="stable")]
