@@ -1,9 +1,9 @@
 """The clip stream through Ray Data against the same decoding in a bare pool of processes.
 
-    python benchmarks/stream.py [--clips 3000] [--repeats 3]
+    python benchmarks/stream.py [--clips 4200] [--repeats 3]
 
 Both decode the same slots on as many processes as there are cores and hand whole batches to one
-consumer, which only counts them. Timed from the batch that ends the first tenth, so that neither
+consumer, which only counts them. Timed from the batch that ends the first quarter, so that neither
 pays for its start. Contenders take turns; the ratio is of each one's best. Beside them Ray Data's
 own ``read_videos`` over the same files: every frame in full size, without sound; and training
 samples, drawn one by one and six of a file side by side. Writes
@@ -98,8 +98,8 @@ def training(clips: ClipTable, order: Order, config: Config, neighbours: int) ->
 
 
 def rate(batches: Iterator[dict[str, Any]], slots: int, batch_size: int) -> float:
-    """Clips a second, from the end of the first tenth on."""
-    first = max(slots // 10, 1)
+    """Clips a second, from the end of the first quarter on."""
+    first = max(slots // 4, 1)
     for number, _ in enumerate(batches, start=1):
         if number == first:
             began = time.perf_counter()
@@ -120,7 +120,7 @@ def read_videos(clips: ClipTable, order: Order) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--media", type=Path, default=ROOT.parent / "shared" / "media")
-    parser.add_argument("--clips", type=int, default=3000)
+    parser.add_argument("--clips", type=int, default=4200)
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     cores = os.cpu_count() or 1
