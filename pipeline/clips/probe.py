@@ -21,6 +21,10 @@ from pipeline.storage import Location
 _HOPELESS_PACKETS = 400
 # The end is measured from this far before where the header puts it.
 _TAIL_S = 2.0
+# A track that lasts no longer beside another one is not worth the other's rest.
+_WORTH_S = 0.5
+# Fewer show and say nothing: the leanest speech codecs need twice as many.
+_LEAST_BYTES_PER_S = 50
 # How far one packet's timestamp may lie beyond the next one's.
 _STRAY_S = 10.0
 
@@ -84,6 +88,7 @@ def _probe(media: Media, deadline: float) -> MediaInfo | Reject:
             return Reject(Reason.NO_STREAMS, "its tracks are empty")
         return Reject(Reason.CORRUPT, "no frame could be decoded")
     _ends(media, alive, deadline)
+    alive = _worth_it(alive)
     picture = next((t for t in alive.values() if t.stream.type == "video"), None)
     audio = next((t for t in alive.values() if t.stream.type == "audio"), None)
     start = max(t.start_s for t in alive.values())
@@ -91,6 +96,10 @@ def _probe(media: Media, deadline: float) -> MediaInfo | Reject:
     if end <= start:
         start = min(t.start_s for t in alive.values())
         end = max(t.end_s for t in alive.values())
+    if media.container.size > 0 and end - start > media.container.size / _LEAST_BYTES_PER_S:
+        # Else a few stray stamps would become thousands of clips.
+        held = f"{media.container.size:,} bytes"
+        return Reject(Reason.CORRUPT, f"its timestamps span {end - start:,.0f} s in {held}")
     width = height = rotation = 0
     fps = 0.0
     if picture is not None:
@@ -116,6 +125,15 @@ def _probe(media: Media, deadline: float) -> MediaInfo | Reject:
         rate,
         channels,
     )
+
+
+def _worth_it(tracks: dict[int, _Track]) -> dict[int, _Track]:
+    """Both tracks, or the longer one alone where damage left of the other next to nothing."""
+    overlap = min(t.end_s for t in tracks.values()) - max(t.start_s for t in tracks.values())
+    longer = max(tracks.values(), key=lambda t: t.end_s - t.start_s)
+    if overlap < _WORTH_S <= longer.end_s - longer.start_s:
+        return {longer.stream.index: longer}
+    return tracks
 
 
 def _rate(track: _Track) -> float:

@@ -95,6 +95,36 @@ def test_length_that_no_header_states(tmp_path):
     assert not isinstance(clip, Reject)
 
 
+def test_stamps_that_no_file_of_this_size_can_fill(tmp_path):
+    path = tmp_path / "sparse.mkv"
+    source = write(tmp_path / "film.mp4", Film(audio=None))
+    with av.open(str(source)) as film, av.open(str(path), "w") as out:
+        stream = out.add_stream_from_template(film.streams.video[0])
+        for number, packet in enumerate(p for p in film.demux() if p.size):
+            packet.stream = stream
+            packet.pts = packet.dts = number * 3000 * packet.time_base.denominator
+            out.mux(packet)
+    result = probe(Location.of(path))
+    assert isinstance(result, Reject)
+    assert result.reason is Reason.CORRUPT
+    assert "timestamps span" in result.detail
+
+
+@pytest.mark.parametrize(("video_s", "audio_s"), [(3.0, 0.2), (0.2, 3.0)])
+def test_a_track_that_ends_at_once_does_not_cost_the_other(tmp_path, video_s, audio_s):
+    path = tmp_path / "short.mkv"
+    with av.open(str(write(tmp_path / "film.mp4", Film()))) as film, av.open(str(path), "w") as out:
+        streams = {s.index: out.add_stream_from_template(s) for s in film.streams}
+        for packet in film.demux():
+            length = video_s if packet.stream.type == "video" else audio_s
+            if packet.size and packet.pts * packet.time_base < length:
+                packet.stream = streams[packet.stream_index]
+                out.mux(packet)
+    info = probe(Location.of(path))
+    assert (info.has_video, info.has_audio) == (video_s > 1, audio_s > 1)
+    assert info.end_s - info.start_s == pytest.approx(3, abs=0.3)
+
+
 def test_one_damaged_stamp_does_not_lengthen_a_file(tmp_path):
     path = tmp_path / "damaged.ts"
     with av.open(str(write(tmp_path / "film.mp4", Film()))) as film, av.open(str(path), "w") as out:
