@@ -239,7 +239,10 @@ def _pictures(
     for n, stack in stacks.items():
         if n in far:
             whole = missing[n] == len(stack)
-            pictures[n] = Reject(Reason.BAD_CUT if whole else Reason.CORRUPT, far[n])
+            assert media.video is not None
+            promised = media.claims(plans[n].request.centre_s, media.video)
+            outside = whole and not promised
+            pictures[n] = Reject(Reason.BAD_CUT if outside else Reason.CORRUPT, far[n])
         elif missing[n]:
             pictures[n] = Reject(Reason.CORRUPT, "no picture could be decoded there")
         else:

@@ -208,6 +208,13 @@ class Media:
         """Media time of a timestamp of a track."""
         return timestamp * self._tick_s[track.index] - self.origin_s
 
+    def claims(self, seconds: float, track: Stream) -> bool:
+        """Whether the container says that a track has something at this media time."""
+        if not track.duration:
+            return False
+        begin = self.seconds(track.start_time or 0, track)
+        return begin <= seconds <= begin + track.duration * self._tick_s[track.index]
+
     def timestamp(self, seconds: float, track: Stream) -> int:
         """Timestamp of a media time, rounded down."""
         return int((seconds + self.origin_s) // self._tick_s[track.index])
