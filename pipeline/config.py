@@ -104,6 +104,9 @@ class EncoderConfig(Section):
     video: Literal["r2plus1d_18", "r2plus1d_18_xdc", "r2plus1d_small"] = "r2plus1d_18_xdc"
     # resnet18: stock with a one-channel stem; resnet18_vmz: the stem of FAIR's audio network.
     audio: Literal["resnet18", "resnet18_vmz", "resnet_small"] = "resnet18_vmz"
+    # Batches of clips that set the random encoders' BatchNorm statistics before the first
+    # clustering; 0: they stay at mean 0 and variance 1.
+    warm_batches: Annotated[int, Field(ge=0)] = 8
 
 
 class EmbeddingConfig(Section):
@@ -148,9 +151,9 @@ class LearningConfig(Section):
     batch_size: Count = 32  # per worker
     epochs: Positive = 6.0  # at most, a round; an epoch is epoch_clips clips
     epoch_clips: Annotated[int, Field(ge=0)] = 0  # 0: as many as there are labelled clips
-    # batchnorm: features are brought to mean 0 and variance 1 before the head's linear layer;
-    # linear: as in the paper.
-    head: Literal["batchnorm", "linear"] = "batchnorm"
+    # linear: as in the paper; batchnorm: features are brought to mean 0 and variance 1 before
+    # that, which makes an encoder learn its labels, good or bad, sooner.
+    head: Literal["batchnorm", "linear"] = "linear"
     sampling: Literal["uniform", "natural"] = "uniform"  # over pseudo-labels, as DeepCluster does
     # Up to so many clips of one file are drawn side by side and share its opening: for long files
     # cut into many clips, without a clip store. 1: every clip by itself.

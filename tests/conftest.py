@@ -46,6 +46,7 @@ TINY = [
     "learning.epochs=1",
     "learning.heldout=0.1",
     "learning.cpus_per_worker=0.5",
+    "encoders.warm_batches=1",
     "learning.optimizer=adamw",
     "learning.lr=0.001",
     "rounds=1",
