@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cache
@@ -271,7 +272,8 @@ def hardware() -> HWAccel | None:
     """NVIDIA's decoder, with libavcodec's own for what it does not know; None: there is none."""
     try:
         HWAccel("cuda").create(av.Codec("h264", "r"))
-    except (OSError, av.error.FFmpegError, RuntimeError, NotImplementedError):
+    except (OSError, av.error.FFmpegError, RuntimeError, NotImplementedError) as error:
+        warnings.warn(f"clips.decoder=cuda: the CPU decodes here ({error})", stacklevel=2)
         return None
     return HWAccel("cuda", allow_software_fallback=True)
 
