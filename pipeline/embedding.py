@@ -100,7 +100,7 @@ class Encode:
         if weights is None:
             networks = raw.build()
         else:
-            networks = encoders.build(config.encoders, seed=0)
+            networks = encoders.channels_last(encoders.build(config.encoders, seed=0))
             encoders.load_weights(networks, weights)
         self.device = torch.device(device)
         self.networks = networks.eval().to(self.device)

@@ -66,13 +66,16 @@ class Learner:
     ) -> None:
         self.frozen = frozen
         self.config, self.device, self.heads = config, device, heads
-        self.networks = encoders.build(config.encoders, seed=0)
+        self.networks = encoders.channels_last(encoders.build(config.encoders, seed=0))
         encoders.load_weights(self.networks, weights)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
             self.model = EncodersWithHeads(self.networks, heads, config.learning.head)
         if frozen:
             self.model.encoders.requires_grad_(False)
+        if config.learning.compile:
+            for network in self.model.encoders.values():
+                network.compile()
         self.wrapped = wrap(self.model)
         self.front: dict[str, nn.Module] = {
             "video": FramesToInput(config.clips.video).to(device),

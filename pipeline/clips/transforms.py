@@ -9,7 +9,7 @@ from pipeline.config import VideoConfig
 
 
 class FramesToInput(nn.Module):
-    """uint8 frames [B, T, H, W, 3] → float32 network input [B, 3, T, H, W].
+    """uint8 frames [B, T, H, W, 3] → float32 network input [B, 3, T, H, W], in the same order in memory.
 
     A clip is mirrored as a whole, never frame by frame (as FAIR's VMZ does).
     """
@@ -27,4 +27,4 @@ class FramesToInput(nn.Module):
             mirrored = frames_BTHWC.flip(3)
             frames_BTHWC = torch.where(mirror_B.view(-1, 1, 1, 1, 1), mirrored, frames_BTHWC)
         x = (frames_BTHWC.float() / 255 - self.mean) / self.std
-        return x.permute(0, 4, 1, 2, 3).contiguous()
+        return x.permute(0, 4, 1, 2, 3)

@@ -15,6 +15,7 @@ from pipeline.encoders.weights import load_weights, save_weights
 __all__ = [
     "ARCHITECTURES",
     "build",
+    "channels_last",
     "folded",
     "load_weights",
     "new_encoder",
@@ -42,6 +43,17 @@ def build(config: EncoderConfig, seed: int) -> nn.ModuleDict:
                 "audio": new_encoder("audio", config.audio),
             }
         )
+
+
+def channels_last(networks: nn.ModuleDict) -> nn.ModuleDict:
+    """The same networks, their weights laid out with the channels last, in place.
+
+    Decoded frames already lie so. On CPUs a step of R(2+1)D takes 0.77 of the time it takes
+    otherwise, one of the audio network 0.85 (benchmarks/README.md).
+    """
+    networks["video"].to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    networks["audio"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return networks
 
 
 def new_encoder(modality: str, architecture: str) -> nn.Module:
