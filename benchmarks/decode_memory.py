@@ -17,13 +17,13 @@ import time
 from pathlib import Path
 
 import av
-from machine import about
 
 from pipeline.clips import isolation
 from pipeline.clips.decode import ClipRequest, DecodedClip, decode_clips
 from pipeline.clips.isolation import decode_clips_isolated
 from pipeline.clips.probe import MediaInfo, probe
 from pipeline.config import ClipsConfig, VideoConfig
+from pipeline.machine import about
 from pipeline.storage import Location
 
 HERE = Path(__file__).parent

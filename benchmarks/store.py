@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import about
 
 from pipeline.clips.decode import DecodedClip
 from pipeline.clips.isolation import decode_clips_isolated, probe_isolated, shrink_isolated
 from pipeline.clips.rejects import Reject
 from pipeline.clips.sampling import augmented
 from pipeline.config import AudioConfig, ClipsConfig, VideoConfig, load
+from pipeline.machine import about
 from pipeline.storage import Location
 
 ROOT = Path(__file__).resolve().parents[1]

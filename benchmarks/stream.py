@@ -27,12 +27,12 @@ from urllib.parse import urlparse
 import numpy as np
 import pyarrow as pa
 import ray
-from machine import about
 
 from pipeline.clips.index import index
 from pipeline.clips.stream import Augment, DecodeSlot, Order, stream
 from pipeline.clips.table import DECODING_COLUMNS, ClipTable
 from pipeline.config import Config, load
+from pipeline.machine import about
 from pipeline.schedule import beside_neighbours, file_numbers
 from pipeline.session import connect, decode_cost
 from pipeline.storage import Location

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import ray
@@ -44,12 +44,8 @@ def pretrain(config: Config) -> Run:
     Raises:
         UserError: the settings do not fit the run, the clips or each other.
     """
-    method = methods.get(config.method)
-    clips = ClipTable.open(Run.place(config) / "clips")
-    check(config, method, clips)
-    run = Run.open(config)
-    published = publish(clips, run.location, config)
-    loop = RoundLoop(run, method, clips, published, EventLog(run.location))
+    loop = RoundLoop.opened(config, methods.get(config.method))
+    run = loop.run
     last = run.last_round()
     if last is None:
         last = loop.begin()
@@ -74,6 +70,19 @@ class RoundLoop:
     events: EventLog
     # Round in which each encoder was last trained: its features and clusters lie there.
     trained: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def opened(cls, config: Config, method: Method) -> Self:
+        """The run directory of ``config.run``, taken up or begun, with its clips published.
+
+        Raises:
+            UserError: the settings do not fit the run, the clips or each other.
+        """
+        clips = ClipTable.open(Run.place(config) / "clips")
+        check(config, method, clips)
+        run = Run.open(config)
+        published = publish(clips, run.location, config)
+        return cls(run, method, clips, published, EventLog(run.location))
 
     def begin(self) -> int:
         """Round 0: random encoders, their BatchNorm statistics set by a few batches."""

@@ -19,7 +19,7 @@ if not os.environ.get("RAY_ADDRESS"):
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
-    # Training shares the cores with decoding here, where threads that wait by spinning cost a tenth.
+    # Training shares the cores with decoding here: threads that wait by spinning cost a tenth.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import ray

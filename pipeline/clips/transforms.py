@@ -9,7 +9,8 @@ from pipeline.config import VideoConfig
 
 
 class FramesToInput(nn.Module):
-    """uint8 frames [B, T, H, W, 3] → float32 network input [B, 3, T, H, W], in the same order in memory.
+    """uint8 frames [B, T, H, W, 3] → float32 network input [B, 3, T, H, W], with the channels
+    still last in memory.
 
     A clip is mirrored as a whole, never frame by frame (as FAIR's VMZ does).
     """

@@ -13,21 +13,25 @@ from typing import Any
 
 def about(*packages: str) -> dict[str, Any]:
     """Hardware, versions of `packages`, commit and date, for the head of a benchmark's JSON."""
+    cpus = Path("/proc/cpuinfo")
     names = [
         line.partition(":")[2].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        for line in (cpus.read_text().splitlines() if cpus.exists() else ())
         if line.startswith("model name")
     ]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--exclude=*"], capture_output=True, text=True
-    )
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:  # a job's nodes may hold neither git nor its history
+        ended = subprocess.run([*git, "--exclude=*"], capture_output=True, text=True)
+        commit = ended.stdout.strip()
+    except FileNotFoundError:
+        commit = ""
     return {
         "cpu": names[0] if names else platform.processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
-        "commit": commit.stdout.strip(),
+        "commit": commit,
         "date": datetime.date.today().isoformat(),
     }

@@ -1,0 +1,50 @@
+"""What clusters hold: their commonest labels, and which labels they cannot tell apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pipeline.clustering import measures
+
+_SHOWN = 12  # clusters and pairs
+
+
+def contents(assigned: np.ndarray, labels: np.ndarray, names: list[str]) -> dict[str, Any]:
+    """
+    Args:
+        assigned: int32 [N], clusters, -1 for none; labels: int64 [N], -1 for none.
+        names: of the labels.
+
+    Returns:
+        ``purity``, ``nmi``; ``clusters``: the purest ones with their commonest labels and shares;
+        ``confused``: pairs of labels by the chance that a clip of one and a clip of the other lie
+        in the same cluster, relative to two clips of the same label.
+    """
+    known = (assigned >= 0) & (labels >= 0)
+    table = np.zeros((assigned.max() + 1, len(names)))
+    np.add.at(table, (assigned[known], labels[known]), 1)
+    share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    purest = np.argsort(-share.max(axis=1), kind="stable")[:_SHOWN]
+    spread = table / np.maximum(table.sum(axis=0), 1)  # of each label, over the clusters
+    together = spread.T @ spread
+    own = np.sqrt(np.diag(together))
+    likeness = together / np.maximum(np.outer(own, own), 1e-12)
+    pairs = np.argwhere(np.triu(np.ones_like(likeness), 1))
+    closest = pairs[np.argsort(-likeness[tuple(pairs.T)], kind="stable")][:_SHOWN]
+    return {
+        "purity": measures.purity(assigned[known], labels[known]),
+        "nmi": measures.normalized_mutual_information(labels[known], assigned[known]),
+        "clusters": [
+            {
+                "clips": int(table[c].sum()),
+                "labels": {names[i]: round(share[c, i], 3) for i in np.argsort(-share[c])[:3]},
+            }
+            for c in purest
+        ],
+        "confused": [
+            {"labels": [names[a], names[b]], "likeness": round(float(likeness[a, b]), 3)}
+            for a, b in closest
+        ],
+    }

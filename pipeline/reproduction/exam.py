@@ -1,0 +1,108 @@
+"""What encoders are worth on cuts they never saw, and what could be told without any labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.clips.table import ClipTable, PublishedClips
+from pipeline.clustering import cluster, measures, read_labels
+from pipeline.config import Config
+from pipeline.embedding import embed
+from pipeline.evaluation.probes import linear_probe
+from pipeline.features import read_features
+from pipeline.reproduction.worlds import TRAIN
+from pipeline.run import Round
+from pipeline.storage import Location
+
+Lists = Mapping[str, tuple[ClipTable, PublishedClips]]  # of labelled cuts: train and held out
+Features = Mapping[str, tuple[np.ndarray, np.ndarray]]  # list → features [n, d], present bool [n]
+
+
+def features_of(
+    lists: Lists,
+    weights: Location,
+    folders: Mapping[str, Mapping[str, Location]],
+    refused: Location,
+    config: Config,
+    title: str,
+) -> dict[str, Features]:
+    """By modality, features of every list, made now unless they are there.
+
+    Args:
+        folders: list → modality → where they are.
+    """
+    found: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+    for name, (clips, published) in lists.items():
+        todo = {m: f for m, f in folders[name].items() if not (f / "DONE").exists()}
+        if todo:
+            embed(clips, published, weights, todo, refused, config, f"{title} · embed {name}")
+        for modality, folder in folders[name].items():
+            found.setdefault(modality, {})[name] = read_features(folder, len(clips))
+    return found
+
+
+def probed(lists: Lists, features: Features, seed: int) -> dict[str, Any]:
+    """Linear probes, taught by the training cuts: one for each split of the held-out ones."""
+    tables = [clips for clips, _ in lists.values()]
+
+    def joined(column: str) -> pa.DictionaryArray:
+        parts = [chunk for t in tables for chunk in t.column(column).chunks]
+        return pa.chunked_array(parts).combine_chunks().dictionary_encode()
+
+    labels, files, splits = joined("label"), joined("uri"), joined("split")
+    values = np.concatenate([features[name][0] for name in lists])
+    present = np.concatenate([features[name][1] for name in lists])
+    side = np.array(splits.to_pylist(), dtype=object)
+    return {
+        split: asdict(
+            linear_probe(
+                values,
+                labels.indices.to_numpy(),
+                files.indices.to_numpy(),
+                (side == TRAIN) & present,
+                (side == split) & present,
+                seed,
+            )
+        )
+        for split in sorted(set(side) - {TRAIN})
+    }
+
+
+def clusters_of(this: Round, modality: str, clips: ClipTable, config: Config) -> np.ndarray:
+    """int32 [N]: the modality's own clusters, also where the method clustered another way."""
+    out = this.clusters(modality)
+    if not (out / "clustering.json").exists():
+        folders = [this.features(modality)]
+        cluster(
+            folders,
+            num_clips=len(clips),
+            clips=clips.location,
+            config=config.clustering,
+            seed=config.seed,
+            out=out,
+        ).close()
+    return read_labels(out, len(clips))
+
+
+def signals(this: Round, assigned: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """What a user without labels could go by; compared with the probes in the study.
+
+    Args:
+        assigned: modality → its clusters, int32 [N].
+    """
+    found = {}
+    for modality, labels in assigned.items():
+        sizes = np.bincount(labels[labels >= 0])
+        found[f"effective_clusters_{modality}"] = measures.effective_clusters(sizes)
+    if len(assigned) == 2:
+        first, second = assigned.values()
+        found["agreement"] = measures.normalized_mutual_information(first, second)
+    for update in this.metrics.read_json().get("updates", []):
+        last = update["epochs"][-1]
+        found |= {name: value for name, value in last.items() if name.startswith("held_out_acc")}
+    return found

@@ -1,0 +1,173 @@
+"""The paper's findings as data: what each one claims, and which trials test it.
+
+What the paper claims is told as far as its abstract, its repository and readings of it tell
+(README, "Findings"); its numbers are not targets here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pipeline.reproduction.trials import Trial
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A claim that one trial ends above another, on the test cuts' linear probe.
+
+    Attributes:
+        better, worse: trials' names; ``random``: the round 0 of `better`.
+        modality: whose encoder.
+        claim: in the paper's sense, short.
+    """
+
+    better: str
+    worse: str
+    modality: str
+    claim: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """
+    Attributes:
+        key: F1 … F7; title: of its section.
+        trials: all that are needed.
+        comparisons: the claims put to the test.
+    """
+
+    key: str
+    title: str
+    trials: tuple[Trial, ...]
+    comparisons: tuple[Comparison, ...]
+
+
+OURS = "anchored_audio"
+_XDC = Trial("xdc", "xdc", every_round=True)
+_VARIANTS = tuple(Trial(name, name, every_round=True) for name in ("sdc", "mdc", "cdc"))
+_SUPERVISED = Trial("supervised", "supervised:label")
+_OURS = Trial(OURS, OURS, every_round=True)
+
+
+def _both(better: str, worse: str, claim: str) -> tuple[Comparison, ...]:
+    return tuple(Comparison(better, worse, m, claim) for m in ("video", "audio"))
+
+
+def _k(k: int) -> Trial:
+    return Trial(f"xdc-k{k}", "xdc", settings=(f"clustering.k={k}",))
+
+
+def _part(name: str) -> Trial:
+    return Trial(f"xdc-{name}", "xdc", cuts=name)
+
+
+FINDINGS = (
+    Finding(
+        "F1",
+        "The four variants, ours, and both ends of the scale",
+        (_XDC, *_VARIANTS, _OURS, _SUPERVISED),
+        (
+            *_both("xdc", "random", "XDC learns"),
+            *_both("xdc", "sdc", "XDC is better than single-modality clustering"),
+            *_both("xdc", "mdc", "XDC is better than MDC"),
+            *_both("xdc", "cdc", "XDC is better than CDC"),
+            *_both(OURS, "xdc", "(ours) an anchored strong modality is better than XDC"),
+            *_both(OURS, "sdc", "(ours) and than single-modality clustering"),
+            *_both(OURS, "random", "(ours) both encoders gain"),
+        ),
+    ),
+    Finding(
+        "F2",
+        "The number of clusters",
+        (_XDC, *(_k(k) for k in (16, 256, 1024))),
+        (
+            *_both("xdc-k256", "xdc-k16", "k well above few, not tied to the number of classes"),
+            *_both("xdc", "xdc-k1024", "with few clips a large k does not help"),
+        ),
+    ),
+    Finding(
+        "F3",
+        "Curated against uncurated clips",
+        (_XDC, _part("anywhere")),
+        _both("xdc", "xdc-anywhere", "curated clips are worth something"),
+    ),
+    Finding(
+        "F4",
+        "The amount of data, at equal compute",
+        (_XDC, _part("half"), _part("quarter")),
+        _both("xdc", "xdc-quarter", "more data is better"),
+    ),
+    Finding(
+        "F5",
+        "Control: two encoders of the same modality",
+        (
+            _XDC,
+            Trial("twins-video", "twins:video"),
+            Trial("twins-audio", "twins:audio"),
+        ),
+        tuple(
+            Comparison("xdc", f"twins-{m}", m, "the second modality is what helps")
+            for m in ("video", "audio")
+        ),
+    ),
+    Finding("F6", "What clusters hold", (_XDC, _OURS), ()),
+    Finding(
+        "F7",
+        "The headline in miniature: labels of another task against none",
+        (_XDC, _OURS, Trial("supervised-slot", "supervised:slot")),
+        (
+            Comparison("xdc", "supervised-slot", "video", "XDC is ahead of supervision elsewhere"),
+            Comparison(OURS, "supervised-slot", "video", "(ours) and so is the anchored variant"),
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """
+    Attributes:
+        settings: that all trials share, after the world's own.
+        findings: tested by default; seeds: of every trial.
+        generated_files: of the generated world.
+        words: whether the real world is part of it.
+    """
+
+    settings: tuple[str, ...]
+    findings: tuple[str, ...]
+    seeds: tuple[int, ...]
+    generated_files: int
+    words: bool = True
+
+
+_ALL = tuple(finding.key for finding in FINDINGS)
+PRESETS = {
+    # Minutes on two cores; for tests.
+    "quick": Preset(("rounds=2", "learning.epochs=16"), ("quick",), (0,), 400, words=False),
+    # The published table: hours on two cores.
+    "cpu": Preset(("rounds=3",), _ALL, (0, 1, 2), 600),
+    # The full networks on one card.
+    "gpu": Preset(
+        (
+            "rounds=4",
+            "encoders.video=r2plus1d_18_xdc",
+            "encoders.audio=resnet18_vmz",
+            "clips.video.size=112",
+            "clips.video.short_side=120",
+            "clips.video.train_short_side=[116,128]",
+            "resources.device=cuda",
+        ),
+        _ALL,
+        (0, 1, 2),
+        2000,
+    ),
+}
+
+
+def trials_of(keys: Sequence[str]) -> list[Trial]:
+    """The trials that the findings need, each once; ``quick``: XDC alone."""
+    if tuple(keys) == ("quick",):
+        return [Trial("xdc", "xdc", every_round=True)]
+    wanted = [trial for f in FINDINGS if f.key in keys for trial in f.trials]
+    return list(dict.fromkeys(wanted))

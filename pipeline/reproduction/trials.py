@@ -1,0 +1,159 @@
+"""One trial: encoders trained in one way, examined on held-out cuts.
+
+OUT/<world>/trials/<name>-<seed>/           the run
+OUT/<world>/trials/<name>-<seed>/exam/      features of labelled cuts, by round
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline import config as settings_of
+from pipeline import methods
+from pipeline.clips.index import index
+from pipeline.clips.table import ClipTable
+from pipeline.config import Config
+from pipeline.evaluation.supervision import Supervision, supervised
+from pipeline.machine import about
+from pipeline.methods import METHODS, MODALITIES
+from pipeline.progress import say
+from pipeline.reproduction.contents import contents
+from pipeline.reproduction.exam import Lists, clusters_of, features_of, probed, signals
+from pipeline.reproduction.twins import pretrain_twins
+from pipeline.reproduction.worlds import HELD_OUT, TRAIN, World
+from pipeline.rounds import RoundLoop, pretrain
+from pipeline.run import Run
+from pipeline.storage import Location
+
+SUPERVISED, TWINS = "supervised", "twins"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """
+    Attributes:
+        name: of its files.
+        method: one of `METHODS`; ``supervised:<column>``: that column of the cuts as labels, for
+            as many epochs as all rounds of the others; ``twins:<modality>``: see twins.py.
+        cuts: the list that is learned from (`worlds.LISTS`).
+        settings: that differ from the world's.
+        every_round: examine all rounds, not only the last.
+    """
+
+    name: str
+    method: str
+    cuts: str = TRAIN
+    settings: tuple[str, ...] = ()
+    every_round: bool = False
+
+    @property
+    def kind(self) -> str:
+        return self.method.partition(":")[0]
+
+    @property
+    def detail(self) -> str:
+        return self.method.partition(":")[2]
+
+    def fits(self, world: World) -> bool:
+        """Whether the world has the labels that it needs."""
+        return self.kind != SUPERVISED or self.detail in world.labels
+
+
+@dataclass(frozen=True)
+class Trained:
+    """
+    Attributes:
+        weights: round → safetensors of both encoders.
+        modalities: whose encoders were trained.
+    """
+
+    run: Run
+    weights: Mapping[int, Location]
+    modalities: tuple[str, ...]
+
+
+def play(
+    trial: Trial, world: World, seed: int, preset: Sequence[str], out: Location
+) -> dict[str, Any]:
+    """Train and examine, from wherever an earlier attempt stopped; the trial's figures."""
+    started = time.monotonic()
+    place = out / world.name / "trials" / f"{trial.name}-{seed}"
+    own = [f"run={place.full_uri}", f"seed={seed}"]
+    if trial.method in METHODS:
+        own.append(f"method={trial.method}")
+    config = settings_of.load([*world.settings, *preset, *trial.settings, *own])
+    cuts = world.list_of(trial.cuts, out)
+    trained = train(trial, cuts, world.stored(trial.cuts, out, config))
+    lists = {name: world.clips_of(name, out, config) for name in (TRAIN, HELD_OUT)}
+    last = max(trained.weights)
+    rounds = []
+    for number in trained.weights if trial.every_round else (last,):
+        rounds.append(_examined(trial, trained, number, lists, config))
+        probes = " · ".join(
+            f"{m} {by_split['test']['accuracy']:.3f}" for m, by_split in rounds[-1]["probe"].items()
+        )
+        say(f"{world.name} · {trial.name} · seed {seed} · round {number} · {probes}")
+    return {
+        "world": world.name,
+        "trial": asdict(trial),
+        "seed": seed,
+        "config": config.model_dump(mode="json", exclude={"run", "store", "resources", "index"}),
+        "clips": len(ClipTable.open(trained.run.clips)),
+        "about": about("torch", "ray", "av"),
+        "seconds": round(time.monotonic() - started),
+        "rounds": rounds,
+    }
+
+
+def train(trial: Trial, cuts: Location, config: Config) -> Trained:
+    """The trial's encoders, by the same functions that the jobs call."""
+    if trial.kind == TWINS:
+        run = pretrain_twins(cuts, config, trial.detail)
+        return Trained(run, _all_rounds(run), (trial.detail,))
+    index(cuts.full_uri, Run.place(config), config)
+    if trial.kind == SUPERVISED:
+        loop = RoundLoop.opened(config, methods.get(config.method))
+        if loop.run.last_round() is None:
+            loop.begin()
+        labels = Supervision(cuts.full_uri, trial.detail)
+        return Trained(loop.run, {0: supervised(loop.run, labels, "test")}, MODALITIES)
+    run = pretrain(config)
+    return Trained(run, _all_rounds(run), MODALITIES)
+
+
+def _all_rounds(run: Run) -> dict[int, Location]:
+    return {n: run.round(n).encoders for n in range(run.config.rounds + 1)}
+
+
+def _examined(
+    trial: Trial, trained: Trained, number: int, lists: Lists, config: Config
+) -> dict[str, Any]:
+    """Probes of one round; of rounds that clustered also the signals and what the clusters hold."""
+    this = trained.run.round(number)
+    clips, _ = lists[TRAIN]
+    clustered = trial.method in METHODS and trial.cuts == TRAIN
+    title = f"{trial.name} · seed {config.seed} · round {number}"
+    place = trained.run.location / "exam" / f"{number:04d}"
+    folders = {name: {m: place / name / m for m in trained.modalities} for name in lists}
+    if clustered:
+        folders[TRAIN] = {m: this.features(m) for m in trained.modalities}
+    weights = trained.weights[number]
+    features = features_of(lists, weights, folders, place / "rejects", config, title)
+    labels = clips.column("label").combine_chunks().dictionary_encode()
+    found: dict[str, Any] = {"round": number, "probe": {}, "contents": {}}
+    assigned = {}
+    for modality in trained.modalities:
+        found["probe"][modality] = probed(lists, features[modality], config.seed)
+        if clustered:
+            assigned[modality] = clusters_of(this, modality, clips, config)
+            found["contents"][modality] = contents(
+                assigned[modality],
+                labels.indices.to_numpy().astype(np.int64),
+                labels.dictionary.to_pylist(),
+            )
+    return found | {"signals": signals(this, assigned)}

@@ -1,0 +1,62 @@
+"""The control of XDC: two encoders of one and the same modality teach each other.
+
+Two runs from different random weights, in which every round each one learns the pseudo-labels of
+the other. What cross-modal training gains over this, it gains from the second modality.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pipeline.clips.index import index
+from pipeline.clustering import Clustering
+from pipeline.config import Config
+from pipeline.methods import Method, Update
+from pipeline.rounds import RoundLoop
+from pipeline.run import Round, Run
+from pipeline.storage import Location
+
+_OTHER_SEED = 10_000  # added to the seed for the second encoder
+
+
+@dataclass
+class Twin(RoundLoop):
+    """One of the two: the pseudo-labels it is given are those of the other one."""
+
+    others: list[Twin] = field(default_factory=list)
+
+    def cluster(self, this: Round, name: str) -> Clustering:
+        (other,) = self.others
+        before = other.run.round(this.number - 1)
+        other.trained = {name: before.number}
+        other.embed(before, (name,), before.encoders)
+        return RoundLoop.cluster(other, before, name)
+
+
+def pretrain_twins(cuts: Location, config: Config, modality: str) -> Run:
+    """Both, to ``config.rounds`` rounds, from wherever they stand; the first one is returned.
+
+    Args:
+        cuts: a cuts table, indexed for both if it was not before.
+        config: of the first one; the second one lies in its folder.
+    """
+    method = Method({modality: (modality,)}, (Update({modality: (modality,)}),))
+    keep = config.embedding.model_copy(update={"keep": True})  # the other may be behind
+    config = config.model_copy(update={"embedding": keep})
+    seed = config.seed + _OTHER_SEED
+    second = config.model_copy(update={"run": f"{config.run}/twin", "seed": seed})
+    twins = []
+    for own in (config, second):
+        index(cuts.full_uri, Run.place(own), own)
+        twins.append(Twin.opened(own, method))
+    for twin, other in zip(twins, reversed(twins)):
+        twin.others = [other]
+        if twin.run.last_round() is None:
+            twin.begin()
+    for number in range(1, config.rounds + 1):
+        for twin in twins:
+            if not twin.run.round(number).is_done:
+                twin.play(twin.run.round(number))
+    for twin in twins:
+        twin.events.close()
+    return twins[0].run

@@ -1,0 +1,157 @@
+"""Where a study's clips come from: lists of cuts to learn from and to be examined on.
+
+    OUT/<world>/cuts/<list>.parquet     uri, start_s, end_s, label, split and the world's others
+    OUT/<world>/clips/<list>/           the list, indexed
+    OUT/<world>/store/<list>/           its clips, decoded once, where the settings ask for it
+
+No encoder ever learns from a held-out cut, neither with labels nor without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+import pipeline
+from pipeline import synthetic
+from pipeline.clips.index import index
+from pipeline.clips.store import publish
+from pipeline.clips.table import ClipTable, PublishedClips
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.storage import Location
+
+TRAIN, HELD_OUT = "train", "held_out"
+_NEEDED = ("uri", "start_s", "end_s", "label", "split")
+
+
+@dataclass(frozen=True)
+class World:
+    """
+    Attributes:
+        name: of its folder.
+        settings: what suits its clips, as `pipeline.config.load` takes it.
+        labels: the columns that supervision can take.
+        cuts: all its labelled cuts, made in a folder if they must be: columns ``uri`` (absolute),
+            ``start_s``, ``end_s``, ``label``, ``split`` (train, val, test) and perhaps more.
+    """
+
+    name: str
+    settings: tuple[str, ...]
+    labels: tuple[str, ...]
+    cuts: Callable[[Location], pa.Table]
+
+    def list_of(self, name: str, out: Location) -> Location:
+        """A list of cuts, written if it is not there: see `LISTS`."""
+        place = out / self.name / "cuts" / f"{name}.parquet"
+        if not place.exists():
+            place.write_table(LISTS[name](self.cuts(out / self.name)))
+        return place
+
+    def clips_of(
+        self, name: str, out: Location, config: Config
+    ) -> tuple[ClipTable, PublishedClips]:
+        """A list, indexed and published for decoding."""
+        place = out / self.name / "clips" / name
+        if not (place / "clips").exists():
+            index(self.list_of(name, out).full_uri, place, config)
+        clips = ClipTable.open(place / "clips")
+        return clips, publish(clips, place, self.stored(name, out, config))
+
+    def stored(self, name: str, out: Location, config: Config) -> Config:
+        """`config` with the list's clip store, which all runs on that list share."""
+        place = (out / self.name / "store" / name).full_uri
+        return config.model_copy(update={"store": config.store.model_copy(update={"place": place})})
+
+
+def generated(seed: int, files: int) -> World:
+    """The generated world (`pipeline.synthetic`), another one for every seed; written once."""
+
+    def cuts(folder: Location) -> pa.Table:
+        media = Path(folder.path) / "media"
+        made = synthetic.write_world(media, files, synthetic.World(seed=seed, difficulty=0.0))
+        return _read(Location.of(made))
+
+    return World(f"generated-{seed}", (_config("demo"),), ("label",), cuts)
+
+
+def words(table: str) -> World:
+    """Words that a talker says: a cuts table with the columns label (the word), slot (its place in
+    the sentence) and split (by sentence)."""
+    made = Location.of(table)
+    return World("words", (_config("words"),), ("label", "slot"), lambda folder: _read(made))
+
+
+def _config(name: str) -> str:
+    return str(Path(pipeline.__file__).resolve().parents[1] / "configs" / f"{name}.yaml")
+
+
+def _read(place: Location) -> pa.Table:
+    """
+    Raises:
+        UserError: the table is missing or lacks a column.
+    """
+    if not place.exists():
+        raise UserError(f"there is no cuts table at {place}")
+    table = pa.csv.read_csv(pa.BufferReader(place.read_bytes()))
+    missing = [name for name in _NEEDED if name not in table.column_names]
+    if missing:
+        raise UserError(f"{place} lacks the columns {', '.join(missing)}")
+    folder = Location.of(place.uri.rpartition("/")[0])
+    uris = [
+        uri if "://" in uri or uri.startswith("/") else (folder / uri).full_uri
+        for uri in table["uri"].to_pylist()
+    ]
+    return table.set_column(table.column_names.index("uri"), "uri", pa.array(uris))
+
+
+# -- lists of cuts, from all labelled cuts -----------------------------------------------------
+
+
+def _train(cuts: pa.Table) -> pa.Table:
+    return cuts.filter(pc.equal(cuts["split"], "train"))
+
+
+def _held_out(cuts: pa.Table) -> pa.Table:
+    return cuts.filter(pc.not_equal(cuts["split"], "train"))
+
+
+def _anywhere(cuts: pa.Table) -> pa.Table:
+    """As many cuts of the same lengths from the same files, anywhere in what was cut of them."""
+    train = _train(cuts)
+    start, end = (train[name].to_numpy() for name in ("start_s", "end_s"))
+    files = train["uri"].combine_chunks().dictionary_encode().indices.to_numpy()
+    first = np.full(files.max() + 1, np.inf)
+    last = np.zeros(files.max() + 1)
+    np.minimum.at(first, files, start)
+    np.maximum.at(last, files, end)
+    length = end - start
+    begin = np.random.default_rng(0).uniform(first[files], last[files] - length)
+    return pa.table({"uri": train["uri"], "start_s": begin, "end_s": begin + length})
+
+
+def _share(one_in: int) -> Callable[[pa.Table], pa.Table]:
+    """The training cuts of one file in so many."""
+
+    def chosen(cuts: pa.Table) -> pa.Table:
+        train = _train(cuts)
+        uris = sorted(set(train["uri"].to_pylist()))
+        kept = np.random.default_rng(0).permutation(len(uris))[: len(uris) // one_in]
+        return train.filter(pc.is_in(train["uri"], pa.array([uris[i] for i in sorted(kept)])))
+
+    return chosen
+
+
+LISTS: dict[str, Callable[[pa.Table], pa.Table]] = {
+    TRAIN: _train,
+    HELD_OUT: _held_out,
+    "anywhere": _anywhere,
+    "half": _share(2),
+    "quarter": _share(4),
+}
