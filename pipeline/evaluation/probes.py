@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,23 +44,38 @@ def linear_probe(
     is_test: np.ndarray,
     seed: int = 0,
 ) -> ProbeResult:
+    """`linear_probes` with one side to test on."""
+    return linear_probes(features, labels, files, is_train, {"test": is_test}, seed)["test"]
+
+
+def linear_probes(
+    features: np.ndarray,
+    labels: np.ndarray,
+    files: np.ndarray,
+    is_train: np.ndarray,
+    tests: Mapping[str, np.ndarray],
+    seed: int = 0,
+) -> dict[str, ProbeResult]:
     """Logistic regression on standardised features; its C is chosen inside the training clips.
 
     Args:
         features: float [n, d].
         labels: int [n].
         files: int [n], the file of each clip: a file is never on both sides of a split.
-        is_train, is_test: bool [n].
+        is_train: bool [n]; tests: name → bool [n].
 
     Raises:
         ValueError: a file is both in train and in test, or one of them is empty.
     """
-    train, test = np.flatnonzero(is_train), np.flatnonzero(is_test)
-    if not len(train) or not len(test):
-        raise ValueError(f"{len(train)} training and {len(test)} test clips: both are needed")
-    shared = np.intersect1d(files[train], files[test])
-    if len(shared):
-        raise ValueError(f"{len(shared)} files have clips in both train and test")
+    train = np.flatnonzero(is_train)
+    for name, is_test in tests.items():
+        if not len(train) or not is_test.any():
+            raise ValueError(
+                f"{len(train)} training and {is_test.sum()} {name} clips: both are needed"
+            )
+        shared = np.intersect1d(files[train], files[is_test])
+        if len(shared):
+            raise ValueError(f"{len(shared)} files have clips in both train and {name}")
     features = features.astype(np.float32)
     splitter = GroupShuffleSplit(n_splits=1, test_size=0.2, random_state=seed)
     inner, validation = next(splitter.split(train, groups=files[train]))
@@ -70,13 +86,16 @@ def linear_probe(
         for c in STRENGTHS
     ]
     strength = STRENGTHS[int(np.argmax(scores))]
-    right = (
-        _fit(features, labels, train, strength).predict(features[test]) == labels[test]
-    ).astype(float)
-    low, high = bootstrap_interval(right, files[test], seed)
+    probe = _fit(features, labels, train, strength)
     commonest = np.bincount(labels[train]).argmax()
-    chance = float((labels[test] == commonest).mean())
-    return ProbeResult(float(right.mean()), low, high, chance, strength, len(train), len(test))
+    found = {}
+    for name, is_test in tests.items():
+        right = (probe.predict(features[is_test]) == labels[is_test]).astype(float)
+        low, high = bootstrap_interval(right, files[is_test], seed)
+        chance = float((labels[is_test] == commonest).mean())
+        counts = len(train), len(right)
+        found[name] = ProbeResult(float(right.mean()), low, high, chance, strength, *counts)
+    return found
 
 
 def _fit(features: np.ndarray, labels: np.ndarray, rows: np.ndarray, strength: float):  # type: ignore[no-untyped-def]

@@ -13,7 +13,7 @@ from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.clustering import cluster, measures, read_labels
 from pipeline.config import Config
 from pipeline.embedding import embed
-from pipeline.evaluation.probes import linear_probe
+from pipeline.evaluation.probes import linear_probes
 from pipeline.features import read_features
 from pipeline.reproduction.worlds import TRAIN
 from pipeline.run import Round
@@ -30,7 +30,7 @@ def features_of(
     refused: Location,
     config: Config,
     title: str,
-) -> dict[str, Features]:
+) -> Mapping[str, Features]:
     """By modality, features of every list, made now unless they are there.
 
     Args:
@@ -58,19 +58,15 @@ def probed(lists: Lists, features: Features, seed: int) -> dict[str, Any]:
     values = np.concatenate([features[name][0] for name in lists])
     present = np.concatenate([features[name][1] for name in lists])
     side = np.array(splits.to_pylist(), dtype=object)
-    return {
-        split: asdict(
-            linear_probe(
-                values,
-                labels.indices.to_numpy(),
-                files.indices.to_numpy(),
-                (side == TRAIN) & present,
-                (side == split) & present,
-                seed,
-            )
-        )
-        for split in sorted(set(side) - {TRAIN})
-    }
+    probes = linear_probes(
+        values,
+        labels.indices.to_numpy(),
+        files.indices.to_numpy(),
+        (side == TRAIN) & present,
+        {split: (side == split) & present for split in sorted(set(side) - {TRAIN})},
+        seed,
+    )
+    return {split: asdict(probe) for split, probe in probes.items()}
 
 
 def clusters_of(this: Round, modality: str, clips: ClipTable, config: Config) -> np.ndarray:

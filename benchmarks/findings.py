@@ -1,0 +1,202 @@
+"""Tables and plots of the study: ``python benchmarks/findings.py [benchmarks/findings]``.
+
+Reads the JSON files that ``jobs/reproduce.py --results benchmarks/findings`` leaves there and
+writes ``benchmarks/findings.md`` and the plots beside it. Whatever came out is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from pipeline.reproduction.findings import FINDINGS, Comparison, Finding
+
+HERE = Path(__file__).resolve().parent
+MODALITIES = ("video", "audio")
+Results = dict[str, dict[int, dict[str, Any]]]  # trial → seed → its JSON
+
+TITLES = {
+    "words": "Real: words that a talker says",
+    "generated": "Generated: objects that hop and hum",
+}
+
+
+def markdown(rows: list[list[str]]) -> list[str]:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
+def read(folder: Path) -> Results:
+    found: Results = defaultdict(dict)
+    for place in sorted(folder.glob("*.json")):
+        result = json.loads(place.read_text())
+        found[result["trial"]["name"]][result["seed"]] = result
+    return found
+
+
+def accuracy(result: dict[str, Any], modality: str, number: int = -1) -> float | None:
+    """Test accuracy of the linear probe after a round; None where there is no such encoder."""
+    probe = result["rounds"][number]["probe"].get(modality)
+    return probe["test"]["accuracy"] if probe else None
+
+
+def by_seed(results: Results, trial: str, modality: str, number: int = -1) -> dict[int, float]:
+    found = {s: accuracy(r, modality, number) for s, r in results.get(trial, {}).items()}
+    return {seed: value for seed, value in found.items() if value is not None}
+
+
+def spread(values: dict[int, float]) -> str:
+    """Mean and standard deviation over seeds, with their number."""
+    numbers = list(values.values())
+    if not numbers:
+        return "–"
+    deviation = f" ± {np.std(numbers, ddof=1):.3f}" if len(numbers) > 1 else ""
+    return f"{np.mean(numbers):.3f}{deviation} ({len(numbers)})"
+
+
+def compared(results: Results, one: Comparison) -> list[str]:
+    """The claim, the difference over the seeds that both trials have, and what follows."""
+    better = by_seed(results, one.better, one.modality)
+    if one.worse == "random":
+        worse = by_seed(results, one.better, one.modality, 0)
+    else:
+        worse = by_seed(results, one.worse, one.modality)
+    seeds = sorted(better.keys() & worse.keys())
+    name = f"{one.modality}: {one.better} over {one.worse}"
+    gains = np.array([better[s] - worse[s] for s in seeds])
+    if len(gains) < 2:
+        shown = f"{gains[0]:+.3f} (one seed)" if len(gains) else "not run"
+        return [one.claim, name, shown, "cannot tell yet"]
+    half = stats.t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
+    low, high = gains.mean() - half, gains.mean() + half
+    verdict = "holds" if low > 0 else "does not hold" if high < 0 else "cannot tell at this size"
+    shown = f"{gains.mean():+.3f} [{low:+.3f}, {high:+.3f}], {len(gains)} seeds"
+    return [one.claim, name, shown, verdict]
+
+
+def section(finding: Finding, results: Results) -> list[str]:
+    rows = [["trial", "video", "audio"]]
+    random = [by_seed(results, "xdc", m, 0) for m in MODALITIES]
+    rows.append(["random encoders", *map(spread, random)])
+    for trial in finding.trials:
+        rows.append([trial.name, *(spread(by_seed(results, trial.name, m)) for m in MODALITIES)])
+    if all(cell == "–" for row in rows[2:] for cell in row[1:]):
+        return []
+    lines = [f"### {finding.key} · {finding.title}", "", *markdown(rows), ""]
+    if finding.comparisons:
+        heads = ["claim", "comparison", "difference [95%]", "verdict"]
+        lines += [*markdown([heads, *(compared(results, c) for c in finding.comparisons)]), ""]
+    if finding.key == "F6":
+        lines += held(finding, results)
+    return lines
+
+
+def held(finding: Finding, results: Results) -> list[str]:
+    """What the last clusters of the lowest seed hold."""
+    lines = []
+    for trial in finding.trials:
+        for result in list(results.get(trial.name, {}).values())[:1]:
+            for modality, found in result["rounds"][-1]["contents"].items():
+                purest = "; ".join(
+                    " ".join(f"{word} {share:.2f}" for word, share in each["labels"].items())
+                    for each in found["clusters"][:8]
+                )
+                pairs = ", ".join(
+                    f"{'–'.join(pair['labels'])} {pair['likeness']:.2f}"
+                    for pair in found["confused"]
+                )
+                lines += [
+                    f"- **{trial.name}, {modality}**: purity {found['purity']:.2f}, NMI with the "
+                    f"labels {found['nmi']:.2f}. Purest clusters: {purest}. "
+                    f"Least told apart: {pairs}."
+                ]
+    return [*lines, ""]
+
+
+def signals(results: Results) -> list[str]:
+    """How well each label-free figure ranks all examined rounds of all trials."""
+    rows = [
+        (round_["signals"], [accuracy(result, m, i) for m in MODALITIES])
+        for seeds in results.values()
+        for result in seeds.values()
+        for i, round_ in enumerate(result["rounds"])
+        if round_["signals"]
+    ]
+    names = sorted({name for found, _ in rows for name in found})
+    table = [["signal", "rounds", "video probe", "audio probe", "mean of both"]]
+    for name in names:
+        known = [(found[name], values) for found, values in rows if name in found]
+        if len(known) < 8:
+            continue
+        signal = [value for value, _ in known]
+        probes = np.array([values for _, values in known], float)
+        ranks = [stats.spearmanr(signal, each)[0] for each in (*probes.T, probes.mean(axis=1))]
+        table.append([name.replace("_", " "), str(len(known)), *(f"{r:+.2f}" for r in ranks)])
+    if len(table) == 1:
+        return []
+    return [
+        "### What can be told without labels (Spearman's rank correlation)",
+        "",
+        *markdown(table),
+        "",
+    ]
+
+
+def plot(results: Results, place: Path) -> None:
+    """Test accuracy by round, mean of the seeds, one line a method."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
+    for axis, modality in zip(axes, MODALITIES):
+        for trial in FINDINGS[0].trials:
+            seeds = list(results.get(trial.name, {}).values())
+            if not seeds:
+                continue
+            if not trial.every_round:
+                axis.axhline(np.mean([accuracy(r, modality) for r in seeds]), ls=":", c="0.4")
+                axis.text(
+                    0, np.mean([accuracy(r, modality) for r in seeds]), trial.name, va="bottom"
+                )
+                continue
+            numbers = range(min(len(r["rounds"]) for r in seeds))
+            values = np.array([[accuracy(r, modality, n) for n in numbers] for r in seeds], float)
+            axis.plot(numbers, values.mean(axis=0), marker="o", label=trial.name)
+            axis.fill_between(numbers, values.min(axis=0), values.max(axis=0), alpha=0.15)
+        axis.set(title=modality, xlabel="round", ylim=(0, 1), xticks=list(numbers))
+    axes[0].set_ylabel("linear probe, test")
+    axes[1].legend(fontsize="small")
+    figure.savefig(place, dpi=110)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "findings"
+    text = (HERE / "findings-study.md").read_text()
+    lines = [text.rstrip(), ""]
+    for world in ("words", "generated"):
+        results = read(folder / world)
+        if not results:
+            continue
+        made = [r["about"] for seeds in results.values() for r in seeds.values()]
+        commits = ", ".join(sorted({about["commit"] for about in made}))
+        cpus = ", ".join(sorted({f"{about['cpu']}, {about['cores']} cores" for about in made}))
+        lines += [f"## {TITLES[world]}", "", f"Made at {commits} on {cpus}.", ""]
+        plot(results, folder / f"{world}.png")
+        lines += [f"![accuracy by round]({folder.name}/{world}.png)", ""]
+        for finding in FINDINGS:
+            lines += section(finding, results)
+        lines += signals(results)
+    (HERE / "findings.md").write_text("\n".join(lines).rstrip() + "\n")
+
+
+if __name__ == "__main__":
+    main()
