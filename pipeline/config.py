@@ -114,7 +114,7 @@ class EmbeddingConfig(Section):
     actors: Count = 1  # the least number of encoder actors
     max_actors: Count = 1
     keep: bool = False  # keep every round's features (evaluation then needs no decoding)
-    rows_per_file: Count = 65_536
+    rows_per_file: Count = 16_384  # at most; small passes write smaller files
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 

@@ -26,10 +26,13 @@ from pipeline.clips.transforms import FramesToInput
 from pipeline.config import Config
 from pipeline.devices import autocast, choose_device, use_threads
 from pipeline.encoders import raw
-from pipeline.features import FeatureSink, as_feature_array
-from pipeline.progress import Meter, Progress
+from pipeline.features import FeatureSink, Written, as_feature_array, finish
+from pipeline.progress import Meter, Progress, say
 from pipeline.session import decode_cost
 from pipeline.storage import Location
+
+# A pass writes at least so many files, if they are not too small: what a kill may lose.
+_FILES, _FEWEST_ROWS = 16, 256
 
 
 def embed(
@@ -43,6 +46,8 @@ def embed(
 ) -> dict[str, Any]:
     """Features of every clip, for the modalities in `out`, decoded once for all of them.
 
+    What a killed pass into the same folders wrote is not made again.
+
     Args:
         weights: safetensors of the encoders; None: features without learning (encoders/raw.py).
         out: modality → folder of the feature shards: Parquet with ``clip_index`` int64 and
@@ -53,36 +58,60 @@ def embed(
         Counts: clips, rejected, and features per modality; and the seconds it took.
     """
     for folder in out.values():
-        folder.delete()
+        folder.sweep()
+    written = Written.before(out, refused, len(clips))
     order = Order(len(clips), min(config.embedding.batch_size, len(clips)))
-    modalities = tuple(out)
+    slots, again = _left(order, written.clips)
+    if written.passes:
+        say(f"{title} · goes on after {written.clips.sum():,} of {len(clips):,} clips")
+    rows_per_file = min(config.embedding.rows_per_file, max(len(clips) // _FILES, _FEWEST_ROWS))
+    sink = FeatureSink(out, refused, clips, rows_per_file, written, again)
+    with Progress(title, len(clips) - int(written.clips.sum()) + len(again), "clips") as progress:
+        if len(slots):
+            decoded = stream(
+                published,
+                order,
+                config.clips,
+                tuple(out),
+                cost=decode_cost(config.resources, config.clips.decoder),
+                slots=slots,
+            )
+            _encoded(decoded, weights, tuple(out), config, progress.meter).write_datasink(sink)
+    finish(out)
+    return {**sink.counts, "seconds": round(progress.seconds, 2)}
+
+
+def _encoded(
+    decoded: ray.data.Dataset,
+    weights: Location | None,
+    modalities: tuple[str, ...],
+    config: Config,
+    meter: Meter,
+) -> ray.data.Dataset:
     device = choose_device(config.resources)
     # A cluster that has no GPU yet may still bring one up; the device choice is the user's.
     pool = ActorPoolStrategy(
         min_size=config.embedding.actors,
         max_size=max(config.embedding.actors, config.embedding.max_actors),
     )
-    with Progress(title, len(clips), "clips") as progress:
-        decoded = stream(
-            published,
-            order,
-            config.clips,
-            modalities,
-            cost=decode_cost(config.resources, config.clips.decoder),
-        )
-        features = decoded.map_batches(
-            Encode,
-            fn_constructor_args=(weights, modalities, config, device, progress.meter),
-            batch_size=1,
-            compute=pool,
-            num_cpus=0.5,
-            num_gpus=1 if device == "cuda" else 0,
-        )
-        sink = FeatureSink(out, refused, clips, config.embedding.rows_per_file)
-        features.write_datasink(sink)
-    for folder in out.values():
-        (folder / "DONE").write_text("")
-    return {**sink.counts, "seconds": round(progress.seconds, 2)}
+    return decoded.map_batches(
+        Encode,
+        fn_constructor_args=(weights, modalities, config, device, meter),
+        batch_size=1,
+        compute=pool,
+        num_cpus=0.5,
+        num_gpus=1 if device == "cuda" else 0,
+    )
+
+
+def _left(order: Order, written: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Slots that are not wholly written, and the clips in them that are.
+
+    A clip's features must not depend on what killed passes left: it stays in its slot.
+    """
+    slot_of = np.arange(order.length) // order.batch_size
+    slots = np.unique(slot_of[~written])
+    return slots, np.flatnonzero(written & np.isin(slot_of, slots))
 
 
 class Encode:

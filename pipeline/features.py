@@ -2,15 +2,20 @@
 
 Rows lie in any order over any number of files, each clip at most once; a clip without features is
 absent. Imports no torch, so that the tasks that write shards start fast.
+
+A pass that is killed leaves shards and, in ``written/`` of its first modality, a record of each
+write that was finished; the next pass makes the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import WriteResult
@@ -28,18 +33,69 @@ def as_feature_array(features: np.ndarray, present: np.ndarray) -> pa.Array:
     )
 
 
+@dataclass(frozen=True)
+class Written:
+    """What passes that were killed wrote for good.
+
+    Attributes:
+        clips: bool [N]; passes: how many there were.
+        counts: as in `FeatureSink.counts`.
+    """
+
+    clips: np.ndarray
+    passes: int
+    counts: dict[str, int]
+
+    @classmethod
+    def before(cls, out: dict[str, Location], refused: Location, num_clips: int) -> Written:
+        """Read the records of a pass into `out`; remove what it wrote without finishing."""
+        records = {record.name: record for record in _records(out).files(".parquet")}
+        prefix = _rejects_prefix(out)
+        written = [(shard, shard.name) for f in out.values() for shard in f.files(".parquet")]
+        written += [
+            (part, part.name.removeprefix(prefix))
+            for part in refused.files(".parquet")
+            if part.name.startswith(prefix)
+        ]
+        for place, name in written:
+            if name not in records:
+                place.delete()
+        clips = np.zeros(num_clips, bool)
+        counts: dict[str, int] = {}
+        for record in records.values():
+            table = record.read_table()
+            clips[table["clip_index"].to_numpy()] = True
+            _add(counts, _counts(table))
+        passes = {name.split("-")[1] for name in records}
+        return cls(clips, len(passes), counts)
+
+
 class FeatureSink(Datasink[dict[str, int]]):
     """Writes feature tables as shards, one Parquet file a modality and write task.
 
     A task that Ray runs again writes the same file names.
+
+    Attributes:
+        counts: clips, rejected, and features by modality, those of `written` included.
     """
 
     def __init__(
-        self, out: dict[str, Location], refused: Location, clips: ClipTable, rows_per_file: int
+        self,
+        out: dict[str, Location],
+        refused: Location,
+        clips: ClipTable,
+        rows_per_file: int,
+        written: Written,
+        again: np.ndarray,
     ) -> None:
+        """
+        Args:
+            again: int64, clips of `written` that come again and are not to be written twice.
+        """
         self.out, self.refused, self.clips = out, refused, clips
-        self.rows_per_file = rows_per_file
-        self.counts: dict[str, int] = {}
+        self.rows_per_file, self.again = rows_per_file, again
+        self.passes = written.passes
+        self.counts = dict(written.counts)
 
     @property
     def min_rows_per_write(self) -> int:
@@ -48,26 +104,55 @@ class FeatureSink(Datasink[dict[str, int]]):
     def write(self, blocks: Iterable[Block], ctx: Any) -> dict[str, int]:
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
         table = pa.concat_tables(tables)
-        name = f"part-{ctx.task_idx:06d}.parquet"
-        counts = {"clips": len(table)}
+        if len(self.again):
+            table = table.filter(pc.invert(pc.is_in(table["clip_index"], pa.array(self.again))))
+        name = f"part-{self.passes:03d}-{ctx.task_idx:06d}.parquet"
         for modality, folder in self.out.items():
             present = table.filter(table[modality].is_valid())
-            counts[modality] = len(present)
             if len(present):
                 shard = pa.table(
                     {"clip_index": present["clip_index"], "features": present[modality]}
                 )
                 (folder / name).write_table(shard)
         failed = table.filter(table["reason"].is_valid())
-        counts["rejected"] = len(failed)
         if len(failed):
-            write_rejects(self.refused / f"embed-{name}", failed, self.clips, "embed")
-        return counts
+            place = self.refused / f"{_rejects_prefix(self.out)}{name}"
+            write_rejects(place, failed, self.clips, "embed")
+        flags = {modality: table[modality].is_valid() for modality in self.out}
+        record = pa.table(
+            {"clip_index": table["clip_index"], **flags, "rejected": table["reason"].is_valid()}
+        )
+        (_records(self.out) / name).write_table(record)  # last: from now on it counts
+        return _counts(record)
 
     def on_write_complete(self, write_result: WriteResult[dict[str, int]]) -> None:
         for counts in write_result.write_returns:
-            for key, value in counts.items():
-                self.counts[key] = self.counts.get(key, 0) + value
+            _add(self.counts, counts)
+
+
+def finish(out: dict[str, Location]) -> None:
+    """Say that the features are whole; the records have served."""
+    for folder in out.values():
+        (folder / "DONE").write_text("")
+    _records(out).delete()
+
+
+def _records(out: dict[str, Location]) -> Location:
+    return next(iter(out.values())) / "written"
+
+
+def _rejects_prefix(out: dict[str, Location]) -> str:
+    return f"embed-{'-'.join(out)}-"
+
+
+def _counts(record: pa.Table) -> dict[str, int]:
+    names = [name for name in record.column_names if name != "clip_index"]
+    return {"clips": len(record), **{name: pc.sum(record[name]).as_py() or 0 for name in names}}
+
+
+def _add(counts: dict[str, int], more: dict[str, int]) -> None:
+    for key, value in more.items():
+        counts[key] = counts.get(key, 0) + value
 
 
 def read_features(folder: Location, num_clips: int) -> tuple[np.ndarray, np.ndarray]:

@@ -52,14 +52,12 @@ class Order:
         batch_size: B.
         indices: boxed reference to int64 [length]; None: 0..length-1.
         held_out: boxed reference to bool [slots]: slots that are not augmented; None: none.
-        first_slot: slots before it are left out (a resumed round).
     """
 
     length: int
     batch_size: int
     indices: list[ray.ObjectRef] | None = None
     held_out: list[ray.ObjectRef] | None = None
-    first_slot: int = 0
 
     @property
     def num_slots(self) -> int:
@@ -210,18 +208,22 @@ def stream(
     cost: Mapping[str, Any],
     augment: Augment | None = None,
     labels: Mapping[str, Sequence[ray.ObjectRef]] | None = None,
+    slots: np.ndarray | None = None,
 ) -> ray.data.Dataset:
     """A dataset of decoded batches, one row a slot (`DecodeSlot`), decoded by tasks of this `cost`.
 
+    Args:
+        slots: only these of the order; None: all.
+
     Ray Data keeps only as many decoded blocks in flight as the consumer's side can take.
     """
-    tasks = np.array_split(np.arange(order.first_slot, order.num_slots), MAX_TASKS)
+    tasks = np.array_split(np.arange(order.num_slots) if slots is None else slots, MAX_TASKS)
     # Not `ray.data.range`: its reading tasks would hold as many cores as the decoding.
-    slots = ray.data.from_blocks([pa.table({"id": ids}) for ids in tasks if len(ids)])
+    dataset = ray.data.from_blocks([pa.table({"id": ids}) for ids in tasks if len(ids)])
     # A task's slots leave it one by one, so that consumers in turn get slots in turn.
-    slots.context.target_max_block_size = order.batch_size * _clip_bytes(config, modalities)
+    dataset.context.target_max_block_size = order.batch_size * _clip_bytes(config, modalities)
     decode = DecodeSlot(clips, order, config, modalities, augment, labels or {})
-    return slots.map_batches(decode, batch_size=1, **cost)
+    return dataset.map_batches(decode, batch_size=1, **cost)
 
 
 # Ray Data's driver keeps an object a task: at 65 million clips a task decodes several slots.
