@@ -148,7 +148,11 @@ class LearningConfig(Section):
     workers: Count = 1
     cpus_per_worker: Positive = 1.0
     threads: Annotated[int, Field(ge=0)] = 0  # of torch in a CPU worker; 0: its part of the cores
-    batch_size: Count = 32  # per worker
+    # Workers may be fewer while nodes are missing; they then take the step's batches in turn, and
+    # the step stays the same. 0: training waits for all of them.
+    min_workers: Annotated[int, Field(ge=0)] = 0
+    batch_size: Count = 32
+    accumulate: Count = 1  # batches of a worker in one step
     epochs: Positive = 6.0  # at most, a round; an epoch is epoch_clips clips
     epoch_clips: Annotated[int, Field(ge=0)] = 0  # 0: as many as there are labelled clips
     # linear: as in the paper; batchnorm: features are brought to mean 0 and variance 1 before
@@ -158,8 +162,8 @@ class LearningConfig(Section):
     # Up to so many clips of one file are drawn side by side and share its opening: for long files
     # cut into many clips, without a clip store. 1: every clip by itself.
     neighbours: Count = 1
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Positive = 0.01  # for one worker; multiplied by their number (VMZ's rule)
+    optimizer: Literal["sgd", "adamw", "lars"] = "sgd"
+    lr: Positive = 0.01  # for one batch a step; multiplied by their number (VMZ's rule)
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     schedule: Literal["constant", "cosine", "step"] = "cosine"
@@ -167,6 +171,11 @@ class LearningConfig(Section):
     step_milestones: tuple[Fraction, ...] = (0.4, 0.7)
     step_factor: Fraction = 0.1
     clip_grad_norm: Annotated[float, Field(ge=0)] = 0.0  # 0: off
+    # Loss weight of heads that predict their own modality's clusters (sdc, mdc, anchored_*).
+    own_weight: Annotated[float, Field(ge=0)] = 1.0
+    sync_batchnorm: bool = False  # one mean and variance over all workers; on GPUs alone
+    # Where training stands is written so often; after a death it goes on from there. 0: never.
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 10.0
     heldout: Fraction = 0.05  # of the files, for the held-out pseudo-label loss
     # Epochs without a better held-out loss; 0: never stop.
     patience: Annotated[int, Field(ge=0)] = 0
@@ -175,6 +184,17 @@ class LearningConfig(Section):
     # torch.compile the encoders: about a quarter faster steps on CPUs, which need a C++ compiler;
     # the first time on a machine takes a minute, later ones seconds.
     compile: bool = False
+
+    @property
+    def step_batches(self) -> int:
+        """Batches of one optimiser step, whoever takes them."""
+        return self.workers * self.accumulate
+
+    @model_validator(mode="after")
+    def _fewer(self) -> LearningConfig:
+        if self.min_workers > self.workers:
+            raise ValueError(f"min_workers {self.min_workers} exceeds workers {self.workers}")
+        return self
 
     @model_validator(mode="after")
     def _normalisable(self) -> LearningConfig:

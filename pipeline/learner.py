@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import encoders
 from pipeline.clips.spectrogram import LogMel
 from pipeline.clips.transforms import FramesToInput
-from pipeline.config import Config, LearningConfig
+from pipeline.config import Config
 from pipeline.devices import autocast
+from pipeline.optimizers import new_optimizer, rate_factor
 from pipeline.storage import Location
 
 Heads = Mapping[str, Mapping[str, int]]  # encoder → clustering it predicts → k
@@ -76,29 +78,57 @@ class Learner:
         if config.learning.compile:
             for network in self.model.encoders.values():
                 network.compile()
+        if config.learning.sync_batchnorm:
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.wrapped = wrap(self.model)
         self.front: dict[str, nn.Module] = {
             "video": FramesToInput(config.clips.video).to(device),
             "audio": LogMel(config.clips.audio).to(device),
         }
         self.optimizer = new_optimizer(self.model, config.learning)
+        own = config.learning.own_weight
+        self.weights = {
+            f"{m}_{name}": own if name == m else 1.0 for m, names in heads.items() for name in names
+        }
 
-    def step(self, batch: Mapping[str, np.ndarray], progress: float) -> dict[str, float]:
-        """One optimiser step; `progress` in [0, 1) is the share of the round's steps taken."""
+    def step(
+        self, batches: Sequence[Mapping[str, np.ndarray]], progress: float, workers: int = 1
+    ) -> dict[str, float]:
+        """One optimiser step.
+
+        Args:
+            batches: this worker's part of the step's batches; their gradients are summed, so that
+                the mean over `workers` is the mean over all batches of the step.
+            progress: share of the round's steps that were taken, in [0, 1).
+
+        Returns:
+            Losses and accuracies, means over `batches`.
+        """
         learning = self.config.learning
-        rate = learning.lr * learning.workers * rate_factor(learning, progress)
+        rate = learning.lr * learning.step_batches * rate_factor(learning, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.wrapped.train()
         if self.frozen:
             self.model.encoders.eval()
-        losses, hits = self._losses(batch)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
+        seen = []
+        for number, batch in enumerate(batches, start=1):
+            with nullcontext() if number == len(batches) else self._apart():
+                losses, hits = self._losses(batch)
+                weighted = [loss * self.weights[name] for name, loss in losses.items()]
+                (torch.stack(weighted).sum() * (workers / learning.step_batches)).backward()
+            seen.append(_named(losses, "loss") | _named(hits, "accuracy"))
         if learning.clip_grad_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), learning.clip_grad_norm)
         self.optimizer.step()
-        return _named(losses, "loss") | _named(hits, "accuracy")
+        return {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
+
+    def _apart(self) -> AbstractContextManager[Any]:
+        """Gradients stay with their worker: only a step's last batch is summed over workers."""
+        if isinstance(self.wrapped, DistributedDataParallel):
+            return self.wrapped.no_sync()
+        return nullcontext()
 
     @torch.no_grad()
     def evaluate(self, batch: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -157,41 +187,19 @@ class Learner:
             return False
         return min(known[-patience:]) >= min(known[:-patience])
 
+    def state(self) -> dict[str, Any]:
+        """What `restore` takes: tensors of the model and of the optimiser."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
     def save(self, out: Location) -> None:
         """Write both encoders (the ones not trained as they were) and the heads."""
         encoders.save_weights(self.networks, out / "encoders.safetensors")
         heads = {name: encoders.folded(head) for name, head in self.model.heads.items()}
         encoders.save_weights(nn.ModuleDict(heads), out / "heads.safetensors")
-
-
-def new_optimizer(model: nn.Module, learning: LearningConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW; biases and BatchNorm's parameters are not decayed under AdamW."""
-    if learning.optimizer == "sgd":
-        return torch.optim.SGD(
-            model.parameters(),
-            lr=learning.lr,
-            momentum=learning.momentum,
-            weight_decay=learning.weight_decay,
-        )
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": learning.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=learning.lr)
-
-
-def rate_factor(learning: LearningConfig, progress: float) -> float:
-    """What the learning rate is multiplied by at `progress` in [0, 1) of the round."""
-    if progress < learning.warmup:
-        return (progress + 1e-3) / (learning.warmup + 1e-3)
-    if learning.schedule == "step":
-        return learning.step_factor ** sum(progress >= m for m in learning.step_milestones)
-    if learning.schedule == "cosine":
-        rest = (progress - learning.warmup) / max(1 - learning.warmup, 1e-9)
-        return 0.5 * (1 + math.cos(math.pi * rest))
-    return 1.0
 
 
 def _named(values: Mapping[str, Tensor], prefix: str) -> dict[str, float]:

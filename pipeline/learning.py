@@ -10,9 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import ray
 from ray.data import DataContext, ExecutionOptions
-from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import (
+    DataConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
 from ray.train.torch import TorchTrainer
 
 from pipeline.clips.stream import Augment, Order, stream
@@ -21,12 +28,16 @@ from pipeline.config import Config
 from pipeline.devices import choose_device
 from pipeline.errors import UserError
 from pipeline.methods import Method, Update
-from pipeline.progress import Progress
+from pipeline.progress import Progress, say
 from pipeline.schedule import Schedule, draw_schedule
 from pipeline.session import decode_cost
 from pipeline.storage import Location
 from pipeline.streaming import set_up_ray_data
+from pipeline.training_state import Checkpoints, TrainingState
 from pipeline.worker import train_worker
+
+_TRAIN = "train"  # Ray Train's own folder in the update's
+_FAILURES = 3  # that Ray Train mends by itself before `_fit` looks whether they got any further
 
 Labels = Mapping[str, tuple[list[ray.ObjectRef], int]]  # clustering → boxed int32 [N], and k
 
@@ -83,12 +94,17 @@ def learn(
         held_out=[ray.put(schedule.held_out)],
     )
     device = choose_device(config.resources)
-    drawn = schedule.epochs * schedule.train_steps * config.learning.batch_size
+    if config.learning.sync_batchnorm and device != "cuda":
+        raise UserError("learning.sync_batchnorm needs GPUs: torch has it for them alone")
+    global_batch = config.learning.batch_size * config.learning.step_batches
+    drawn = schedule.epochs * schedule.train_steps * global_batch
 
     cost = decode_cost(config.resources, config.clips.decoder)
 
     def decoded() -> ray.data.Dataset:
-        set_up_ray_data()  # Ray Train calls this in a process of its own
+        # Ray Train calls this in a process of its own, for every new group of workers.
+        set_up_ray_data()
+        first = TrainingState.of(out).slot
         return stream(
             published,
             order,
@@ -97,13 +113,17 @@ def learn(
             cost=cost,
             augment=Augment(key[0], key[1]),
             labels={name: labels[name][0] for name in names},
+            slots=np.arange(first, order.num_slots),
         )
 
     refused_as = f"learn-{key[-1]}"
+    begun = _position(out, schedule, config)
+    if begun:
+        say(f"{title} · goes on after {begun:,} of {drawn:,} clips")
     for earlier in refused.files():
-        if earlier.name.startswith(refused_as):
+        if earlier.name.startswith(refused_as) and not begun:
             earlier.delete()
-    with Progress(title, drawn * config.learning.workers, "clips") as progress:
+    with Progress(title, drawn - begun, "clips") as progress:
         job = {
             "config": config.model_dump(mode="json"),
             "heads": {m: {n: labels[n][1] for n in ns} for m, ns in update.heads.items()},
@@ -120,14 +140,24 @@ def learn(
             "frozen": frozen,
             "meter": progress.meter,
         }
-        metrics = _fit(job, decoded, config, out, device)
+        metrics = _fit(job, decoded, config, out, title)
     metrics |= {
         "labelled": schedule.labelled,
         "skipped": schedule.skipped,
         "seconds": round(progress.seconds, 2),
     }
     (out / "metrics.json").write_json(metrics)
+    Checkpoints(out).delete()
     return metrics
+
+
+def _position(out: Location, schedule: Schedule, config: Config) -> int:
+    """Training clips that an earlier attempt's checkpoint covers."""
+    per_step = config.learning.step_batches
+    steps = TrainingState.of(out).slot // per_step
+    epoch, step = divmod(steps, schedule.train_steps + schedule.held_out_steps)
+    done = epoch * schedule.train_steps + min(step, schedule.train_steps)
+    return done * per_step * config.learning.batch_size
 
 
 def _needs_all_labels(method: Method, update: Update) -> bool:
@@ -140,37 +170,50 @@ def _needs_all_labels(method: Method, update: Update) -> bool:
 
 
 def _fit(
-    job: dict[str, Any], decoded: Any, config: Config, out: Location, device: str
+    job: dict[str, Any], decoded: Any, config: Config, out: Location, title: str
 ) -> dict[str, Any]:
-    learning = config.learning
-    # Batches reach worker r in the order of slots r, r + workers, …: blocks are handed out in
-    # turn, and each is one batch.
-    options = ExecutionOptions(preserve_order=True)
+    """Train until it is done, or until attempts fail without getting any further."""
     DataContext.get_current().execution_options.preserve_order = True
-    trainer = TorchTrainer(
+    try:
+        while True:
+            before = TrainingState.of(out).slot
+            (out / _TRAIN).delete()
+            try:
+                result: Any = _trainer(job, decoded, config, out).fit()
+                return result.return_value
+            except TrainingFailedError as error:
+                if TrainingState.of(out).slot <= before:
+                    raise
+                reason = str(error).strip().splitlines()[0]
+                say(f"{title} · workers were lost ({reason}); it goes on from the checkpoint")
+    finally:
+        DataContext.get_current().execution_options.preserve_order = False
+        (out / _TRAIN).delete()
+
+
+def _trainer(job: dict[str, Any], decoded: Any, config: Config, out: Location) -> TorchTrainer:
+    learning = config.learning
+    resources = {"CPU": learning.cpus_per_worker}
+    if job["device"] == "cuda":
+        resources["GPU"] = 1.0
+    workers: int | tuple[int, int] = learning.workers
+    if learning.min_workers:
+        workers = (learning.min_workers, learning.workers)
+    return TorchTrainer(
         train_worker,  # type: ignore[arg-type]
         train_loop_config=job,
         scaling_config=ScalingConfig(
-            num_workers=learning.workers,
-            use_gpu=device == "cuda",
-            resources_per_worker=_worker_resources(config, device),
+            num_workers=workers,  # type: ignore[arg-type]
+            use_gpu=job["device"] == "cuda",
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
-            name="train",
+            name=_TRAIN,
             storage_path=out.path,
             storage_filesystem=out.fs,
-            failure_config=FailureConfig(max_failures=3),
+            failure_config=FailureConfig(max_failures=_FAILURES),
         ),
         datasets={"train": decoded},
-        dataset_config=DataConfig(execution_options=options),
+        # Slots are dealt to the workers in turn: blocks are handed out in order, and each is one.
+        dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
     )
-    try:
-        result: Any = trainer.fit()
-        return result.return_value
-    finally:
-        DataContext.get_current().execution_options.preserve_order = False
-
-
-def _worker_resources(config: Config, device: str) -> dict[str, float]:
-    resources = {"CPU": config.learning.cpus_per_worker}
-    return {**resources, "GPU": 1.0} if device == "cuda" else resources

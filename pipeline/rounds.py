@@ -176,7 +176,6 @@ class RoundLoop:
         finished = out / "metrics.json"
         if finished.exists():
             return finished.read_json()
-        out.delete()
         published = {name: (clustering.labels, clustering.k) for name, clustering in labels.items()}
         title = self._title(this, f"learn {' and '.join(update.encoders)}")
         config, key = self.run.config, (self.run.config.seed, this.number, number)
@@ -193,7 +192,6 @@ class RoundLoop:
             key,
             title,
         )
-        (out / "train").delete()
         last = metrics["epochs"][-1]
         self.events.add(
             "learn", round=this.number, update=number, **last, wait=metrics["wait_share"]

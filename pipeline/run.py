@@ -36,7 +36,7 @@ _MAY_CHANGE = {
     "resources": None,
     "embedding": {"actors", "max_actors", "keep", "rows_per_file"},
     "clustering": {"shards", "cpus_per_shard", "gpus_per_shard", "memory_budget_mb"},
-    "learning": {"cpus_per_worker"},
+    "learning": {"cpus_per_worker", "min_workers", "checkpoint_minutes"},
     "clips": {"timeout_s"},
 }
 

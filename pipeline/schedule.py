@@ -18,7 +18,7 @@ from pipeline.config import LearningConfig
 class Schedule:
     """An epoch's training batches, then the held-out batches, and again for every epoch.
 
-    A *step* is one batch for each worker: slots [step · workers, (step + 1) · workers).
+    A *step* takes ``step_batches`` slots, whichever workers there are.
 
     Attributes:
         order: int64 [slots · batch_size], clip indices.
@@ -59,7 +59,7 @@ def draw_schedule(
     train = np.flatnonzero(usable & ~held)
     weights = sampling_weights(labels, train, config.sampling)
     rng = np.random.default_rng(key)
-    global_batch = config.batch_size * config.workers
+    global_batch = config.batch_size * config.step_batches
     size = config.epoch_clips or len(train)
     # An epoch is whole steps: at least one, else to the nearest.
     steps = max(round(size * min(config.epochs, 1) / global_batch), 1)
@@ -76,8 +76,8 @@ def draw_schedule(
             drawn = drawn[beside_neighbours(files[drawn], config.neighbours, rng)]
         parts += [train[drawn], tail]
         kinds += [
-            np.zeros(steps * config.workers, bool),
-            np.ones(held_steps * config.workers, bool),
+            np.zeros(steps * config.step_batches, bool),
+            np.ones(held_steps * config.step_batches, bool),
         ]
     return Schedule(
         order=np.concatenate(parts),

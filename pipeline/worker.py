@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.train
+from ray.train.collective import broadcast_from_rank_zero
 
 from pipeline.clips.table import write_rejects
 from pipeline.config import Config
@@ -23,54 +24,82 @@ from pipeline.progress import Meter
 Batch = dict[str, np.ndarray]
 
 
-def train_worker(job: dict[str, Any]) -> dict[str, Any]:
-    """Train for a round; rank 0's return value is the update's metrics.
+_STARVED = 0.2  # share of waiting above which it is said what to do
+_LOOK_EVERY = 20  # steps between two looks at the clock and for a notice of preemption
 
-    Every worker takes the same decisions, since losses are averaged over workers first.
+
+def train_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Train for a round, from where an earlier attempt stood; rank 0 returns the update's metrics.
+
+    Every worker takes the same decisions, since losses are averaged over workers first. A step is
+    the same whatever the number of workers: they take its batches in turn.
     """
     from ray.train.torch import prepare_model
 
     from pipeline.devices import use_threads
     from pipeline.learner import Learner
+    from pipeline.training_state import Checkpoints, TrainingState
 
     config = Config.model_validate(job["config"])
+    per_step = config.learning.step_batches
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     use_threads(job["device"], context.get_local_world_size(), config.learning.threads)
-    device = ray.train.torch.get_device()
     learner = Learner(
         job["heads"],
         job["weights"],
         config,
         job["key"],
-        device,
+        ray.train.torch.get_device(),
         prepare_model,
         frozen=job["frozen"],
     )
-    feed = Feed(ray.train.get_dataset_shard("train"), rank, world)
-    total_steps = job["train_steps"] * job["epochs"]
-    epochs: list[dict[str, float]] = []
-    while len(epochs) < job["epochs"]:
-        values: dict[str, list[float]] = {}
-        for number in range(job["train_steps"]):
-            step = len(epochs) * job["train_steps"] + number
-            losses = learner.step(next(feed), step / total_steps)
-            _collect(values, losses)
+    state = TrainingState.of(job["out"])
+    if state.tensors:
+        learner.restore(state.tensors)
+    resumed_at = state.slot // per_step
+    checkpoints = Checkpoints(job["out"])
+    feed = Feed(ray.train.get_dataset_shard("train"), state.slot, rank, world)
+    totals = Totals(state.sums if rank == 0 else {})
+    clock = Clock(config.learning.checkpoint_minutes)
+    epoch_slots = (job["train_steps"] + job["held_out_steps"]) * per_step
+    while len(state.epochs) < job["epochs"]:
+        begun = len(state.epochs) * epoch_slots
+        for number in range((state.slot - begun) // per_step, job["train_steps"]):
+            state.slot = begun + (number + 1) * per_step
+            step = len(state.epochs) * job["train_steps"] + number
+            batches = list(feed.until(state.slot))
+            losses = learner.step(batches, step / (job["train_steps"] * job["epochs"]), world)
+            totals.add(losses, len(batches))
             if rank == 0:
-                _show(job["meter"], world * config.learning.batch_size, len(epochs), feed, losses)
-        for _ in range(job["held_out_steps"]):
-            _collect(values, learner.evaluate(next(feed)))
-        epochs.append(_mean_over_workers(values))
-        if learner.should_stop([losses.get("held_out_loss") for losses in epochs]):
+                for name, value in losses.items():
+                    state.curve.setdefault(name, []).append(value)
+                _show(job["meter"], per_step, config, len(state.epochs), feed, losses)
+            is_last = number + 1 == job["train_steps"]
+            if (step + 1) % _LOOK_EVERY == 0 and not is_last and clock.is_time():
+                state.sums = totals.over_workers()
+                _write_refused(feed, rank, job)
+                if rank == 0:
+                    state.tensors = learner.state()
+                    checkpoints.save(state)
+        state.slot = begun + epoch_slots
+        for batch in feed.until(state.slot):
+            totals.add(learner.evaluate(batch))
+        state.epochs.append(totals.means())
+        totals = Totals({})
+        if learner.should_stop([losses.get("held_out_loss") for losses in state.epochs]):
             break
-    _write_refused(feed.refused, rank, job)
+    _write_refused(feed, rank, job)
     if rank == 0:
+        checkpoints.finish()
         learner.save(job["out"])
-    steps = len(epochs) * job["train_steps"]
+        (job["out"] / "curve.parquet").write_table(pa.table(state.curve))
+    steps = len(state.epochs) * job["train_steps"]
     return {
-        "epochs": epochs,
+        "epochs": state.epochs,
         "steps": steps,
-        "clips": steps * world * config.learning.batch_size,
+        "resumed_at": resumed_at,
+        "clips": steps * per_step * config.learning.batch_size,
         "wait_share": round(feed.wait_share, 4),
         "train_seconds": round(feed.seconds, 2),
         "workers": world,
@@ -78,21 +107,81 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-class Feed(Iterator[Batch]):
+class Clock:
+    """Says when to write a checkpoint: after so many minutes, and once when a node will go."""
+
+    def __init__(self, minutes: float) -> None:
+        self._minutes = minutes
+        self._last = time.monotonic()
+        self._warned = False
+
+    def is_time(self) -> bool:
+        """Every worker must ask at the same steps, and hears the same."""
+        if not self._minutes:
+            return False
+        notice = ray.train.get_preemption_info() is not None and not self._warned
+        self._warned |= notice
+        due = time.monotonic() - self._last >= 60 * self._minutes
+        if broadcast_from_rank_zero(notice or due):
+            self._last = time.monotonic()
+            return True
+        return False
+
+
+class Totals:
+    """Sums of an epoch's values, of one worker or of all."""
+
+    def __init__(self, sums: dict[str, tuple[float, int]]) -> None:
+        self._sums = dict(sums)
+
+    def add(self, values: dict[str, float], batches: int = 1) -> None:
+        for name, value in values.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value * batches, count + batches)
+
+    def over_workers(self) -> dict[str, tuple[float, int]]:
+        """The same on every worker."""
+        import torch
+
+        if not torch.distributed.is_initialized():
+            return self._sums
+        parts: list[dict[str, tuple[float, int]]] = [{}] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, self._sums)
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {
+            name: (
+                sum(part.get(name, (0.0, 0))[0] for part in parts),
+                sum(part.get(name, (0.0, 0))[1] for part in parts),
+            )
+            for name in names
+        }
+
+    def means(self) -> dict[str, float]:
+        return {name: total / count for name, (total, count) in self.over_workers().items()}
+
+
+class Feed:
     """A worker's batches in their order; notes the time spent waiting and what was rejected.
 
     Raises:
         RuntimeError: Ray Data handed this worker a batch that was another's.
     """
 
-    def __init__(self, shard: ray.data.DataIterator, rank: int, world: int) -> None:
+    def __init__(self, shard: ray.data.DataIterator, first: int, rank: int, world: int) -> None:
+        """Slots from `first` on are dealt to the workers in turn."""
         self._batches = iter(shard.iter_batches(batch_size=1, prefetch_batches=2))
-        self._due, self._world = rank, world
+        self._due, self._world = first + rank, world
         self._started = time.monotonic()
         self._waited = 0.0
+        self.first = first
         self.refused: list[tuple[int, str, str]] = []
 
-    def __next__(self) -> Batch:
+    def until(self, end: int) -> Iterator[Batch]:
+        """This worker's batches of the slots before `end`."""
+        while self._due < end:
+            yield self._next()
+
+    def _next(self) -> Batch:
         before = time.monotonic()
         batch = {name: column[0] for name, column in next(self._batches).items()}
         self._waited += time.monotonic() - before
@@ -112,33 +201,21 @@ class Feed(Iterator[Batch]):
         return self._waited / max(self.seconds, 1e-9)
 
 
-def _collect(values: dict[str, list[float]], losses: dict[str, float]) -> None:
-    for name, value in losses.items():
-        values.setdefault(name, []).append(value)
-
-
-def _show(meter: Meter, clips: int, epoch: int, feed: Feed, losses: dict[str, float]) -> None:
+def _show(
+    meter: Meter, batches: int, config: Config, epoch: int, feed: Feed, losses: dict[str, float]
+) -> None:
     shown = {name: round(value, 3) for name, value in losses.items() if name.startswith("loss")}
-    meter.add({"epoch": epoch + 1, "waiting": f"{feed.wait_share:.0%}", **shown}, done=clips)
+    waiting = f"{feed.wait_share:.0%}"
+    if feed.wait_share > _STARVED and feed.seconds > 60:
+        waiting += f" (decode-bound: {1 / (1 - feed.wait_share):.1f}× the CPU cores would keep up)"
+    clips = batches * config.learning.batch_size
+    meter.add({"epoch": epoch + 1, "waiting": waiting, **shown}, done=clips)
 
 
-def _mean_over_workers(values: dict[str, list[float]]) -> dict[str, float]:
-    """Means of an epoch's values; the same numbers on every worker."""
-    import torch
-
-    means = torch.tensor([float(np.mean(numbers)) for numbers in values.values()])
-    if torch.distributed.is_initialized():
-        device = ray.train.torch.get_device()
-        means = means.to(device)
-        torch.distributed.all_reduce(means)
-        means = means.cpu() / torch.distributed.get_world_size()
-    return dict(zip(values, means.tolist()))
-
-
-def _write_refused(refused: list[tuple[int, str, str]], rank: int, job: dict[str, Any]) -> None:
+def _write_refused(feed: Feed, rank: int, job: dict[str, Any]) -> None:
     """The clips that failed in this worker, each once, as a part of the round's rejects."""
-    if refused:
-        unique = {reject[0]: reject for reject in refused}
+    if feed.refused:
+        unique = {reject[0]: reject for reject in feed.refused}
         index, reason, detail = zip(*unique.values())
         failed = pa.table(
             {
@@ -147,5 +224,5 @@ def _write_refused(refused: list[tuple[int, str, str]], rank: int, job: dict[str
                 "detail": pa.array(detail, pa.string()),
             }
         )
-        place = job["refused"] / f"{job['refused_as']}-{rank:04d}.parquet"
-        write_rejects(place, failed, job["clips"], "learn")
+        name = f"{job['refused_as']}-{feed.first:09d}-{rank:04d}.parquet"
+        write_rejects(job["refused"] / name, failed, job["clips"], "learn")

@@ -8,7 +8,8 @@ import torch
 
 from pipeline import encoders
 from pipeline.config import LearningConfig
-from pipeline.learner import Learner, rate_factor
+from pipeline.learner import Learner
+from pipeline.optimizers import rate_factor
 from pipeline.storage import Location
 from tests.conftest import tiny
 
@@ -41,9 +42,9 @@ XDC = {"video": {"audio": 3}, "audio": {"video": 3}}
 
 def test_learns_a_batch_by_heart(tmp_path: Path) -> None:
     trained = learner(tmp_path, XDC, "learning.lr=0.003", "learning.warmup=0")
-    first = trained.step(batch(), 0.0)
+    first = trained.step([batch()], 0.0)
     for _ in range(25):
-        last = trained.step(batch(), 0.0)
+        last = trained.step([batch()], 0.0)
     assert first["loss_video_audio"] == pytest.approx(np.log(3), abs=0.3)
     assert last["loss_video_audio"] < 0.2
     assert last["loss_audio_video"] < 0.2
@@ -54,7 +55,7 @@ def test_each_head_predicts_the_labels_it_should(tmp_path: Path) -> None:
     """Without labels of one clustering only the heads that predict it have no loss."""
     mdc = {"video": {"video": 3, "audio": 3}, "audio": {"audio": 3, "video": 3}}
     none = np.full(B, -1, np.int32)
-    losses = learner(tmp_path, mdc).step(batch(label_audio=none), 0.5)
+    losses = learner(tmp_path, mdc).step([batch(label_audio=none)], 0.5)
     assert losses["loss_video_audio"] == losses["loss_audio_audio"] == 0
     assert losses["loss_video_video"] > 0.5
     assert losses["loss_audio_video"] > 0.5
@@ -68,7 +69,7 @@ def test_clips_without_a_modality_change_nothing(tmp_path: Path) -> None:
         video = batch()["video"].copy()
         video[2] = filler
         trained = learner(tmp_path, {"video": {"audio": 3}})
-        trained.step(batch(video=video, has_video=has), 0.5)
+        trained.step([batch(video=video, has_video=has)], 0.5)
         results.append(trained.networks.state_dict())
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
 
@@ -76,7 +77,7 @@ def test_clips_without_a_modality_change_nothing(tmp_path: Path) -> None:
 def test_only_the_updates_encoders_change(tmp_path: Path) -> None:
     trained = learner(tmp_path, {"audio": {"audio": 3, "video": 3}})
     before = {name: t.clone() for name, t in trained.networks.state_dict().items()}
-    trained.step(batch(), 0.5)
+    trained.step([batch()], 0.5)
     changed = {
         n.split(".")[0]
         for n, t in trained.networks.state_dict().items()
@@ -130,7 +131,7 @@ def test_frozen_encoders_stay_as_they_are_while_their_heads_learn(tmp_path: Path
     linear = trained.model.heads["video_audio"][-1]  # type: ignore[index]
     head = linear.weight.detach().clone()
     for _ in range(3):
-        trained.step(batch(), 0.0)
+        trained.step([batch()], 0.0)
     trained.save(Location.of(tmp_path / "after"))
     after = (tmp_path / "after" / "encoders.safetensors").read_bytes()
     assert after == weights.read_bytes()

@@ -86,7 +86,6 @@ def tuned(
     out = place / f"{modality}-{digest.hexdigest()}"
     config = _settings(run.config, recipe, len(train))
     if not (out / "metrics.json").exists():
-        out.delete()
         _learn(run, found, weights, modality, train, recipe, config, out, title)
     seen = np.flatnonzero(np.isin(found.example, test))
     clips = _chosen_clips(found.clips, seen, out / "test-clips")
@@ -161,7 +160,6 @@ def _learn(
         title,
         frozen=recipe.frozen,
     )
-    (out / "train").delete()
 
 
 def _chosen_clips(clips: ClipTable, indices: np.ndarray, place: Location) -> ClipTable:

@@ -108,7 +108,6 @@ def supervised(run: Run, supervision: Supervision, test_split: str) -> Location:
     digest.update(run.round(0).encoders.read_bytes())
     out = run.location / "evaluation" / f"{NAME}-{digest.hexdigest()}"
     if not (out / "metrics.json").exists():
-        out.delete()
         there = tuple(m for m in MODALITIES if clips.count((m,)))
         update = Update(dict.fromkeys(there, (_LABEL,)))
         learn(
@@ -124,7 +123,6 @@ def supervised(run: Run, supervision: Supervision, test_split: str) -> Location:
             (config.seed, 0, 0),
             supervision.name,
         )
-        (out / "train").delete()
     return out / "encoders.safetensors"
 
 

@@ -1,0 +1,81 @@
+"""Where an update's training stands, written now and then: what dies goes on from there."""
+
+from __future__ import annotations
+
+import io
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pipeline.storage import Location
+
+_NAME = "checkpoint.pt"
+
+
+@dataclass
+class TrainingState:
+    """All that the rest of the training depends on.
+
+    No generator's state is among it: new heads come before the first step, and what is drawn
+    afterwards follows from a clip's place in the schedule.
+
+    Attributes:
+        slot: batches of the schedule that were used, by all workers.
+        epochs: the finished epochs' values.
+        sums: of the unfinished epoch, over all workers: name → (sum, number of batches).
+        curve: per step, as the first worker saw it.
+        tensors: of the model and the optimiser.
+    """
+
+    slot: int = 0
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    sums: dict[str, tuple[float, int]] = field(default_factory=dict)
+    curve: dict[str, list[float]] = field(default_factory=dict)
+    tensors: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, out: Location) -> TrainingState:
+        """What an earlier attempt left in the update's folder, or a beginning."""
+        place = out / _NAME
+        if not place.exists():
+            return cls()
+        return cls(**torch.load(io.BytesIO(place.read_bytes()), weights_only=True))
+
+
+class Checkpoints:
+    """Writes states while the training goes on; a file appears whole or not at all."""
+
+    def __init__(self, out: Location) -> None:
+        self.place = out / _NAME
+        self._thread: threading.Thread | None = None
+
+    def save(self, state: TrainingState) -> None:
+        """Copy the state to the host and write it; waits for the write before, if it must."""
+        kept = _on_host(vars(state))
+        self.finish()
+        self._thread = threading.Thread(target=self._write, args=(kept,))
+        self._thread.start()
+
+    def finish(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+
+    def delete(self) -> None:
+        self.place.delete()
+
+    def _write(self, kept: Any) -> None:
+        sink = io.BytesIO()
+        torch.save(kept, sink)
+        self.place.write_bytes(sink.getbuffer())
+
+
+def _on_host(tree: Any) -> Any:
+    if isinstance(tree, torch.Tensor):
+        return tree.detach().to("cpu", copy=True)
+    if isinstance(tree, dict):
+        return {key: _on_host(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)(_on_host(value) for value in tree)
+    return tree
