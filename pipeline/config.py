@@ -119,6 +119,9 @@ class EmbeddingConfig(Section):
 
 
 class ClusteringConfig(Section):
+    # What the first round clusters: features of the random encoders, as in the paper, or colours
+    # and log-mel energies without any encoder (encoders/raw.py), as HuBERT begins with MFCCs.
+    first: Literal["random", "raw"] = "random"
     k: Count = 128
     iterations: Count = 20
     restarts: Count = 1

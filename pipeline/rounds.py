@@ -120,6 +120,7 @@ class RoundLoop:
         if not self.run.config.embedding.keep:
             for modality in MODALITIES:
                 before.features(modality).delete()
+                before.raw(modality).delete()
 
     def label_last(self, last: Round) -> None:
         """Features and pseudo-labels of the final encoders: for evaluation and the report."""
@@ -130,13 +131,24 @@ class RoundLoop:
 
     def embed(self, this: Round, modalities: tuple[str, ...], weights: Location) -> None:
         """Features of the encoders as they are now, for the modalities that lack them."""
-        out = {m: self.run.round(self.trained[m]).features(m) for m in modalities}
-        out = {m: folder for m, folder in out.items() if not (folder / "DONE").exists()}
-        if out:
-            title = self._title(this, f"embed {' and '.join(out)}")
-            config, refused = self.run.config, this.rejects
-            counts = embed(self.clips, self.published, weights, out, refused, config, title)
-            self.events.add("embed", round=this.number, modalities=list(out), **counts)
+        lacking = [m for m in modalities if not (self.features(m) / "DONE").exists()]
+        raw = [m for m in lacking if self.is_raw(m)]
+        for names, source in ((raw, None), ([m for m in lacking if m not in raw], weights)):
+            if names:
+                title = self._title(this, f"embed {' and '.join(names)}")
+                out, refused = {m: self.features(m) for m in names}, this.rejects
+                config = self.run.config
+                counts = embed(self.clips, self.published, source, out, refused, config, title)
+                self.events.add("embed", round=this.number, modalities=names, **counts)
+
+    def is_raw(self, modality: str) -> bool:
+        """Whether what is clustered next comes from no encoder."""
+        return self.trained[modality] == 0 and self.run.config.clustering.first == "raw"
+
+    def features(self, modality: str) -> Location:
+        """Where the features lie that are clustered next."""
+        newest = self.run.round(self.trained[modality])
+        return newest.raw(modality) if self.is_raw(modality) else newest.features(modality)
 
     def cluster(self, this: Round, name: str) -> Clustering:
         """Pseudo-labels of one clustering of the newest features, published to every node."""
@@ -147,7 +159,7 @@ class RoundLoop:
         finished = (out / "clustering.json").exists()
         started = time.monotonic()
         clustering = cluster(
-            [self.run.round(self.trained[m]).features(m) for m in modalities],
+            [self.features(m) for m in modalities],
             num_clips=len(self.clips),
             clips=self.clips.location,
             config=self.run.config.clustering,

@@ -63,6 +63,10 @@ class Round:
     def features(self, modality: str) -> Location:
         return self.location / "features" / modality
 
+    def raw(self, modality: str) -> Location:
+        """Features without an encoder; in round 0, where they are asked for."""
+        return self.location / "raw" / modality
+
     def clusters(self, name: str) -> Location:
         return self.location / "clusters" / name
 

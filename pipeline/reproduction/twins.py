@@ -29,7 +29,7 @@ class Twin(RoundLoop):
         (other,) = self.others
         before = other.run.round(this.number - 1)
         other.trained = {name: before.number}
-        other.embed(before, (name,), before.encoders)
+        other.embed(this, (name,), before.encoders)
         return RoundLoop.cluster(other, before, name)
 
 
