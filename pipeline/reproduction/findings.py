@@ -48,6 +48,11 @@ _XDC = Trial("xdc", "xdc", every_round=True)
 _VARIANTS = tuple(Trial(name, name, every_round=True) for name in ("sdc", "mdc", "cdc"))
 _SUPERVISED = Trial("supervised", "supervised:label")
 _OURS = Trial(OURS, OURS, every_round=True)
+_RAW = ("clustering.first=raw",)
+_FIRST_RAW = (
+    Trial("xdc-raw", "xdc", settings=_RAW, every_round=True),
+    Trial(f"{OURS}-raw", OURS, settings=_RAW, every_round=True),
+)
 
 
 def _both(better: str, worse: str, claim: str) -> tuple[Comparison, ...]:
@@ -66,7 +71,7 @@ FINDINGS = (
     Finding(
         "F1",
         "The four variants, ours, and both ends of the scale",
-        (_XDC, *_VARIANTS, _OURS, _SUPERVISED),
+        (_XDC, *_VARIANTS, _OURS, *_FIRST_RAW, _SUPERVISED),
         (
             *_both("xdc", "random", "XDC learns"),
             *_both("xdc", "sdc", "XDC is better than single-modality clustering"),
@@ -75,6 +80,8 @@ FINDINGS = (
             *_both(OURS, "xdc", "(ours) an anchored strong modality is better than XDC"),
             *_both(OURS, "sdc", "(ours) and than single-modality clustering"),
             *_both(OURS, "random", "(ours) both encoders gain"),
+            *_both("xdc-raw", "xdc", "(ours) the first labels from features without an encoder"),
+            *_both(f"{OURS}-raw", OURS, "(ours) the same for the anchored variant"),
         ),
     ),
     Finding(
