@@ -23,6 +23,7 @@ from pipeline.clips.table import ClipTable
 from pipeline.clustering import read_labels
 from pipeline.errors import UserError
 from pipeline.evaluation.rounds import as_table, evaluate_rounds
+from pipeline.features import read_features
 from pipeline.methods import METHODS
 from pipeline.rounds import pretrain
 from pipeline.run import Run
@@ -226,3 +227,17 @@ def test_time_goes_on(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (place / "events.jsonl").read_bytes().splitlines()]
     assert [line["round"] for line in lines] == [0, 1]
     assert lines[0]["time"] < lines[1]["time"]
+
+
+def test_the_first_round_may_cluster_features_without_an_encoder(
+    new_run: Callable[[], Location],
+) -> None:
+    place = new_run()
+    run = pretrain(tiny(f"run={place}", "clustering.first=raw", "embedding.keep=true"))
+    check_one_round(run, workers=1)
+    raw, present = read_features(run.round(0).raw("video"), 48)
+    assert present.all()
+    assert raw.shape[1] == 48, "mean colours of 4×4 cells"
+    assert not (run.round(0).features("video") / "DONE").exists()
+    assert (run.round(1).features("video") / "DONE").exists()
+    assert not (run.round(1).raw("video") / "DONE").exists()

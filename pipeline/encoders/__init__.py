@@ -49,7 +49,7 @@ def channels_last(networks: nn.ModuleDict) -> nn.ModuleDict:
     """The same networks, their weights laid out with the channels last, in place.
 
     Decoded frames already lie so. On CPUs a step of R(2+1)D takes 0.77 of the time it takes
-    otherwise, one of the audio network 0.85 (benchmarks/README.md).
+    otherwise, one of the audio network 0.85.
     """
     networks["video"].to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     networks["audio"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]

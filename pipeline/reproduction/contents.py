@@ -39,7 +39,10 @@ def contents(assigned: np.ndarray, labels: np.ndarray, names: list[str]) -> dict
         "clusters": [
             {
                 "clips": int(table[c].sum()),
-                "labels": {names[i]: round(share[c, i], 3) for i in np.argsort(-share[c])[:3]},
+                "labels": {
+                    names[i]: round(share[c, i], 3)
+                    for i in np.argsort(-share[c], kind="stable")[:3]
+                },
             }
             for c in purest
         ],

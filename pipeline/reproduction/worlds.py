@@ -142,8 +142,8 @@ def _share(one_in: int) -> Callable[[pa.Table], pa.Table]:
     def chosen(cuts: pa.Table) -> pa.Table:
         train = _train(cuts)
         uris = sorted(set(train["uri"].to_pylist()))
-        kept = np.random.default_rng(0).permutation(len(uris))[: len(uris) // one_in]
-        return train.filter(pc.is_in(train["uri"], pa.array([uris[i] for i in sorted(kept)])))
+        kept = np.random.default_rng(0).permutation(len(uris))[: max(len(uris) // one_in, 1)]
+        return train.filter(pc.is_in(train["uri"], pa.array([uris[i] for i in kept])))
 
     return chosen
 

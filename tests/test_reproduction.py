@@ -1,0 +1,118 @@
+"""Trials of the study on a small generated world: what is learned from, and what is examined."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.reproduction import findings, worlds
+from pipeline.reproduction.contents import contents
+from pipeline.reproduction.trials import Trial, play
+from pipeline.reproduction.worlds import LISTS, World
+from pipeline.storage import Location
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def cuts() -> pa.Table:
+    """Four files with three cuts each; the last file is held out."""
+    rows = [
+        (
+            f"/media/{file}.mp4",
+            0.5 + cut,
+            1.25 + cut,
+            f"word{cut}",
+            "test" if file == 3 else "train",
+        )
+        for file in range(4)
+        for cut in range(3)
+    ]
+    names = ("uri", "start_s", "end_s", "label", "split")
+    return pa.table(dict(zip(names, map(list, zip(*rows)))))
+
+
+def test_no_list_to_learn_from_holds_a_held_out_file(cuts: pa.Table) -> None:
+    held_out = set(LISTS[worlds.HELD_OUT](cuts)["uri"].to_pylist())
+    assert held_out == {"/media/3.mp4"}
+    for name, make in LISTS.items():
+        if name != worlds.HELD_OUT:
+            assert not held_out & set(make(cuts)["uri"].to_pylist()), name
+    assert len(LISTS["half"](cuts)) == 3, "one of three files"
+
+
+def test_cuts_anywhere_keep_number_and_lengths_and_lose_their_labels(cuts: pa.Table) -> None:
+    anywhere, train = LISTS["anywhere"](cuts), LISTS[worlds.TRAIN](cuts)
+    start, end = anywhere["start_s"].to_numpy(), anywhere["end_s"].to_numpy()
+    assert len(anywhere) == len(train)
+    assert np.allclose(end - start, 0.75)
+    assert start.min() >= 0.5
+    assert end.max() <= 3.25
+    assert not np.allclose(start, train["start_s"].to_numpy())
+    assert "label" not in anywhere.column_names
+
+
+def test_contents_of_clusters() -> None:
+    """Cluster 0: a a b; cluster 1: b c; cluster 2: c. By hand."""
+    assigned = np.array([0, 0, 0, 1, 1, 2, -1], np.int32)
+    labels = np.array([0, 0, 1, 1, 2, 2, 0])
+    found = contents(assigned, labels, ["a", "b", "c"])
+    assert found["purity"] == pytest.approx(4 / 6)
+    assert found["clusters"][0] == {"clips": 1, "labels": {"c": 1.0, "a": 0.0, "b": 0.0}}
+    likeness = {"".join(pair["labels"]): pair["likeness"] for pair in found["confused"]}
+    # a lies in cluster 0 alone, b half in 0 and half in 1, c half in 1 and half in 2.
+    assert likeness == {
+        "ab": pytest.approx(0.5 / np.sqrt(0.5), abs=1e-3),
+        "bc": pytest.approx(0.25 / 0.5, abs=1e-3),
+        "ac": 0.0,
+    }
+
+
+def test_presets_name_findings_and_every_comparison_has_its_trials() -> None:
+    known = {trial.name for trial in findings.trials_of([f.key for f in findings.FINDINGS])}
+    for finding in findings.FINDINGS:
+        for one in finding.comparisons:
+            assert {one.better, one.worse} <= known | {"random"}, one
+    assert [t.name for t in findings.trials_of(findings.PRESETS["quick"].findings)] == ["xdc"]
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_trials_of_every_kind(world: Path, tmp_path: Path) -> None:
+    small = World("small", tuple(TINY), ("label",), lambda folder: worlds._read(Location.of(world)))
+    out = Location.of(tmp_path)
+    preset = ("embedding.keep=true",)
+    xdc = play(Trial("xdc", "xdc", every_round=True), small, 0, preset, out)
+    assert [found["round"] for found in xdc["rounds"]] == [0, 1]
+    last = xdc["rounds"][-1]
+    assert set(last["probe"]) == {"video", "audio"}
+    assert last["probe"]["video"]["test"]["test_clips"] > 0
+    assert 0 <= last["signals"]["agreement"] <= 1
+    assert {"purity", "nmi", "clusters", "confused"} <= set(last["contents"]["audio"])
+    assert xdc["clips"] == last["probe"]["video"]["test"]["train_clips"], "no held-out clip"
+
+    cdc = play(Trial("cdc", "cdc"), small, 0, preset, out)
+    assert "agreement" in cdc["rounds"][0]["signals"], "its encoders clustered apart, for this"
+    labels = play(Trial("supervised", "supervised:label"), small, 0, preset, out)
+    assert set(labels["rounds"][0]["probe"]) == {"video", "audio"}
+    assert not Trial("x", "supervised:slot").fits(small)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_twins_teach_each_other_and_learn_from_less(world: Path, tmp_path: Path) -> None:
+    small = World("small", tuple(TINY), ("label",), lambda folder: worlds._read(Location.of(world)))
+    out = Location.of(tmp_path)
+    found = play(Trial("twins-audio", "twins:audio", cuts="half"), small, 0, (), out)
+    probe = found["rounds"][0]["probe"]
+    assert set(probe) == {"audio"}
+    assert found["clips"] == probe["audio"]["test"]["train_clips"] // 2, "examined on all"
+    first = out / "small" / "trials" / "twins-audio-0"
+    for twin in (first, first / "twin"):
+        assert (twin / "rounds" / "0001" / "DONE").exists()
+        assert (twin / "rounds" / "0000" / "clusters" / "audio" / "clustering.json").exists()
+    ours, theirs = (
+        (place / "rounds" / "0000" / "encoders.safetensors").read_bytes()
+        for place in (first, first / "twin")
+    )
+    assert ours != theirs
