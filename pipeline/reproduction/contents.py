@@ -33,6 +33,7 @@ def contents(assigned: np.ndarray, labels: np.ndarray, names: list[str]) -> dict
     likeness = together / np.maximum(np.outer(own, own), 1e-12)
     pairs = np.argwhere(np.triu(np.ones_like(likeness), 1))
     closest = pairs[np.argsort(-likeness[tuple(pairs.T)], kind="stable")][:_SHOWN]
+    leading = np.argsort(-share, axis=1, kind="stable")[:, :3]
     return {
         "purity": measures.purity(assigned[known], labels[known]),
         "nmi": measures.normalized_mutual_information(labels[known], assigned[known]),
