@@ -40,10 +40,7 @@ def contents(assigned: np.ndarray, labels: np.ndarray, names: list[str]) -> dict
         "clusters": [
             {
                 "clips": int(table[c].sum()),
-                "labels": {
-                    names[i]: round(share[c, i], 3)
-                    for i in np.argsort(-share[c], kind="stable")[:3]
-                },
+                "labels": {names[i]: round(share[c, i], 3) for i in leading[c]},
             }
             for c in purest
         ],
