@@ -23,7 +23,6 @@ from pipeline.progress import Meter
 
 Batch = dict[str, np.ndarray]
 
-
 _STARVED = 0.2  # share of waiting above which it is said what to do
 _LOOK_EVERY = 20  # steps between two looks at the clock and for a notice of preemption
 
