@@ -86,8 +86,9 @@ def section(finding: Finding, results: Results) -> list[str]:
     rows.append(["random encoders", *map(spread, random)])
     for trial in finding.trials:
         rows.append([trial.name, *(spread(by_seed(results, trial.name, m)) for m in MODALITIES)])
-    if all(cell == "–" for row in rows[2:] for cell in row[1:]):
-        return []
+    own = [t for t in finding.trials if finding is FINDINGS[0] or t not in FINDINGS[0].trials]
+    if own and not any(trial.name in results for trial in own):
+        return [f"### {finding.key} · {finding.title}", "", "Not run yet.", ""]
     lines = [f"### {finding.key} · {finding.title}", "", *markdown(rows), ""]
     if finding.comparisons:
         heads = ["claim", "comparison", "difference [95%]", "verdict"]
@@ -104,7 +105,11 @@ def held(finding: Finding, results: Results) -> list[str]:
         for result in list(results.get(trial.name, {}).values())[:1]:
             for modality, found in result["rounds"][-1]["contents"].items():
                 purest = "; ".join(
-                    " ".join(f"{word} {share:.2f}" for word, share in each["labels"].items())
+                    " ".join(
+                        f"{word} {share:.2f}"
+                        for word, share in sorted(each["labels"].items(), key=lambda item: -item[1])
+                        if share >= 0.02
+                    )
                     for each in found["clusters"][:8]
                 )
                 pairs = ", ".join(
