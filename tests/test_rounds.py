@@ -64,11 +64,22 @@ def calm(indexed: Location, tmp_path_factory: pytest.TempPathFactory) -> Calm:
     return Calm(place, first)
 
 
-@pytest.mark.parametrize("method", ["sdc", "mdc", "cdc", "xdc"])
-def test_a_whole_run_with_two_workers(method: str, new_run: Callable[[], Location]) -> None:
-    place = new_run()
-    config = tiny(f"run={place}", f"method={method}", "learning.workers=2", "learning.batch_size=4")
-    check_one_round(pretrain(config), workers=2)
+@pytest.mark.parametrize(
+    ("method", "first"), [("sdc", "random"), ("mdc", "raw"), ("cdc", "random"), ("xdc", "random")]
+)
+def test_a_whole_run_with_two_workers(
+    method: str, first: str, new_run: Callable[[], Location]
+) -> None:
+    more = ["learning.workers=2", "learning.batch_size=4", "embedding.keep=true"]
+    config = tiny(f"run={new_run()}", f"method={method}", f"clustering.first={first}", *more)
+    run = pretrain(config)
+    check_one_round(run, workers=2)
+    zero = run.round(0)
+    assert (zero.raw("video") / "DONE").exists() == (first == "raw")
+    assert (zero.features("video") / "DONE").exists() == (first == "random")
+    assert (run.round(1).features("video") / "DONE").exists()
+    if first == "raw":
+        assert read_features(zero.raw("video"), 48)[0].shape[1] == 48, "colours of 4×4 cells"
 
 
 def check_one_round(run: Run, workers: int) -> None:
@@ -227,17 +238,3 @@ def test_time_goes_on(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (place / "events.jsonl").read_bytes().splitlines()]
     assert [line["round"] for line in lines] == [0, 1]
     assert lines[0]["time"] < lines[1]["time"]
-
-
-def test_the_first_round_may_cluster_features_without_an_encoder(
-    new_run: Callable[[], Location],
-) -> None:
-    place = new_run()
-    run = pretrain(tiny(f"run={place}", "clustering.first=raw", "embedding.keep=true"))
-    check_one_round(run, workers=1)
-    raw, present = read_features(run.round(0).raw("video"), 48)
-    assert present.all()
-    assert raw.shape[1] == 48, "mean colours of 4×4 cells"
-    assert not (run.round(0).features("video") / "DONE").exists()
-    assert (run.round(1).features("video") / "DONE").exists()
-    assert not (run.round(1).raw("video") / "DONE").exists()
