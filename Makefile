@@ -23,7 +23,7 @@ lint: .venv/ready
 	$(PYTHON) -m mypy
 
 bench: .venv/ready
-	$(PYTHON) benchmarks/rounds.py
+	$(PYTHON) jobs/reproduce.py runs/study --preset quick
 
 clean:
 	rm -rf .venv $(DEMO)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 
 from pipeline import config
+from pipeline.errors import UserError
 from pipeline.progress import say
 from pipeline.session import connect, run_job
 from pipeline.storage import Location
@@ -42,7 +43,13 @@ def main(arguments: list[str]) -> None:
     results = Location.of(options.results) if options.results else out / "results"
     trials = trials_of(options.findings or preset.findings)
     if options.trials:
+        names = [trial.name for trial in trials]
+        for name in options.trials:
+            if name not in names:
+                raise UserError(f"there is no trial {name!r} here; there is {', '.join(names)}")
         trials = [trial for trial in trials if trial.name in options.trials]
+    if "words" in (options.worlds or ()) and not options.words:
+        raise UserError("the world of words needs its cuts table: add --words CSV")
     wanted = options.worlds or ["generated", *(["words"] if options.words else [])]
     connect(config.load(list(preset.settings)).resources)
     for seed in options.seeds or preset.seeds:

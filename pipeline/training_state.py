@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,22 +45,25 @@ class TrainingState:
 
 
 class Checkpoints:
-    """Writes states while the training goes on; a file appears whole or not at all."""
+    """Writes states while the training goes on; a file appears whole or not at all.
+
+    A write that fails is raised by the next call.
+    """
 
     def __init__(self, out: Location) -> None:
         self.place = out / _NAME
-        self._thread: threading.Thread | None = None
+        self._writer = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
 
     def save(self, state: TrainingState) -> None:
         """Copy the state to the host and write it; waits for the write before, if it must."""
         kept = _on_host(vars(state))
         self.finish()
-        self._thread = threading.Thread(target=self._write, args=(kept,))
-        self._thread.start()
+        self._last = self._writer.submit(self._write, kept)
 
     def finish(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
+        if self._last is not None:
+            self._last.result()
 
     def delete(self) -> None:
         self.place.delete()

@@ -40,6 +40,8 @@ def job(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["jobs/pretrain.py", "clustering.kk=3"], "unknown setting 'clustering.kk'"),
         (["jobs/pretrain.py", "nowhere.yaml"], "cannot read the config file"),
         (["jobs/evaluate.py", "runs/none"], "is not a run yet"),
+        (["jobs/reproduce.py", "{tmp}", "--trials", "xcd"], "there is no trial 'xcd'"),
+        (["jobs/reproduce.py", "{tmp}", "--worlds", "words"], "add --words CSV"),
         (["jobs/export.py", "runs/none", "{tmp}"], "is not a run yet"),
         (["jobs/index.py", "s3://nowhere-at-all/x", "{tmp}", "seed=-1"], "setting 'seed'"),
     ],

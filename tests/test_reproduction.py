@@ -105,7 +105,9 @@ def test_twins_teach_each_other_and_learn_from_less(world: Path, tmp_path: Path)
     found = play(Trial("twins-audio", "twins:audio", cuts="half"), small, 0, (), out)
     probe = found["rounds"][0]["probe"]
     assert set(probe) == {"audio"}
-    assert found["clips"] == probe["audio"]["test"]["train_clips"] // 2, "examined on all"
+    clips = probe["audio"]["test"]["train_clips"]
+    assert found["clips"] == clips // 2, "examined on all"
+    assert found["config"]["learning"]["epoch_clips"] == round(0.9 * clips), "equal compute"
     first = out / "small" / "trials" / "twins-audio-0"
     for twin in (first, first / "twin"):
         assert (twin / "rounds" / "0001" / "DONE").exists()

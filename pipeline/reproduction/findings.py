@@ -138,20 +138,18 @@ class Preset:
         settings: that all trials share, after the world's own.
         findings: tested by default; seeds: of every trial.
         generated_files: of the generated world.
-        words: whether the real world is part of it.
     """
 
     settings: tuple[str, ...]
     findings: tuple[str, ...]
     seeds: tuple[int, ...]
     generated_files: int
-    words: bool = True
 
 
 _ALL = tuple(finding.key for finding in FINDINGS)
 PRESETS = {
-    # Minutes on two cores; for tests.
-    "quick": Preset(("rounds=2", "learning.epochs=16"), ("quick",), (0,), 400, words=False),
+    # Minutes on two cores.
+    "quick": Preset(("rounds=2", "learning.epochs=16"), ("quick",), (0,), 400),
     # The published table: hours on two cores.
     "cpu": Preset(("rounds=3",), _ALL, (0, 1, 2), 600),
     # The full networks on one card.

@@ -87,6 +87,8 @@ def play(
     if trial.method in METHODS:
         own.append(f"method={trial.method}")
     config = settings_of.load([*world.settings, *preset, *trial.settings, *own])
+    if trial.cuts != TRAIN:
+        config = _as_many_steps(config, len(world.list_of(TRAIN, out).read_table()))
     cuts = world.list_of(trial.cuts, out)
     trained = train(trial, cuts, world.stored(trial.cuts, out, config))
     lists = {name: world.clips_of(name, out, config) for name in (TRAIN, HELD_OUT)}
@@ -108,6 +110,13 @@ def play(
         "seconds": round(time.monotonic() - started),
         "rounds": rounds,
     }
+
+
+def _as_many_steps(config: Config, clips: int) -> Config:
+    """Epochs as long as on all training cuts: other lists are compared at equal compute."""
+    size = round(clips * (1 - config.learning.heldout))
+    learning = config.learning.model_copy(update={"epoch_clips": size})
+    return config.model_copy(update={"learning": learning})
 
 
 def train(trial: Trial, cuts: Location, config: Config) -> Trained:

@@ -59,8 +59,7 @@ class World:
     ) -> tuple[ClipTable, PublishedClips]:
         """A list, indexed and published for decoding."""
         place = out / self.name / "clips" / name
-        if not (place / "clips").exists():
-            index(self.list_of(name, out).full_uri, place, config)
+        index(self.list_of(name, out).full_uri, place, config)  # what is known is left out
         clips = ClipTable.open(place / "clips")
         return clips, publish(clips, place, self.stored(name, out, config))
 
