@@ -19,6 +19,9 @@ from pipeline.clustering.halves import widen
 
 _PAIRS = 1 << 20  # numbers gathered at once by the exact comparison
 
+# Scores may be shifted by x·m and by a constant without changing the best: float64[d] and number.
+Frame = tuple[np.ndarray, float]
+
 
 class Centroids:
     """Centroids prepared for one assignment pass.
@@ -27,10 +30,15 @@ class Centroids:
         centroids: float32[k, d].
         bias: float64[k] added to each centroid's score (balance), None for plain distance.
         spherical: score by the inner product alone.
+        frame: that scores are given in; None: the one with the tightest error bounds.
     """
 
     def __init__(
-        self, centroids: np.ndarray, bias: np.ndarray | None = None, spherical: bool = False
+        self,
+        centroids: np.ndarray,
+        bias: np.ndarray | None = None,
+        spherical: bool = False,
+        frame: Frame | None = None,
     ):
         self.all = np.ascontiguousarray(centroids, np.float32)
         exact = self.all.astype(np.float64)
@@ -49,10 +57,11 @@ class Centroids:
         self.ids = np.sort(np.unique(view.ravel(), return_index=True)[1])
         self.exact = exact[self.ids]
         self.half = half[self.ids]
-        # Scores may be shifted by x·m and by a constant: small operands keep the bounds tight.
-        self.centre = self.exact.mean(axis=0)
-        self.shifted = self.exact - self.centre
-        self.offset = self.half - self.half.mean()
+        # Small operands keep the bounds tight.
+        self.frame: Frame = frame or (self.exact.mean(axis=0), float(self.half.mean()))
+        centre, level = self.frame
+        self.shifted = self.exact - centre
+        self.offset = self.half - level
         self.zero_row = int(np.argmin(self.half))
 
     def scores(self, x: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -67,6 +76,11 @@ class Centroids:
             products *= wide[rows[some]]
             out[some] = products.sum(axis=1)
         return out - self.half[columns]
+
+    @property
+    def repeated(self) -> bool:
+        """Whether some centroids are equal: only the first of them is among the columns."""
+        return len(self.ids) < len(self.all)
 
     @property
     def longest(self) -> float:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from pipeline.clustering.nearest import Centroids
 
 UNIT = 2.0**-24  # half an ulp of float32, relative
 SCORES = 1 << 21  # scores held at once: they should stay in the shared cache
+LEAST = np.float32(-1e30)  # below every score
 # Below so many multiply-adds in a shard's whole run, importing torch costs more than it saves.
 WORTH_TORCH = 1e11
 
@@ -58,9 +60,13 @@ class Vectors:
 
 
 class Screen(Protocol):
-    """Labels int32[n] of rows: every screen gives the same ones."""
+    """Labels int32[n] of rows: every screen gives the same ones.
 
-    def __call__(self, vectors: Vectors) -> np.ndarray: ...
+    Where asked, ``rivals`` float32[n] is filled with upper bounds of the scores of all centroids
+    but the row's own, in the centroids' frame; infinite where there is none to be had.
+    """
+
+    def __call__(self, vectors: Vectors, rivals: np.ndarray | None = None) -> np.ndarray: ...
 
 
 class SgemmScreen:
@@ -68,7 +74,7 @@ class SgemmScreen:
 
     def __init__(self, centroids: Centroids):
         self.centroids = centroids
-        shifted = centroids.shifted.astype(np.float32)
+        self.shifted = shifted = centroids.shifted.astype(np.float32)
         self.matrix = np.ascontiguousarray(shifted.T)
         self.offset = centroids.offset.astype(np.float32)
         # Any order of d products and sums in float32 errs by at most gamma * |x| |c| (Higham 2002,
@@ -78,12 +84,14 @@ class SgemmScreen:
         self.per_norm = (gamma + 8 * UNIT) * centroids.longest + centroids.rounding(shifted)
         self.constant = 8 * UNIT * float(np.abs(centroids.offset).max()) + 1e-30
 
-    def __call__(self, vectors: Vectors) -> np.ndarray:
-        rows = max(1, SCORES // len(self.offset))
-        parts = [self._some(vectors[at : at + rows]) for at in range(0, len(vectors.x), rows)]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+    def __call__(self, vectors: Vectors, rivals: np.ndarray | None = None) -> np.ndarray:
+        return in_parts(self._some, vectors, rivals, max(1, SCORES // len(self.offset)))
 
-    def _some(self, vectors: Vectors) -> np.ndarray:
+    def error(self, norms: np.ndarray) -> np.ndarray:
+        """Bounds float32[n] of the errors of a row's scores."""
+        return (self.per_norm * norms + self.constant).astype(np.float32)
+
+    def _some(self, vectors: Vectors, rivals: np.ndarray | None) -> np.ndarray:
         x, norms = vectors.x, vectors.norms
         score = widen(x) @ self.matrix
         score -= self.offset
@@ -95,7 +103,32 @@ class SgemmScreen:
         counts = row_counts(candidates)
         counts = exact_zero_rows(self.centroids, norms, best, counts)
         several = np.flatnonzero(counts > 1)
+        if rivals is not None:
+            score[np.arange(len(score)), best] = LEAST
+            # Any of the candidates may turn out to be the row's own.
+            second = np.where(counts > 1, top, score.max(axis=1))
+            rivals[:] = second + 2 * self.error(norms)
+            unknown(self.centroids, norms, rivals)
         return self.centroids.decide(x, best, several, candidates[several])
+
+
+def in_parts(
+    work: Callable[[Vectors, np.ndarray | None], np.ndarray],
+    vectors: Vectors,
+    rivals: np.ndarray | None,
+    rows: int,
+) -> np.ndarray:
+    """Labels int32[n], from ``rows`` rows at a time."""
+    cuts = [slice(at, at + rows) for at in range(0, len(vectors.x), rows)]
+    parts = [work(vectors[cut], None if rivals is None else rivals[cut]) for cut in cuts]
+    return np.concatenate([np.zeros(0, np.int32), *parts])
+
+
+def unknown(centroids: Centroids, norms: np.ndarray, rivals: np.ndarray) -> None:
+    """Infinite bounds for rows of zeros, and for all where a column stands for equal centroids."""
+    rivals[norms == 0.0] = np.inf
+    if centroids.repeated:
+        rivals[:] = np.inf
 
 
 def row_counts(candidates: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from pipeline.clustering.balance import soft_sizes
 from pipeline.clustering.blocks import generator, snap
 from pipeline.clustering.halves import widen
 from pipeline.clustering.nearest import Centroids, distances
+from pipeline.clustering.pruning import Pruning
 from pipeline.clustering.screens import Screen, Screens, SgemmScreen, Vectors
 from pipeline.clustering.sums import ClusterSums
 from pipeline.clustering.transform import Moments
@@ -27,7 +28,7 @@ class Shard:
     def __init__(self, spec: ShardSpec):
         self.spec = spec
         self.vectors = ShardVectors(spec)
-        self._sums: ClusterSums | None = None
+        self._rows: tuple[ClusterSums, Pruning] | None = None
         self._screens: Screens | None = None
         self._spread: tuple[int, np.ndarray] | None = None
 
@@ -136,17 +137,24 @@ class Shard:
         Returns:
             sums float64[k, d] and counts int64[k] of the rows nearest to each centroid: exact.
         """
-        screen = self._screen(centroids, bias)
-        sums = self._sums
-        if sums is None or sums.k != len(centroids):
-            sums = self._sums = ClusterSums(
-                len(centroids), self.vectors.dim, len(self.vectors.clips)
-            )
+        screens = self._warm()
+        rows, k = len(self.vectors.clips), len(centroids)
+        if self._rows is None or self._rows[0].k != k:
+            self._rows = ClusterSums(k, self.vectors.dim, rows), Pruning(rows)
+        sums, pruning = self._rows
+        prepared = Centroids(centroids, bias, self.spec.spherical, pruning.frame)
+        place, sample = self._fullest()
+        screen = screens.prepare(prepared, sample)
+        if screens.device == "cpu":
+            pruning.begin(prepared, place, sample, sums.labels[place])
 
         def one(number: int, block: Vectors) -> None:
-            sums.update(int(self.vectors.starts[number]), block.x, screen(block))
+            place = self._place(number)
+            labels = pruning.labels(screen, place, block, sums.labels[place])
+            sums.update(place.start, block.x, labels)
 
         self.vectors.each(one)
+        pruning.end(prepared)
         return sums.sums.copy(), sums.counts.copy()
 
     def assign(
@@ -197,9 +205,15 @@ class Shard:
 
     def _screen(self, centroids: np.ndarray, bias: np.ndarray | None) -> Screen:
         screens = self._warm()
-        fullest = int(np.argmax(self.vectors.counts))
-        prepared = Centroids(centroids, bias, self.spec.spherical)
-        return screens.prepare(prepared, self.vectors.block(fullest))
+        return screens.prepare(Centroids(centroids, bias, self.spec.spherical), self._fullest()[1])
+
+    def _fullest(self) -> tuple[slice, Vectors]:
+        """The block with the most rows, and where these lie in the shard."""
+        number = int(np.argmax(self.vectors.counts))
+        return self._place(number), self.vectors.block(number)
+
+    def _place(self, number: int) -> slice:
+        return slice(int(self.vectors.starts[number]), int(self.vectors.starts[number + 1]))
 
 
 class LostSpreadError(RuntimeError):

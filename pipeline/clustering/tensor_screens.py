@@ -15,7 +15,9 @@ from pipeline.clustering.screens import (
     SgemmScreen,
     Vectors,
     exact_zero_rows,
+    in_parts,
     row_counts,
+    unknown,
 )
 
 _BF16 = 2.0**-8  # half an ulp of bfloat16, relative
@@ -59,12 +61,11 @@ class Bfloat16Screen:
         self.constant = rest + 2 * gamma * float(offset.abs().max()) + 1e-30
         self.few = max(4, len(offset) // 112)  # pairs whose exact comparison costs one row's sgemm
 
-    def __call__(self, vectors: Vectors) -> np.ndarray:
+    def __call__(self, vectors: Vectors, rivals: np.ndarray | None = None) -> np.ndarray:
         rows = min(_ROWS, max(1, SCORES // self.matrix.shape[1]))
-        parts = [self._some(vectors[at : at + rows]) for at in range(0, len(vectors.x), rows)]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+        return in_parts(self._some, vectors, rivals, rows)
 
-    def _some(self, vectors: Vectors) -> np.ndarray:
+    def _some(self, vectors: Vectors, rivals: np.ndarray | None) -> np.ndarray:
         n, d = vectors.x.shape
         x = _buffer("rows", (n, d + 2), torch.bfloat16)
         x[:, :d] = torch.from_numpy(widen(vectors.x))
@@ -83,10 +84,18 @@ class Bfloat16Screen:
         counts = np.where((threshold > 0) & np.isfinite(top), counts, 65535)
         counts = exact_zero_rows(self.centroids, vectors.norms, best, counts)
         several = np.flatnonzero((counts > 1) & (counts <= self.few))
+        if rivals is not None:
+            score[np.arange(n), best] = np.iinfo(np.int16).min
+            second = np.where(counts > 1, top, as_float(np.maximum(score.max(axis=1), 0)))
+            rivals[:] = second + 1.1 * _BF16 * np.abs(second) + error * (1 + 4 * UNIT)
+            unknown(self.centroids, vectors.norms, rivals)
         labels = self.centroids.decide(vectors.x, best, several, candidates[several])
         many = np.flatnonzero(counts > self.few)
         if len(many):
-            labels[many] = self.fallback(vectors[many])
+            closer = None if rivals is None else np.empty(len(many), np.float32)
+            labels[many] = self.fallback(vectors[many], closer)
+            if rivals is not None:
+                rivals[many] = closer
         return labels
 
 
@@ -122,10 +131,8 @@ class CudaScreen:
         self.per_norm = (gamma + 16 * UNIT) * (centroids.longest + rounding) + rounding
         self.constant = 16 * UNIT * float(np.abs(centroids.offset).max()) + 1e-30
 
-    def __call__(self, vectors: Vectors) -> np.ndarray:
-        rows = max(1, (16 * SCORES) // len(self.offset))
-        parts = [self._some(vectors[at : at + rows]) for at in range(0, len(vectors.x), rows)]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+    def __call__(self, vectors: Vectors, rivals: np.ndarray | None = None) -> np.ndarray:
+        return in_parts(self._some, vectors, rivals, max(1, (16 * SCORES) // len(self.offset)))
 
     def _on_device(self, x: np.ndarray) -> torch.Tensor:
         """The rows, kept on the device from pass to pass as long as it has room.
@@ -150,7 +157,9 @@ class CudaScreen:
             return torch.mm(x, self.matrix, out_dtype=torch.float32)
         return torch.mm(x.float(), self.matrix.float())
 
-    def _some(self, vectors: Vectors) -> np.ndarray:
+    def _some(self, vectors: Vectors, rivals: np.ndarray | None) -> np.ndarray:
+        if rivals is not None:
+            rivals[:] = np.inf  # a product is cheaper here than what would spare it
         x = self._on_device(vectors.x)
         norms = torch.from_numpy(vectors.norms).to(self.device)
         score = self._product(x).sub_(self.offset)

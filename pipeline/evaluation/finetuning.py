@@ -14,8 +14,8 @@ import pyarrow as pa
 import ray
 from safetensors.numpy import load
 
-from pipeline.clips.store import publish
-from pipeline.clips.table import SCHEMA, ClipTable
+from pipeline.clips.store import fill, publish
+from pipeline.clips.table import SCHEMA, ClipTable, PublishedClips
 from pipeline.config import Config, LearningConfig
 from pipeline.embedding import embed
 from pipeline.evaluation.classifiers import Verdict, average
@@ -86,7 +86,8 @@ def tuned(
     out = place / f"{modality}-{digest.hexdigest()}"
     config = _settings(run.config, recipe, len(train))
     if not (out / "metrics.json").exists():
-        _learn(run, found, weights, modality, train, recipe, config, out, title)
+        published = _published(run, found.windows, place / "store", config)
+        _learn(published, found, weights, modality, train, recipe, config, out, title)
     seen = np.flatnonzero(np.isin(found.example, test))
     clips = _chosen_clips(found.clips, seen, out / "test-clips")
     features = out / "features"
@@ -130,8 +131,19 @@ def _settings(config: Config, recipe: Recipe, examples: int) -> Config:
     return config.model_copy(update={"learning": learning})
 
 
+def _published(run: Run, windows: ClipTable, place: Location, config: Config) -> PublishedClips:
+    """The examples' windows, by way of a clip store where pretraining has one too: an epoch of
+    fine-tuning sees each of them ten times."""
+    if windows.location == run.clips:
+        return publish(windows, run.location, config)
+    published = windows.publish()
+    if not config.store.enabled:
+        return published
+    return replace(published, store=fill(windows, published, place, config))
+
+
 def _learn(
-    run: Run,
+    published: PublishedClips,
     found: Examples,
     weights: Location,
     modality: str,
@@ -143,12 +155,10 @@ def _learn(
 ) -> None:
     labels = np.full(len(found), -1, np.int32)
     labels[train] = found.labels[train]
-    own = found.windows.location == run.clips
-    windows = found.windows
     update = Update({modality: (_LABEL,)})
     learn(
-        windows,
-        publish(windows, run.location, config) if own else windows.publish(),
+        found.windows,
+        published,
         Method({_LABEL: (modality,)}, (update,)),
         update,
         {_LABEL: ([ray.put(labels)], len(found.classes))},
