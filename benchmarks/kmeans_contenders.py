@@ -256,7 +256,12 @@ def actors(folder: str, k: str, iterations: str, count: str) -> dict[str, Any]:
     taken = dict.fromkeys(("loading", "seeding", "iterating", "labelling", "done"), 0.0)
     for step in steps:
         taken[step.stage] += step.seconds
-    result = {"seconds": taken["iterating"], "stages": taken, "objective": clustering.objective}
+    result = {
+        "seconds": taken["iterating"],
+        "per_iteration": [step.seconds for step in steps if step.stage == "iterating"],
+        "stages": taken,
+        "objective": clustering.objective,
+    }
     clustering.close()
     ray.shutdown()
     return result
