@@ -192,6 +192,12 @@ def _numbered(labels: pa.Array, place: Location) -> tuple[np.ndarray, list[str]]
     return np.array([numbers.get(name, -1) for name in labels.to_pylist()], np.int64), classes
 
 
+def clips_of_each(windows: ClipTable, config: ClipsConfig, n: int) -> np.ndarray:
+    """int64 [windows]: `n` for every window that is longer than a clip, 1 for the others."""
+    length = windows.column("end_s").to_numpy() - windows.column("start_s").to_numpy()
+    return np.where(length > config.span_s, n, 1)
+
+
 def spread(
     windows: ClipTable, place: Location, config: ClipsConfig, n: int
 ) -> tuple[ClipTable, np.ndarray]:
@@ -204,7 +210,7 @@ def spread(
     """
     start = windows.column("start_s").to_numpy()
     end = windows.column("end_s").to_numpy()
-    times = np.where(end - start > config.span_s, n, 1)
+    times = clips_of_each(windows, config, n)
     if (times == 1).all():
         return windows, np.arange(len(windows))
     window = np.repeat(np.arange(len(windows)), times)

@@ -19,7 +19,7 @@ from pipeline.clips.table import SCHEMA, ClipTable, PublishedClips
 from pipeline.config import Config, LearningConfig
 from pipeline.embedding import embed
 from pipeline.evaluation.classifiers import Verdict, average
-from pipeline.evaluation.examples import Examples
+from pipeline.evaluation.examples import Examples, clips_of_each
 from pipeline.features import read_features
 from pipeline.learning import learn
 from pipeline.methods import Method, Update
@@ -36,7 +36,8 @@ class Recipe:
     Attributes:
         frozen: only the FC layer learns; BatchNorm stays in eval mode.
         lr: at a batch of 32.
-        epochs: each of them sees every training example `clips_per_example` times.
+        epochs: each of them sees every training example `clips_per_example` times; those that are
+            no longer than a clip once.
         milestones: shares of the epochs after which the rate is multiplied by 0.1.
     """
 
@@ -84,7 +85,8 @@ def tuned(
     digest = hashlib.blake2b(repr((recipe, train.tolist(), test.tolist())).encode(), digest_size=6)
     digest.update(weights.read_bytes())
     out = place / f"{modality}-{digest.hexdigest()}"
-    config = _settings(run.config, recipe, len(train))
+    each = clips_of_each(found.windows, run.config.clips, recipe.clips_per_example)
+    config = _settings(run.config, recipe, int(each[train].sum()))
     if not (out / "metrics.json").exists():
         published = _published(run, found.windows, place / "store", config)
         _learn(published, found, weights, modality, train, recipe, config, out, title)
@@ -109,7 +111,7 @@ def tuned(
     return Verdict(examples, scores, {"lr": recipe.lr, "epochs": float(recipe.epochs)})
 
 
-def _settings(config: Config, recipe: Recipe, examples: int) -> Config:
+def _settings(config: Config, recipe: Recipe, epoch_clips: int) -> Config:
     """The run's settings with the recipe's schedule; how many workers there are stays."""
     learning = LearningConfig(
         workers=config.learning.workers,
@@ -118,7 +120,7 @@ def _settings(config: Config, recipe: Recipe, examples: int) -> Config:
         precision=config.learning.precision,
         batch_size=recipe.batch_size,
         epochs=recipe.epochs,
-        epoch_clips=recipe.clips_per_example * examples,
+        epoch_clips=epoch_clips,
         head="linear",
         sampling="natural",
         optimizer="sgd",
@@ -133,7 +135,7 @@ def _settings(config: Config, recipe: Recipe, examples: int) -> Config:
 
 def _published(run: Run, windows: ClipTable, place: Location, config: Config) -> PublishedClips:
     """The examples' windows, by way of a clip store where pretraining has one too: an epoch of
-    fine-tuning sees each of them ten times."""
+    fine-tuning may see each of them ten times."""
     if windows.location == run.clips:
         return publish(windows, run.location, config)
     published = windows.publish()
