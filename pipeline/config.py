@@ -220,7 +220,11 @@ class ResourcesConfig(Section):
 class Config(Section):
     run: str = ""
     method: str = "xdc"
-    rounds: Count = 4
+    rounds: Count = 4  # at most
+    # The run ends early once every clustering's NMI with that of the round before reaches this,
+    # after min_rounds at the earliest; 0: never.
+    settled_nmi: Annotated[float, Field(ge=0, le=1)] = 0.0
+    min_rounds: Count = 1
     seed: Annotated[int, Field(ge=0)] = 0
     index: IndexConfig = IndexConfig()
     clips: ClipsConfig = ClipsConfig()

@@ -51,11 +51,12 @@ def pretrain(config: Config) -> Run:
         last = loop.begin()
     elif last < config.rounds:
         say(f"{run.location} goes on after round {last}")
-    for number in range(last + 1, config.rounds + 1):
-        loop.play(run.round(number))
-    loop.label_last(run.round(max(last, config.rounds)))
+    while last < config.rounds and not loop.settled(run.round(last)):
+        last += 1
+        loop.play(run.round(last))
+    loop.label_last(run.round(last))
     loop.events.close()
-    say(f"{config.method}: {config.rounds} rounds done, encoders in {run.encoders}")
+    say(f"{config.method}: {last} rounds done, encoders in {run.encoders}")
     return run
 
 
@@ -121,6 +122,27 @@ class RoundLoop:
             for modality in MODALITIES:
                 before.features(modality).delete()
                 before.raw(modality).delete()
+
+    def settled(self, last: Round) -> bool:
+        """Whether another round would learn what the last one did, as far as the settings care."""
+        config = self.run.config
+        if not config.settled_nmi or last.number < config.min_rounds:
+            return False
+        self.label_last(last)  # which the next round needs in any case
+        found = {}
+        for name in self.method.clusterings:
+            before = self.run.round(last.number - 1).clusters(name)
+            if not (before / "clustering.json").exists():
+                return False
+            pair = [read_labels(place, len(self.clips)) for place in (before, last.clusters(name))]
+            found[name] = measures.normalized_mutual_information(*pair)
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
+        settled = min(found.values()) >= config.settled_nmi
+        say(
+            f"round {last.number} · NMI of the clusters with the last round's: {shown} · "
+            + (f"settled ({config.settled_nmi} is enough): it ends here" if settled else "goes on")
+        )
+        return settled
 
     def label_last(self, last: Round) -> None:
         """Features and pseudo-labels of the final encoders: for evaluation and the report."""

@@ -31,6 +31,8 @@ from pipeline.storage import Location
 _MAY_CHANGE = {
     "run": None,
     "rounds": None,
+    "settled_nmi": None,
+    "min_rounds": None,
     "index": None,
     "store": None,
     "resources": None,

@@ -25,7 +25,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.rounds import as_table, evaluate_rounds
 from pipeline.features import read_features
 from pipeline.methods import METHODS
-from pipeline.rounds import pretrain
+from pipeline.rounds import RoundLoop, pretrain
 from pipeline.run import Run
 from pipeline.storage import Location
 from tests.conftest import TINY, copy_clips, s3_uri, tiny
@@ -120,6 +120,18 @@ def test_evaluation_by_round(calm: Calm) -> None:
     report = evaluate_rounds(Run.existing(str(calm.place)), [0, 1, 2], "test")
     assert [row["round"] for row in report["rounds"]] == [0, 1, 2]
     assert "0 (random)" in as_table(report)
+
+
+def test_a_run_ends_early_once_its_clusters_have_settled(
+    calm: Calm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = [*CALM, f"run={calm.place}", "rounds=5"]
+    restless = RoundLoop.opened(tiny(*more, "settled_nmi=1"), METHODS["xdc"])
+    assert not restless.settled(restless.run.round(2))
+    patient = RoundLoop.opened(tiny(*more, "settled_nmi=0.001", "min_rounds=3"), METHODS["xdc"])
+    assert not patient.settled(patient.run.round(2))
+    assert pretrain(tiny(*more, "settled_nmi=0.001")).last_round() == 2
+    assert "settled (0.001 is enough): it ends here" in capsys.readouterr().out
 
 
 def test_a_run_in_a_bucket_one_of_whose_clips_is_lost(
