@@ -116,6 +116,8 @@ def learn(
             slots=np.arange(first, order.num_slots),
         )
 
+    if TrainingState.of(out).schedule != schedule.digest:
+        Checkpoints(out).delete()
     refused_as = f"learn-{key[-1]}"
     begun = _position(out, schedule, config)
     if begun:
@@ -133,6 +135,7 @@ def learn(
             "refused_as": refused_as,
             "clips": clips,
             "device": device,
+            "schedule": schedule.digest,
             "train_steps": schedule.train_steps,
             "held_out_steps": schedule.held_out_steps,
             "epochs": schedule.epochs,

@@ -36,6 +36,11 @@ class Schedule:
     labelled: int
     skipped: int
 
+    @property
+    def digest(self) -> str:
+        """What tells it from others: a checkpoint only continues the schedule it was made in."""
+        return hashlib.blake2b(self.order.tobytes() + self.held_out.tobytes()).hexdigest()[:16]
+
 
 @ray.remote
 def draw_schedule(

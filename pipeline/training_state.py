@@ -22,6 +22,7 @@ class TrainingState:
     afterwards follows from a clip's place in the schedule.
 
     Attributes:
+        schedule: digest of the schedule that it is a place in.
         slot: batches of the schedule that were used, by all workers.
         epochs: the finished epochs' values.
         sums: of the unfinished epoch, over all workers: name → (sum, number of batches).
@@ -29,6 +30,7 @@ class TrainingState:
         tensors: of the model and the optimiser.
     """
 
+    schedule: str = ""
     slot: int = 0
     epochs: list[dict[str, float]] = field(default_factory=list)
     sums: dict[str, tuple[float, int]] = field(default_factory=dict)

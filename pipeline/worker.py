@@ -54,6 +54,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         frozen=job["frozen"],
     )
     state = TrainingState.of(job["out"])
+    state.schedule = job["schedule"]
     if state.tensors:
         learner.restore(state.tensors)
     resumed_at = state.slot // per_step

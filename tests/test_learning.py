@@ -20,6 +20,7 @@ from pipeline.clips.table import ClipTable
 from pipeline.errors import UserError
 from pipeline.learning import learn
 from pipeline.storage import Location
+from pipeline.training_state import Checkpoints, TrainingState
 from tests.conftest import tiny
 
 METHOD = methods.get("xdc")
@@ -58,6 +59,9 @@ def test_a_killed_worker_leaves_the_same_losses_step_by_step(
     new_run: Callable[[], Location],
 ) -> None:
     run = new_run()
+    stale = Checkpoints(run / "calm")  # of other data: nothing goes on from it
+    stale.save(TrainingState("another schedule", slot=22))
+    stale.finish()
     calm, expected = trained(run, "calm", "learning.checkpoint_minutes=0")
     assert not (calm / "checkpoint.pt").exists()
     killed: list[int] = []
