@@ -229,7 +229,17 @@ def test_folders_without_sides_are_split_by_a_hash(tree: Tree) -> None:
         ("vggsound:{}", {"vggsound.csv": "a,1,b\n"}, "line 1"),
         ("audioset:{}", {"class_labels_indices.csv": "index,mid,display_name\n"}, "must hold"),
         ("csv:{}/t.csv", {"t.csv": "uri,kind\na.mp4,x\n"}, "has no column 'label'"),
-        ("csv:{}/t.csv", {"t.csv": "uri,label,start_s\na.mp4,x,soon\n"}, "start_s is 'soon'"),
+        (
+            "csv:{}/t.csv",
+            {"t.csv": "uri,label,start_s\na.mp4,x,soon\n"},
+            "row 1: 'soon' is no number",
+        ),
+        ("vggsound:{}", {"vggsound.csv": "a,x,b,test\n"}, "row 1: 'x' is no number of seconds"),
+        (
+            "kinetics:{}",
+            {"val.csv": "label,youtube_id,time_start,time_end,split\nwave,abc,0,?,val\n"},
+            "val.csv, row 1: '?' is no number of seconds",
+        ),
         ("csv:{}/t.csv", {"t.csv": "uri,label\na.mp4,x\n"}, "none of the 1 files"),
         ("csv:{}/none.csv", {"a.mp4": None}, "cannot read the table"),
     ],

@@ -13,6 +13,7 @@ from pipeline.evaluation.datasets.labelled import (
     LabelledMedia,
     Listing,
     read_lines,
+    seconds,
     stem_of,
 )
 from pipeline.evaluation.datasets.tables import read_folders
@@ -107,22 +108,24 @@ def read_kinetics(root: Location) -> LabelledMedia:
     for path in tree.files(".csv"):
         rows = list(csv.DictReader(read_lines(root / path)))
         if rows and _KINETICS_COLUMNS - {"label"} <= rows[0].keys():
-            tables.append(rows)
+            tables.append((root / path, rows))
     if not tables:
         return read_folders(root, kind="kinetics")
-    used = {_KINETICS_SIDES.get(row["split"], "test") for rows in tables for row in rows} - {TRAIN}
+    used = {_KINETICS_SIDES.get(row["split"], "test") for _, rows in tables for row in rows} - {
+        TRAIN
+    }
     splits = tuple(name for name in ("val", "test") if name in used)
     if not splits:
         raise UserError(f"the lists in {root} hold training videos only; add val.csv or test.csv")
     listing = Listing("kinetics", root, splits, default=splits[:1])
     seen: set[tuple[str, str]] = set()
-    for rows in tables:
-        for row in rows:
+    for place, rows in tables:
+        for number, row in enumerate(rows, start=1):
             key = (row["youtube_id"], row["time_start"])
             if key in seen:
                 continue
             seen.add(key)
-            start, end = float(row["time_start"]), float(row["time_end"])
+            start, end = (seconds(row[n], place, number) for n in ("time_start", "time_end"))
             name = f"{row['youtube_id']}_{start:06.0f}_{end:06.0f}"
             trimmed = tree.find(name, folder=row.get("label"))
             whole = None if trimmed else tree.find(row["youtube_id"])

@@ -207,3 +207,15 @@ def read_lines(place: Location) -> list[str]:
     """Lines of a text file, without blank ones."""
     text = place.read_bytes().decode("utf-8-sig", errors="replace")
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def seconds(text: str, place: Location, row: int) -> float:
+    """A time in a list.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{place}, row {row}: {text!r} is no number of seconds") from None

@@ -13,6 +13,7 @@ from pipeline.evaluation.datasets.labelled import (
     LabelledMedia,
     Listing,
     read_lines,
+    seconds,
     stem_of,
 )
 from pipeline.storage import Location
@@ -112,7 +113,7 @@ def read_vggsound(root: Location) -> LabelledMedia:
     for number, row in enumerate(csv.reader(read_lines(place)), start=1):
         if len(row) != 4 or row[3] not in (TRAIN, TEST):
             raise UserError(f"{place}, line {number}: not id, start, label and train or test")
-        video, start, label, side = row[0], float(row[1]), row[2], row[3]
+        video, start, label, side = row[0], seconds(row[1], place, number), row[2], row[3]
         name = f"{video}_{start:06.0f}"
         trimmed = tree.find(name)
         listing.add(
@@ -162,15 +163,19 @@ def read_audioset(root: Location) -> LabelledMedia:
     listing = Listing("audioset", root, splits, default=splits[:1])
     for part, path in sorted(lists.items()):
         lines = [line for line in read_lines(root / path) if not line.startswith("#")]
-        for video, begin, end, mids in csv.reader(lines, skipinitialspace=True):
+        rows = csv.reader(lines, skipinitialspace=True)
+        for number, row in enumerate(rows, start=1):
+            if len(row) != 4:
+                raise UserError(f"{root / path}, row {number}: not id, start, end and labels")
+            video, begin, end, mids = row
             try:
                 labels = [names[mid] for mid in mids.split(",")]
             except KeyError as error:
                 raise UserError(f"{root / path} names the unknown label {error}") from None
-            start = float(begin)
+            start, stop = (seconds(text, root / path, number) for text in (begin, end))
             stems = (f"{video}_{start:06.0f}", f"{video}_{start * 1000:.0f}", f"Y{video}")
-            ended = (f"{video}_{start:.0f}_{float(end):.0f}", f"{video}_{start:.0f}")
-            pair = f"{video}_{start * 1000:.0f}_{float(end) * 1000:.0f}"
+            ended = (f"{video}_{start:.0f}_{stop:.0f}", f"{video}_{start:.0f}")
+            pair = f"{video}_{start * 1000:.0f}_{stop * 1000:.0f}"
             cut = next((uri for stem in (pair, *stems, *ended) if (uri := tree.find(stem))), None)
             side = TEST if part == "eval" else TRAIN
             listing.add(
@@ -179,7 +184,7 @@ def read_audioset(root: Location) -> LabelledMedia:
                 labels[0] if len(labels) == 1 else None,
                 video,
                 {"balanced": "" if part == "unbalanced" else side, "all": side},
-                window=(None, None) if cut else (start, float(end)),
+                window=(None, None) if cut else (start, stop),
                 others={"labels": "|".join(labels)},
             )
     return listing.finished()

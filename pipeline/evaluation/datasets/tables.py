@@ -16,6 +16,7 @@ from pipeline.evaluation.datasets.labelled import (
     Listing,
     is_test_by_hash,
     read_lines,
+    seconds,
 )
 from pipeline.storage import Location
 
@@ -103,7 +104,7 @@ def read_table(place: Location) -> LabelledMedia:
         sides |= {s: TRAIN if side == TRAIN else TEST if side == s else "" for s in own}
         if splits == ("split",):
             sides = {"split": TEST if is_test_by_hash(source) else TRAIN}
-        window = tuple(_number(found[n], n, place, number) for n in ("start_s", "end_s"))
+        window = tuple(_number(found[n], place, number) for n in ("start_s", "end_s"))
         listing.add(
             found["uri"] or f"row {number}",
             uri if there.has(uri) else None,
@@ -142,11 +143,8 @@ def _side(value: Any) -> str:
     return _SIDES.get(text.lower(), "") if text else ""
 
 
-def _number(text: str | None, name: str, place: Location, row: int) -> float | None:
-    try:
-        return None if text is None else float(text)
-    except ValueError:
-        raise UserError(f"{place}, row {row}: {name} is {text!r}, not seconds") from None
+def _number(text: str | None, place: Location, row: int) -> float | None:
+    return None if text is None else seconds(text, place, row)
 
 
 def _absolute(uri: str, table: Location) -> str:
