@@ -217,6 +217,13 @@ class ResourcesConfig(Section):
     object_store_mb: Count = 1024  # of a Ray started by the job itself
 
 
+class TrackingConfig(Section):
+    """Where a run's numbers go beside ``events.jsonl`` and TensorBoard; empty: nowhere."""
+
+    mlflow: str = ""  # address of a tracking server
+    wandb: str = ""  # name of a project
+
+
 class Config(Section):
     run: str = ""
     method: str = "xdc"
@@ -234,6 +241,7 @@ class Config(Section):
     clustering: ClusteringConfig = ClusteringConfig()
     learning: LearningConfig = LearningConfig()
     resources: ResourcesConfig = ResourcesConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -1,4 +1,5 @@
-"""The run's diary: one JSON object a line in ``events.jsonl``, and the numbers for TensorBoard."""
+"""The run's diary: one JSON object a line in ``events.jsonl``, and the numbers for TensorBoard and
+the trackers of tracking.py."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.storage import Location
+from pipeline.tracking import Trackers
 
 
 class EventLog:
@@ -19,7 +21,8 @@ class EventLog:
     which is at most a few a minute.
     """
 
-    def __init__(self, run: Location) -> None:
+    def __init__(self, run: Location, trackers: Trackers | None = None) -> None:
+        self.trackers = trackers
         self.place = run / "events.jsonl"
         self.lines = self.place.read_bytes().decode() if self.place.exists() else ""
         self._local_board: tempfile.TemporaryDirectory[str] | None = None
@@ -33,7 +36,7 @@ class EventLog:
         self.remote_board = run / "tensorboard"
 
     def add(self, event: str, **values: Any) -> None:
-        """Write one event; floats and ints with a ``round`` also go to TensorBoard."""
+        """Write one event; numbers with a ``round`` also go to TensorBoard and the trackers."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n"
         if self.place.is_local:
             with open(self.place.uri, "a") as stream:
@@ -42,13 +45,19 @@ class EventLog:
             self.lines += line
             self.place.write_text(self.lines)
         if "round" in values:
-            for name, value in values.items():
-                if isinstance(value, int | float) and name != "round":
-                    self.board.add_scalar(f"{event}/{name}", value, values["round"])
+            step = values.pop("round")
+            about = f"{event}/{values['clustering']}" if "clustering" in values else event
+            numbers = {f"{about}/{n}": v for n, v in values.items() if isinstance(v, int | float)}
+            for name, value in numbers.items():
+                self.board.add_scalar(name, value, step)
             self.board.flush()
+            if self.trackers is not None:
+                self.trackers.log(numbers, step)
 
     def close(self) -> None:
         self.board.close()
+        if self.trackers is not None:
+            self.trackers.close()
         if self._local_board is not None:
             for source in Location.of(self._local_board.name).files():
                 (self.remote_board / source.name).write_bytes(source.read_bytes())

@@ -36,6 +36,7 @@ from pipeline.progress import duration, say
 from pipeline.run import Round, Run
 from pipeline.session import decode_cost
 from pipeline.storage import Location
+from pipeline.tracking import Trackers
 
 
 def pretrain(config: Config) -> Run:
@@ -83,7 +84,8 @@ class RoundLoop:
         check(config, method, clips)
         run = Run.open(config)
         published = publish(clips, run.location, config)
-        return cls(run, method, clips, published, EventLog(run.location))
+        events = EventLog(run.location, Trackers(run.location, config))
+        return cls(run, method, clips, published, events)
 
     def begin(self) -> int:
         """Round 0: random encoders, their BatchNorm statistics set by a few batches."""

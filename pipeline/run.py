@@ -36,6 +36,7 @@ _MAY_CHANGE = {
     "index": None,
     "store": None,
     "resources": None,
+    "tracking": None,
     "embedding": {"actors", "max_actors", "keep", "rows_per_file"},
     "clustering": {"shards", "cpus_per_shard", "gpus_per_shard", "memory_budget_mb"},
     "learning": {"cpus_per_worker", "min_workers", "checkpoint_minutes"},

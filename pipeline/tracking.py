@@ -1,0 +1,139 @@
+"""A run's numbers in MLflow and Weights & Biases, for teams that watch them there.
+
+Optional, through their own packages: ``pip install 'xdc-ray[tracking]'``. A run that goes on is the
+same run there: its name is kept in ``run/tracking.json``.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.storage import Location
+
+log = logging.getLogger(__name__)
+
+_EXPERIMENT = "xdc-ray"
+
+
+class Tracker(Protocol):
+    """One place where numbers go; ``id`` is what the run is called there."""
+
+    id: str
+
+    def log(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Trackers:
+    """All places that the settings name; one that fails later is left out with a warning.
+
+    Args:
+        run: the run directory.
+
+    Raises:
+        UserError: a package is missing, or a place cannot be reached at the start.
+    """
+
+    def __init__(self, run: Location, config: Config) -> None:
+        names = run / "tracking.json"
+        known = names.read_json() if names.exists() else {}
+        self.trackers: dict[str, Tracker] = {}
+        kinds: dict[str, Callable[..., Tracker]] = {"mlflow": _MLflow, "wandb": _Wandb}
+        for name, make in kinds.items():
+            if not getattr(config.tracking, name):
+                continue
+            try:
+                tracker = make(run, config, known.get(name))
+            except ImportError as error:
+                raise UserError(
+                    f"tracking.{name} needs its package: pip install 'xdc-ray[tracking]' ({error})"
+                ) from None
+            except Exception as error:  # theirs have no common ancestor
+                reason = str(error).strip().splitlines() or [type(error).__name__]
+                raise UserError(
+                    f"tracking.{name}={getattr(config.tracking, name)} cannot be used: {reason[0]}"
+                ) from None
+            self.trackers[name] = tracker
+            known[name] = tracker.id
+        if self.trackers:
+            names.write_json(known)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self._each(lambda tracker: tracker.log(values, step))
+
+    def close(self) -> None:
+        self._each(lambda tracker: tracker.close())
+
+    def _each(self, work: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self.trackers.items()):
+            try:
+                work(tracker)
+            except Exception as error:
+                log.warning("tracking.%s failed and is left out from here: %s", name, error)
+                del self.trackers[name]
+
+
+class _MLflow:
+    def __init__(self, run: Location, config: Config, known: str | None) -> None:
+        from mlflow import MlflowClient
+
+        self.client = MlflowClient(tracking_uri=config.tracking.mlflow)
+        if known is None:
+            found = self.client.get_experiment_by_name(_EXPERIMENT)
+            where = found.experiment_id if found else self.client.create_experiment(_EXPERIMENT)
+            known = self.client.create_run(where, run_name=run.name).info.run_id
+            for key, value in _flat(config.model_dump(mode="json")).items():
+                self.client.log_param(known, key, value)
+        else:
+            self.client.update_run(known, status="RUNNING")
+        self.id: str = known
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self.client.log_metric(self.id, name, value, step=step)
+
+    def close(self) -> None:
+        self.client.set_terminated(self.id)
+
+
+class _Wandb:
+    def __init__(self, run: Location, config: Config, known: str | None) -> None:
+        import wandb
+
+        self.id: str = known or uuid.uuid4().hex[:8]
+        self.folder = tempfile.TemporaryDirectory()
+        self.run = wandb.init(
+            project=config.tracking.wandb,
+            id=self.id,
+            name=run.name,
+            resume="allow",
+            config=config.model_dump(mode="json"),
+            dir=run.uri if run.is_local else self.folder.name,
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+        # Several events belong to one round; their own step counts calls.
+        self.run.define_metric("*", step_metric="round")
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        self.run.log({**values, "round": step})
+
+    def close(self) -> None:
+        self.run.finish()
+        self.folder.cleanup()
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value
+    return found
