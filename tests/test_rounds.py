@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 import torch
 
 from pipeline import encoders
@@ -156,11 +157,11 @@ def test_a_run_in_a_bucket_one_of_whose_clips_is_lost(
 
 
 def run_job(config: list[str], until: str | None) -> int | None:
-    """Run jobs/pretrain.py; with `until`, kill -9 it once its diary holds that text."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("RAY_ADDRESS", None)
+    """Run jobs/pretrain.py on the tests' Ray; with `until`, kill -9 it once it printed that."""
+    address = ray.get_runtime_context().gcs_address
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": address}
     job = subprocess.Popen(
-        [sys.executable, str(ROOT / "jobs" / "pretrain.py"), *config, "resources.local_cpus=5"],
+        [sys.executable, str(ROOT / "jobs" / "pretrain.py"), *config],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.PIPE,
