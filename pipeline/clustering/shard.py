@@ -16,7 +16,7 @@ from pipeline.clustering.blocks import generator, snap
 from pipeline.clustering.halves import widen
 from pipeline.clustering.nearest import Centroids, distances
 from pipeline.clustering.pruning import Pruning
-from pipeline.clustering.screens import Screen, Screens, SgemmScreen, Vectors
+from pipeline.clustering.screens import Screens, SgemmScreen, Vectors
 from pipeline.clustering.sums import ClusterSums
 from pipeline.clustering.transform import Moments
 from pipeline.clustering.vectors import ShardSpec, ShardVectors, Survey
@@ -30,6 +30,7 @@ class Shard:
         self.vectors = ShardVectors(spec)
         self._rows: tuple[ClusterSums, Pruning] | None = None
         self._screens: Screens | None = None
+        self._stepped: tuple[np.ndarray, np.ndarray | None] | None = None  # the last step, finished
         self._spread: tuple[int, np.ndarray] | None = None
 
     # -- before the iterations ---------------------------------------------------------------
@@ -137,6 +138,7 @@ class Shard:
         Returns:
             sums float64[k, d] and counts int64[k] of the rows nearest to each centroid: exact.
         """
+        self._stepped = None
         screens = self._warm()
         rows, k = len(self.vectors.clips), len(centroids)
         if self._rows is None or self._rows[0].k != k:
@@ -155,16 +157,21 @@ class Shard:
 
         self.vectors.each(one)
         pruning.end(prepared)
+        # Copies: arguments are views into the object store.
+        self._stepped = centroids.copy(), None if bias is None else bias.copy()
         return sums.sums.copy(), sums.counts.copy()
 
     def assign(
         self, centroids: np.ndarray, bias: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """clip_index int64[n], label int32[n] and distance float32[n] of all rows."""
-        screen = self._screen(centroids, bias)
+        if not self._stepped_by(centroids, bias):
+            self.step(centroids, bias)
+        assert self._rows is not None
+        found = self._rows[0].labels
 
-        def one(_: int, block: Vectors) -> tuple[np.ndarray, np.ndarray]:
-            return self._labelled(block, centroids, screen(block))
+        def one(number: int, block: Vectors) -> tuple[np.ndarray, np.ndarray]:
+            return self._labelled(block, centroids, found[self._place(number)].copy())
 
         answers = self.vectors.each(one)
         labels = np.concatenate([np.zeros(0, np.int32), *(a[0] for a in answers)])
@@ -203,9 +210,12 @@ class Shard:
             self._screens = Screens(self.spec.device, work, not self.vectors.on_disk)
         return self._screens
 
-    def _screen(self, centroids: np.ndarray, bias: np.ndarray | None) -> Screen:
-        screens = self._warm()
-        return screens.prepare(Centroids(centroids, bias, self.spec.spherical), self._fullest()[1])
+    def _stepped_by(self, centroids: np.ndarray, bias: np.ndarray | None) -> bool:
+        """Whether the labels at hand are those of these centroids."""
+        if self._stepped is None:
+            return False
+        before, before_bias = self._stepped
+        return np.array_equal(before, centroids) and np.array_equal(before_bias, bias)
 
     def _fullest(self) -> tuple[slice, Vectors]:
         """The block with the most rows, and where these lie in the shard."""
