@@ -214,8 +214,9 @@ class Shard:
         """Whether the labels at hand are those of these centroids."""
         if self._stepped is None:
             return False
-        before, before_bias = self._stepped
-        return np.array_equal(before, centroids) and np.array_equal(before_bias, bias)
+        before, old = self._stepped
+        same = bias is old if bias is None or old is None else np.array_equal(bias, old)
+        return same and np.array_equal(before, centroids)
 
     def _fullest(self) -> tuple[slice, Vectors]:
         """The block with the most rows, and where these lie in the shard."""
