@@ -32,9 +32,9 @@ from pipeline.errors import UserError
 from pipeline.events import EventLog
 from pipeline.learning import learn
 from pipeline.methods import MODALITIES, Method, Update
+from pipeline.placement import Standby, decoding, shards_ahead, workers_ahead
 from pipeline.progress import duration, say
 from pipeline.run import Round, Run
-from pipeline.session import decode_cost
 from pipeline.storage import Location
 
 
@@ -92,7 +92,7 @@ class RoundLoop:
         wanted = config.encoders.warm_batches * config.embedding.batch_size
         chosen = rng.choice(len(self.clips), size=min(wanted, len(self.clips)), replace=False)
         order = Order(len(chosen), config.embedding.batch_size, [ray.put(np.sort(chosen))])
-        warm = warm_batchnorm.options(**decode_cost(config.resources, config.clips.decoder))
+        warm = warm_batchnorm.options(**decoding(config.resources, config.clips.decoder))
         ray.get(warm.remote(zero.encoders, self.published, order, config))
         self.run.commit(zero, {"round": 0})
         say(f"round 0 · random encoders in {duration(time.monotonic() - started)}")
@@ -106,8 +106,9 @@ class RoundLoop:
         weights = before.encoders
         learned = []
         for number, update in enumerate(self.method.updates):
-            self.embed(this, self.method.modalities_of(update), weights)
-            labels = {name: self.cluster(this, name) for name in update.clusterings}
+            with self.standby(learning=True) as standby:
+                self.embed(this, self.method.modalities_of(update), weights, standby)
+                labels = {name: self.cluster(this, name) for name in update.clusterings}
             learned.append(self.learn(this, number, update, labels, weights))
             for clustering in labels.values():
                 clustering.close()
@@ -125,11 +126,26 @@ class RoundLoop:
     def label_last(self, last: Round) -> None:
         """Features and pseudo-labels of the final encoders: for evaluation and the report."""
         self.trained = dict.fromkeys(MODALITIES, last.number)
-        self.embed(last, MODALITIES, last.encoders)
-        for name in self.method.clusterings:
-            self.cluster(last, name).close()
+        with self.standby(learning=False) as standby:
+            self.embed(last, MODALITIES, last.encoders, standby)
+            for name in self.method.clusterings:
+                self.cluster(last, name).close()
 
-    def embed(self, this: Round, modalities: tuple[str, ...], weights: Location) -> None:
+    def standby(self, learning: bool) -> Standby:
+        """Nodes for what follows an embedding: clustering and, as it may be, learning."""
+        config = self.run.config
+        bundles = shards_ahead(config)
+        if learning:
+            bundles += workers_ahead(config, choose_device(config.resources))
+        return Standby(bundles, config.resources)
+
+    def embed(
+        self,
+        this: Round,
+        modalities: tuple[str, ...],
+        weights: Location,
+        standby: Standby | None = None,
+    ) -> None:
         """Features of the encoders as they are now, for the modalities that lack them."""
         lacking = [m for m in modalities if not (self.features(m) / "DONE").exists()]
         raw = [m for m in lacking if self.is_raw(m)]
@@ -138,7 +154,9 @@ class RoundLoop:
                 title = self._title(this, f"embed {' and '.join(names)}")
                 out, refused = {m: self.features(m) for m in names}, this.rejects
                 config = self.run.config
-                counts = embed(self.clips, self.published, source, out, refused, config, title)
+                counts = embed(
+                    self.clips, self.published, source, out, refused, config, title, standby
+                )
                 self.events.add("embed", round=this.number, modalities=names, **counts)
 
     def is_raw(self, modality: str) -> bool:
@@ -163,6 +181,7 @@ class RoundLoop:
             num_clips=len(self.clips),
             clips=self.clips.location,
             config=self.run.config.clustering,
+            resources=self.run.config.resources,
             seed=_seed(self.run.config.seed, version, name),
             out=out,
         )
