@@ -28,6 +28,7 @@ from typing import Any
 
 import psutil
 import ray
+from ray._private import ray_constants
 from ray.autoscaler._private.fake_multi_node.node_provider import (
     FAKE_HEAD_NODE_ID,
     FAKE_HEAD_NODE_TYPE,
@@ -38,6 +39,16 @@ from ray.autoscaler.v2.sdk import get_cluster_status
 ROOT = Path(__file__).resolve().parents[1]
 RAY = str(Path(sys.executable).parent / "ray")
 _STORE_BYTES = 150_000_000  # of each node's object store
+
+
+class OwnFolders(FakeMultiNodeProvider):
+    """Nodes that share no folder of unpacked code: a new one unpacks over what is in use there."""
+
+    def _create_node_with_resources_and_labels(self, *described: Any) -> None:
+        with self.lock:
+            number = self._next_node_id + 1
+            ray_constants.DEFAULT_RUNTIME_ENV_DIR_NAME = f"runtime_resources_{number}"
+            super()._create_node_with_resources_and_labels(*described)
 
 
 @dataclass(frozen=True)
@@ -105,6 +116,7 @@ class FakeCloud:
             "AUTOSCALER_UPDATE_INTERVAL_S": "1",
             "AUTOSCALER_METRIC_PORT": str(metrics),
             "PATH": f"{Path(RAY).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),  # of the autoscaler, for the class above
         }
         with (self.folder / "head.log").open("w") as log:
             self._head = subprocess.Popen(
@@ -205,7 +217,6 @@ class FakeCloud:
 
     def _described(self) -> dict[str, Any]:
         head = {"resources": {"CPU": 0}, "max_workers": 0, "node_config": {}}
-        provider = FakeMultiNodeProvider
         empty = ("file_mounts", "docker", "auth")
         none = ("cluster_synced_files", "initialization_commands", "setup_commands")
         commands = ("head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
@@ -216,7 +227,7 @@ class FakeCloud:
             "upscaling_speed": 1.0,
             "provider": {
                 "type": "external",
-                "module": f"{provider.__module__}.{provider.__name__}",
+                "module": f"{OwnFolders.__module__}.{OwnFolders.__name__}",
                 "head_node_id": FAKE_HEAD_NODE_ID,
                 "gcs_address": self.gcs,
                 "use_node_id_as_ip": True,
