@@ -43,7 +43,7 @@ def embed(
     refused: Location,
     config: Config,
     title: str,
-    standby: Standby | None = None,
+    ahead: Sequence[Standby] = (),
 ) -> dict[str, Any]:
     """Features of every clip, for the modalities in `out`, decoded once for all of them.
 
@@ -54,7 +54,7 @@ def embed(
         out: modality → folder of the feature shards: Parquet with ``clip_index`` int64 and
             ``features`` fixed_size_list<float16>[d], rows in any order.
         refused: folder for the rejects of this pass.
-        standby: nodes to ask for when the pass nears its end.
+        ahead: nodes to ask for when the pass nears its end.
 
     Returns:
         Counts: clips, rejected, and features per modality; and the seconds it took.
@@ -70,8 +70,8 @@ def embed(
     sink = FeatureSink(out, refused, clips, rows_per_file, written, again)
     with Progress(title, len(clips) - int(written.clips.sum()) + len(again), "clips") as progress:
         if len(slots):
-            if standby is not None:
-                standby.after(progress)
+            for standby in ahead:
+                standby.before(progress)
             decoded = stream(
                 published,
                 order,

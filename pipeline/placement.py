@@ -13,16 +13,17 @@ would take it along. Without roles, as on a laptop, stages ask for CPUs and GPUs
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import ClusteringConfig, Config, ResourcesConfig
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 Options = dict[str, Any]  # of a Ray task, actor or `map_batches`
 
-_RENEW_S = 30.0
-_HELD_S = 120.0  # what a driver that dies has asked for is forgotten after so long
 _ENCODER_CPUS = 0.5
 
 
@@ -120,49 +119,32 @@ def local_cpus(resources: ResourcesConfig) -> int:
     return resources.local_cpus or max(4, os.cpu_count() or 1)
 
 
-@dataclass(frozen=True)
-class Bundle:
-    """What one node must be able to hold at once."""
-
-    resources: dict[str, float]
-    labels: dict[str, str]
-
-    @classmethod
-    def of(cls, options: Options) -> Bundle:
-        asked = {"CPU": options.get("num_cpus", 0), "GPU": options.get("num_gpus", 0)}
-        return cls({k: v for k, v in asked.items() if v}, options.get("label_selector", {}))
-
-
-def shards_ahead(config: Config) -> list[Bundle]:
-    """For the clustering that comes next."""
-    one = Bundle.of(clustering(config.clustering, config.resources))
-    return [one] * config.clustering.shards
-
-
-def workers_ahead(config: Config, device: str) -> list[Bundle]:
-    """For the learning that comes next."""
-    options = {
-        "num_cpus": config.learning.cpus_per_worker,
-        "num_gpus": 1 if device == "cuda" else 0,
-        **_on(config.resources.train_on, config.resources),
-    }
-    return [Bundle.of(options)] * config.learning.workers
-
-
 class Standby:
-    """Asks for the nodes of the stages to come when the stage before them nears its end.
+    """Nodes for a stage to come, asked for when the stage before it nears its end, then kept.
 
-    They are kept, idle or not, until the ``with`` block ends. Ray Data's coordinator does the
-    asking: it has one request for the whole cluster and overwrites any other at its next turn, of
-    `ray.autoscaler.sdk.request_resources` too. What is asked for is what the cluster should hold in
-    all, so that nodes which work count. Its lowest priority leaves the dataset what it needs.
+    They are a placement group, which counts as demand of its own. Ray's other way, a request for
+    resources, does not serve beside a dataset: Ray Data's coordinator overwrites it within seconds,
+    and the autoscaler leaves out the whole of it as soon as one bundle, of Ray Data's too, exceeds
+    what the cluster may ever have.
+
+    Args:
+        options: of each actor that the stage will start.
+        count: how many it will start.
+        freed: how many of them fit where the stage before works; they are kept when it has ended.
     """
 
-    def __init__(self, bundles: Sequence[Bundle], resources: ResourcesConfig) -> None:
-        self._bundles = list(bundles)
-        self._lead_s = 60 * resources.lead_minutes
+    def __init__(
+        self, options: Options, count: int, resources: ResourcesConfig, freed: int = 0
+    ) -> None:
+        asked = {"CPU": options["num_cpus"], "GPU": options["num_gpus"]}
+        self._bundle = {name: value for name, value in asked.items() if value}
+        self._labels = options.get("label_selector", {})
+        self._later = min(freed, count)
+        self._ahead = count - self._later
+        self._lead_s = 60 * resources.lead_minutes if may_grow(resources) else 0.0
+        self._groups: list[PlacementGroup] = []
         self._over = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._watcher: threading.Thread | None = None
 
     def __enter__(self) -> Standby:
         return self
@@ -173,35 +155,55 @@ class Standby:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._over.set()
-        if self._thread is not None:
-            self._thread.join()
+        self.release()
 
-    def after(self, progress: Progress) -> None:
-        """The stage before them begins: watch how much of it is left."""
-        if self._lead_s and self._thread is None and os.environ.get("RAY_ADDRESS"):
-            self._thread = threading.Thread(target=self._watch, args=(progress,), daemon=True)
-            self._thread.start()
+    def before(self, progress: Progress) -> None:
+        """The stage before it begins; watch how much of that is left."""
+        if self._lead_s and self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, args=(progress,), daemon=True)
+            self._watcher.start()
+
+    def release(self) -> None:
+        """The stage begins and asks for itself."""
+        self._over.set()
+        if self._watcher is not None:
+            self._watcher.join()
+        while self._groups:
+            remove_placement_group(self._groups.pop())
 
     def _watch(self, progress: Progress) -> None:
-        from ray.data._internal import cluster_autoscaler as data
-
         began = time.monotonic()
         while not self._over.wait(1.0):
             rate = progress.done / (time.monotonic() - began)
-            if progress.total - progress.done <= rate * self._lead_s:
-                break
-        job = ray.get_runtime_context().get_job_id()
-        coordinator = data.DefaultAutoscalingCoordinator(f"xdc-{job}")
-        while not self._over.is_set():
-            coordinator.request_resources(
-                [dict(bundle.resources) for bundle in self._bundles],
-                expire_after_s=_HELD_S,
-                priority=data.ResourceRequestPriority.LOW,
-                label_selectors=[dict(bundle.labels) for bundle in self._bundles],
-            )
-            self._over.wait(_RENEW_S)
-        coordinator.cancel_request()
+            left = progress.total - progress.done
+            if self._ahead and left <= rate * self._lead_s:
+                self._keep(self._ahead)
+                self._ahead = 0
+            if self._later and left <= 0:
+                self._keep(self._later)
+                self._later = 0
+
+    def _keep(self, count: int) -> None:
+        labels = [self._labels] * count if self._labels else None
+        self._groups.append(placement_group([self._bundle] * count, bundle_label_selector=labels))
+
+
+def for_clustering(config: Config, num_clips: int) -> Standby:
+    """After an embedding: the shards of k-means, if so many clips take any."""
+    blocks = math.ceil(num_clips / config.clustering.block_size)
+    count = min(config.clustering.shards, blocks) if blocks > 1 else 0
+    return Standby(clustering(config.clustering, config.resources), count, config.resources)
+
+
+def for_learning(config: Config, device: str) -> Standby:
+    """After an embedding: the training workers, some of them where its encoders were."""
+    options = {
+        "num_cpus": config.learning.cpus_per_worker,
+        "num_gpus": 1 if device == "cuda" else 0,
+        **_on(config.resources.train_on, config.resources),
+    }
+    freed = max(config.embedding.actors, config.embedding.max_actors)
+    return Standby(options, config.learning.workers, config.resources, freed)
 
 
 def _on(roles: Sequence[str], resources: ResourcesConfig) -> Options:

@@ -14,6 +14,7 @@ on from the last finished stage. An unfinished stage is done again from its star
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -32,7 +33,7 @@ from pipeline.errors import UserError
 from pipeline.events import EventLog
 from pipeline.learning import learn
 from pipeline.methods import MODALITIES, Method, Update
-from pipeline.placement import Standby, decoding, shards_ahead, workers_ahead
+from pipeline.placement import Standby, decoding, for_clustering, for_learning
 from pipeline.progress import duration, say
 from pipeline.run import Round, Run
 from pipeline.storage import Location
@@ -104,10 +105,13 @@ class RoundLoop:
         before = self.run.round(this.number - 1)
         self.trained = dict.fromkeys(MODALITIES, before.number)
         weights = before.encoders
+        config, device = self.run.config, choose_device(self.run.config.resources)
         learned = []
         for number, update in enumerate(self.method.updates):
-            with self.standby(learning=True) as standby:
-                self.embed(this, self.method.modalities_of(update), weights, standby)
+            shards = for_clustering(config, len(self.clips))
+            with shards, for_learning(config, device) as workers:
+                self.embed(this, self.method.modalities_of(update), weights, (shards, workers))
+                shards.release()
                 labels = {name: self.cluster(this, name) for name in update.clusterings}
             learned.append(self.learn(this, number, update, labels, weights))
             for clustering in labels.values():
@@ -126,27 +130,23 @@ class RoundLoop:
     def label_last(self, last: Round) -> None:
         """Features and pseudo-labels of the final encoders: for evaluation and the report."""
         self.trained = dict.fromkeys(MODALITIES, last.number)
-        with self.standby(learning=False) as standby:
-            self.embed(last, MODALITIES, last.encoders, standby)
-            for name in self.method.clusterings:
-                self.cluster(last, name).close()
-
-    def standby(self, learning: bool) -> Standby:
-        """Nodes for what follows an embedding: clustering and, as it may be, learning."""
-        config = self.run.config
-        bundles = shards_ahead(config)
-        if learning:
-            bundles += workers_ahead(config, choose_device(config.resources))
-        return Standby(bundles, config.resources)
+        with for_clustering(self.run.config, len(self.clips)) as shards:
+            self.embed(last, MODALITIES, last.encoders, (shards,))
+        for name in self.method.clusterings:
+            self.cluster(last, name).close()
 
     def embed(
         self,
         this: Round,
         modalities: tuple[str, ...],
         weights: Location,
-        standby: Standby | None = None,
+        ahead: Sequence[Standby] = (),
     ) -> None:
-        """Features of the encoders as they are now, for the modalities that lack them."""
+        """Features of the encoders as they are now, for the modalities that lack them.
+
+        Args:
+            ahead: nodes of the stages after it.
+        """
         lacking = [m for m in modalities if not (self.features(m) / "DONE").exists()]
         raw = [m for m in lacking if self.is_raw(m)]
         for names, source in ((raw, None), ([m for m in lacking if m not in raw], weights)):
@@ -155,7 +155,7 @@ class RoundLoop:
                 out, refused = {m: self.features(m) for m in names}, this.rejects
                 config = self.run.config
                 counts = embed(
-                    self.clips, self.published, source, out, refused, config, title, standby
+                    self.clips, self.published, source, out, refused, config, title, ahead
                 )
                 self.events.add("embed", round=this.number, modalities=names, **counts)
 

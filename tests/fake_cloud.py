@@ -71,6 +71,27 @@ class NodeType:
         }
 
 
+# As in cluster.yaml, some sizes smaller: spot nodes that decode, and nodes that would have a GPU.
+CLOUD = {
+    "memory": NodeType(1, {"CPU": 2, "index": 1}, {"role": "memory"}),
+    "decode": NodeType(2, {"CPU": 2}, {"role": "decode"}),
+    "gpu": NodeType(1, {"CPU": 2, "GPU": 1}, {"role": "gpu"}),
+}
+
+# What a run in it should be like: every stage on nodes of its own, and a checkpoint to go on from.
+# There is no GPU: encoders compute on the CPUs of the nodes whose role it is.
+LESSON = [
+    "rounds=2",
+    "resources.device=cpu",
+    "clustering.block_size=16",
+    "clustering.cpus_per_shard=1",
+    "embedding.batch_size=4",
+    "learning.epochs=5",
+    "learning.threads=1",
+    "learning.checkpoint_minutes=1e-9",
+]
+
+
 @dataclass(frozen=True)
 class Sample:
     """Alive worker nodes of each type, and what keeps each of them from being idle."""
@@ -78,6 +99,23 @@ class Sample:
     time: float  # seconds since the epoch
     nodes: dict[str, int]
     activity: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Story:
+    """A job's life in the cloud; times are seconds since the epoch.
+
+    Attributes:
+        lost: when the node was killed; None: its moment never came.
+        alone: when only the head was left; None: it never was.
+    """
+
+    began: float
+    lost: float | None
+    ended: float
+    alone: float | None
+    code: int
+    output: str
 
 
 class FakeCloud:
@@ -172,6 +210,23 @@ class FakeCloud:
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def tell(self, entrypoint: list[str], lose: str, when: str) -> Story:
+        """Run a job to its end, and on until the head is alone.
+
+        Args:
+            lose: type of the node that is lost when a line of the output holds the text `when`.
+        """
+        began, lost, lines = time.time(), None, []
+        job = self.submit(*entrypoint)
+        assert job.stdout is not None
+        for line in job.stdout:
+            lines.append(line)
+            if lost is None and when in line:
+                lost = self.lose(lose)
+        code, ended = job.wait(), time.time()
+        alone = self.wait_until_alone(90)
+        return Story(began, lost, ended, time.time() if alone else None, code, "".join(lines))
 
     def nodes(self) -> dict[str, int]:
         """Alive worker nodes of each type, now."""
