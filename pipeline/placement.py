@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.config import ClusteringConfig, Config, ResourcesConfig
 
@@ -100,7 +99,7 @@ def packed(dataset: ray.data.Dataset) -> ray.data.Dataset:
 def home() -> Options:
     """Something small that lives long: on the driver's node, which must last anyway."""
     node = ray.get_runtime_context().get_node_id()
-    return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+    return {"num_cpus": 0, "label_selector": {"ray.io/node-id": node}}
 
 
 def may_grow(resources: ResourcesConfig) -> bool:

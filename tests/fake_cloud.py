@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -90,6 +91,8 @@ LESSON = [
     "learning.threads=1",
     "learning.checkpoint_minutes=1e-9",
 ]
+# Each is lost while clips are learned from.
+LOSSES = {"gpu": r"round 1/2 .* epoch ", "decode": r"round 2/2 .* epoch "}
 
 
 @dataclass(frozen=True)
@@ -106,12 +109,12 @@ class Story:
     """A job's life in the cloud; times are seconds since the epoch.
 
     Attributes:
-        lost: when the node was killed; None: its moment never came.
+        lost: the nodes that were killed, each with its type and when.
         alone: when only the head was left; None: it never was.
     """
 
     began: float
-    lost: float | None
+    lost: list[tuple[str, float]]
     ended: float
     alone: float | None
     code: int
@@ -211,22 +214,25 @@ class FakeCloud:
             text=True,
         )
 
-    def tell(self, entrypoint: list[str], lose: str, when: str) -> Story:
+    def tell(self, entrypoint: list[str], losses: Mapping[str, str]) -> Story:
         """Run a job to its end, and on until the head is alone.
 
         Args:
-            lose: type of the node that is lost when a line of the output holds the text `when`.
+            losses: node type → pattern of the line of output at which one such node is lost.
         """
-        began, lost, lines = time.time(), None, []
+        began, lines = time.time(), []
+        lost: dict[str, float] = {}
         job = self.submit(*entrypoint)
         assert job.stdout is not None
         for line in job.stdout:
             lines.append(line)
-            if lost is None and when in line:
-                lost = self.lose(lose)
+            for kind, pattern in losses.items():
+                if kind not in lost and re.search(pattern, line):
+                    lost[kind] = self.lose(kind)
         code, ended = job.wait(), time.time()
         alone = self.wait_until_alone(90)
-        return Story(began, lost, ended, time.time() if alone else None, code, "".join(lines))
+        output, last = "".join(lines), time.time() if alone else None
+        return Story(began, list(lost.items()), ended, last, code, output)
 
     def nodes(self) -> dict[str, int]:
         """Alive worker nodes of each type, now."""

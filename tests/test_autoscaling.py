@@ -1,4 +1,4 @@
-"""A run on a cluster that grows from a head alone, loses a node, and shrinks to the head again."""
+"""A run on a cluster that grows from a head alone, loses nodes, and shrinks to the head again."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from pipeline.rounds import pretrain
 from pipeline.run import Run
 from pipeline.storage import Location
 from tests.conftest import TINY, tiny
-from tests.fake_cloud import CLOUD, LESSON, FakeCloud
+from tests.fake_cloud import CLOUD, LESSON, LOSSES, FakeCloud
 
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("local_ray")
-def test_a_run_grows_from_a_head_survives_a_spot_loss_and_shrinks_again(
+def test_a_run_grows_from_a_head_survives_spot_losses_and_shrinks_again(
     new_run: Callable[[], Location],
 ) -> None:
     calm = pretrain(tiny(f"run={new_run('calm')}", *LESSON))
     place = new_run("cloud")
     with FakeCloud(CLOUD) as cloud:
         job = ["jobs/pretrain.py", *TINY, *LESSON, f"run={place}"]
-        story = cloud.tell(job, lose="gpu", when=" · epoch ")
+        story = cloud.tell(job, LOSSES)
         samples = cloud.samples
     assert story.code == 0, story.output
     assert "xdc: 2 rounds done" in story.output
-    assert story.lost is not None
+    assert [kind for kind, _ in story.lost] == ["gpu", "decode"]
     assert story.alone is not None, samples[-1]
 
     assert not any(samples[0].nodes.values()), "it began with a head alone"
     most = {kind: max(sample.nodes[kind] for sample in samples) for kind in CLOUD}
     assert all(most.values()), most
-    after = [sample.nodes["gpu"] for sample in samples if sample.time > story.lost]
-    gone = after.index(0)
-    assert 1 in after[gone:], "another node took the lost one's place"
+    (_, lost), *_ = story.lost
+    after = [sample.nodes["gpu"] for sample in samples if sample.time > lost]
+    assert 1 in after[after.index(0) :], "another node took the lost one's place"
 
     same_labels(Run.existing(str(place)), calm)
 
