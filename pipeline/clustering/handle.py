@@ -168,9 +168,13 @@ def run(actor: Any, on_progress: Callable[[Progress], None] | None = None) -> No
     while stage != "done":
         waiting = actor.advance.remote()
         while not ray.wait([waiting], timeout=60.0)[0]:
-            log.info(
-                "still %s; if CPUs are busy elsewhere, shards wait for them", stage or "loading"
-            )
+            if stage:
+                log.info("still %s", stage)
+            else:
+                log.warning(
+                    "k-means has not begun: its shards load features, or wait for nodes that have "
+                    "clustering.cpus_per_shard CPUs free and a role of resources.shards_on"
+                )
         progress = _get(waiting)
         stage = progress.stage
         if on_progress is not None:
