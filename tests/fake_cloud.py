@@ -218,7 +218,8 @@ class FakeCloud:
         """Run a job to its end, and on until the head is alone.
 
         Args:
-            losses: node type → pattern of the line of output at which one such node is lost.
+            losses: node type → pattern of the lines of output at the first of which one such node
+                is lost.
         """
         began, lines = time.time(), []
         lost: dict[str, float] = {}
@@ -228,7 +229,8 @@ class FakeCloud:
             lines.append(line)
             for kind, pattern in losses.items():
                 if kind not in lost and re.search(pattern, line):
-                    lost[kind] = self.lose(kind)
+                    when = self.lose(kind)
+                    lost |= {kind: when} if when else {}
         code, ended = job.wait(), time.time()
         alone = self.wait_until_alone(90)
         output, last = "".join(lines), time.time() if alone else None
@@ -238,11 +240,17 @@ class FakeCloud:
         """Alive worker nodes of each type, now."""
         return self._look().nodes
 
-    def lose(self, kind: str) -> float:
-        """Kill the raylet of one node of this type, as a spot market does; the time it was done."""
+    def lose(self, kind: str) -> float | None:
+        """Kill the raylet of one node of this type, as a spot market does.
+
+        Returns:
+            When it was done; None: there was no such node.
+        """
         raylets = [p for p in self._processes() if p.name() == "raylet"]
-        (victim, *_) = [p for p in raylets if p.environ().get("RAY_NODE_TYPE_NAME") == kind]
-        victim.kill()
+        victims = [p for p in raylets if p.environ().get("RAY_NODE_TYPE_NAME") == kind]
+        if not victims:
+            return None
+        victims[0].kill()
         return time.time()
 
     def wait_until_alone(self, seconds: float) -> bool:
