@@ -129,7 +129,7 @@ class FakeCloud:
         idle_s: a node without work is given back after so many seconds.
     """
 
-    def __init__(self, types: Mapping[str, NodeType], idle_s: float = 12.0) -> None:
+    def __init__(self, types: Mapping[str, NodeType], idle_s: float = 20.0) -> None:
         self.types = dict(types)
         self.samples: list[Sample] = []
         # Ray's sockets need a short path.
