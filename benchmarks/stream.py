@@ -33,8 +33,9 @@ from pipeline.clips.stream import Augment, DecodeSlot, Order, stream
 from pipeline.clips.table import DECODING_COLUMNS, ClipTable
 from pipeline.config import Config, load
 from pipeline.machine import about
+from pipeline.placement import decoding
 from pipeline.schedule import beside_neighbours, file_numbers
-from pipeline.session import connect, decode_cost
+from pipeline.session import connect
 from pipeline.storage import Location
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,7 +77,7 @@ def pool(clips: ClipTable, order: Order, config: Config, cores: int) -> Iterator
 
 
 def through_ray(clips: ClipTable, order: Order, config: Config, _: int) -> Iterator[dict[str, Any]]:
-    dataset = stream(clips.publish(), order, config.clips, BOTH, cost=decode_cost(config.resources))
+    dataset = stream(clips.publish(), order, config.clips, BOTH, cost=decoding(config.resources))
     yield from dataset.iter_batches(batch_size=1)
 
 
@@ -91,7 +92,7 @@ def training(clips: ClipTable, order: Order, config: Config, neighbours: int) ->
         shuffled,
         config.clips,
         BOTH,
-        cost=decode_cost(config.resources),
+        cost=decoding(config.resources),
         augment=Augment(0, 1),
     )
     return rate(dataset.iter_batches(batch_size=1), order.num_slots, order.batch_size)

@@ -38,6 +38,7 @@ def main(arguments: list[str]) -> None:
         seed=settings.seed,
         out=out,
         on_progress=_tell,
+        resources=settings.resources,
     )
     sizes = clustering.sizes
     say(

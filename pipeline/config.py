@@ -215,6 +215,20 @@ class ResourcesConfig(Section):
     # Logical CPUs of a Ray started by the job itself; 0: at least 4, so that nothing starves.
     local_cpus: Annotated[int, Field(ge=0)] = 0
     object_store_mb: Count = 1024  # of a Ray started by the job itself
+    # Whether stages keep to nodes of their role, the label `role` of cluster.yaml (placement.py);
+    # stages then wait for nodes of theirs. auto: where some node has one, be it the head.
+    roles: Literal["auto"] | bool = "auto"
+    # Roles of the nodes that may decode. [decode, gpu] adds the cores of GPU nodes: it pays where
+    # these have more than training needs, and else slows it down.
+    decode_on: tuple[str, ...] = ("decode",)
+    shards_on: tuple[str, ...] = ("memory",)  # of those that hold the shards of k-means
+    train_on: tuple[str, ...] = ("gpu",)  # of those with encoder actors and training workers
+    # Nodes for clustering and learning are asked for when so much of the embedding before them is
+    # left: as long as a node takes to start. 0: each stage waits for its own.
+    lead_minutes: Annotated[float, Field(ge=0)] = 5.0
+    # CPUs that may decode at once while learning, on as few nodes as they fit, so that the others
+    # fall idle: reading a clip store takes few. 0: whatever there is.
+    learn_decode_cpus: Annotated[float, Field(ge=0)] = 0.0
 
 
 class TrackingConfig(Section):

@@ -27,8 +27,8 @@ from pipeline.config import Config
 from pipeline.devices import autocast, choose_device, use_threads
 from pipeline.encoders import raw
 from pipeline.features import FeatureSink, Written, as_feature_array, finish
+from pipeline.placement import Standby, decoding, encoding, writing
 from pipeline.progress import Meter, Progress, say
-from pipeline.session import decode_cost
 from pipeline.storage import Location
 
 # A pass writes at least so many files, if they are not too small: what a kill may lose.
@@ -43,6 +43,7 @@ def embed(
     refused: Location,
     config: Config,
     title: str,
+    ahead: Sequence[Standby] = (),
 ) -> dict[str, Any]:
     """Features of every clip, for the modalities in `out`, decoded once for all of them.
 
@@ -53,6 +54,7 @@ def embed(
         out: modality → folder of the feature shards: Parquet with ``clip_index`` int64 and
             ``features`` fixed_size_list<float16>[d], rows in any order.
         refused: folder for the rejects of this pass.
+        ahead: nodes to ask for when the pass nears its end.
 
     Returns:
         Counts: clips, rejected, and features per modality; and the seconds it took.
@@ -68,15 +70,18 @@ def embed(
     sink = FeatureSink(out, refused, clips, rows_per_file, written, again)
     with Progress(title, len(clips) - int(written.clips.sum()) + len(again), "clips") as progress:
         if len(slots):
+            for standby in ahead:
+                standby.before(progress)
             decoded = stream(
                 published,
                 order,
                 config.clips,
                 tuple(out),
-                cost=decode_cost(config.resources, config.clips.decoder),
+                cost=decoding(config.resources, config.clips.decoder),
                 slots=slots,
             )
-            _encoded(decoded, weights, tuple(out), config, progress.meter).write_datasink(sink)
+            encoded = _encoded(decoded, weights, tuple(out), config, progress.meter)
+            encoded.write_datasink(sink, ray_remote_args=writing(config.resources))
     finish(out)
     return {**sink.counts, "seconds": round(progress.seconds, 2)}
 
@@ -99,8 +104,7 @@ def _encoded(
         fn_constructor_args=(weights, modalities, config, device, meter),
         batch_size=1,
         compute=pool,
-        num_cpus=0.5,
-        num_gpus=1 if device == "cuda" else 0,
+        **encoding(config.resources, device, config.clips.decoder),
     )
 
 

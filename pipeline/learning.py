@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.data import DataContext, ExecutionOptions
+from ray.data import DataContext
 from ray.train import (
     DataConfig,
     FailureConfig,
@@ -28,9 +28,9 @@ from pipeline.config import Config
 from pipeline.devices import choose_device
 from pipeline.errors import UserError
 from pipeline.methods import Method, Update
+from pipeline.placement import decoding, feeding, home, packed, training
 from pipeline.progress import Progress, say
 from pipeline.schedule import Schedule, draw_schedule
-from pipeline.session import decode_cost
 from pipeline.storage import Location
 from pipeline.streaming import set_up_ray_data
 from pipeline.training_state import Checkpoints, TrainingState
@@ -74,7 +74,7 @@ def learn(
     """
     names = update.clusterings
     schedule: Schedule = ray.get(
-        draw_schedule.options(num_cpus=0.25).remote(
+        draw_schedule.options(**home()).remote(
             clips,
             [labels[name][0] for name in names],
             _needs_all_labels(method, update),
@@ -99,13 +99,13 @@ def learn(
     global_batch = config.learning.batch_size * config.learning.step_batches
     drawn = schedule.epochs * schedule.train_steps * global_batch
 
-    cost = decode_cost(config.resources, config.clips.decoder)
+    cost = decoding(config.resources, config.clips.decoder)
 
     def decoded() -> ray.data.Dataset:
         # Ray Train calls this in a process of its own, for every new group of workers.
         set_up_ray_data()
         first = TrainingState.of(out).slot
-        return stream(
+        dataset = stream(
             published,
             order,
             config.clips,
@@ -115,6 +115,7 @@ def learn(
             labels={name: labels[name][0] for name in names},
             slots=np.arange(first, order.num_slots),
         )
+        return packed(dataset) if config.resources.learn_decode_cpus else dataset
 
     if TrainingState.of(out).schedule != schedule.digest:
         Checkpoints(out).delete()
@@ -205,10 +206,11 @@ def _trainer(job: dict[str, Any], decoded: Any, config: Config, out: Location) -
     return TorchTrainer(
         train_worker,  # type: ignore[arg-type]
         train_loop_config=job,
-        scaling_config=ScalingConfig(
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=workers,  # type: ignore[arg-type]
             use_gpu=job["device"] == "cuda",
             resources_per_worker=resources,
+            label_selector=training(config.resources),
         ),
         run_config=RunConfig(
             name=_TRAIN,
@@ -218,5 +220,5 @@ def _trainer(job: dict[str, Any], decoded: Any, config: Config, out: Location) -
         ),
         datasets={"train": decoded},
         # Slots are dealt to the workers in turn: blocks are handed out in order, and each is one.
-        dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
+        dataset_config=DataConfig(execution_options=feeding(config.resources)),
     )

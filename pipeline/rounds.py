@@ -14,6 +14,7 @@ on from the last finished stage. An unfinished stage is done again from its star
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -32,9 +33,9 @@ from pipeline.errors import UserError
 from pipeline.events import EventLog
 from pipeline.learning import learn
 from pipeline.methods import MODALITIES, Method, Update
+from pipeline.placement import Standby, decoding, for_clustering, for_learning
 from pipeline.progress import duration, say
 from pipeline.run import Round, Run
-from pipeline.session import decode_cost
 from pipeline.storage import Location
 from pipeline.tracking import Trackers
 
@@ -95,7 +96,7 @@ class RoundLoop:
         wanted = config.encoders.warm_batches * config.embedding.batch_size
         chosen = rng.choice(len(self.clips), size=min(wanted, len(self.clips)), replace=False)
         order = Order(len(chosen), config.embedding.batch_size, [ray.put(np.sort(chosen))])
-        warm = warm_batchnorm.options(**decode_cost(config.resources, config.clips.decoder))
+        warm = warm_batchnorm.options(**decoding(config.resources, config.clips.decoder))
         ray.get(warm.remote(zero.encoders, self.published, order, config))
         self.run.commit(zero, {"round": 0})
         say(f"round 0 · random encoders in {duration(time.monotonic() - started)}")
@@ -107,10 +108,14 @@ class RoundLoop:
         before = self.run.round(this.number - 1)
         self.trained = dict.fromkeys(MODALITIES, before.number)
         weights = before.encoders
+        config, device = self.run.config, choose_device(self.run.config.resources)
         learned = []
         for number, update in enumerate(self.method.updates):
-            self.embed(this, self.method.modalities_of(update), weights)
-            labels = {name: self.cluster(this, name) for name in update.clusterings}
+            shards = for_clustering(config, len(self.clips))
+            with shards, for_learning(config, device) as workers:
+                self.embed(this, self.method.modalities_of(update), weights, (shards, workers))
+                shards.release()
+                labels = {name: self.cluster(this, name) for name in update.clusterings}
             learned.append(self.learn(this, number, update, labels, weights))
             for clustering in labels.values():
                 clustering.close()
@@ -149,12 +154,23 @@ class RoundLoop:
     def label_last(self, last: Round) -> None:
         """Features and pseudo-labels of the final encoders: for evaluation and the report."""
         self.trained = dict.fromkeys(MODALITIES, last.number)
-        self.embed(last, MODALITIES, last.encoders)
+        with for_clustering(self.run.config, len(self.clips)) as shards:
+            self.embed(last, MODALITIES, last.encoders, (shards,))
         for name in self.method.clusterings:
             self.cluster(last, name).close()
 
-    def embed(self, this: Round, modalities: tuple[str, ...], weights: Location) -> None:
-        """Features of the encoders as they are now, for the modalities that lack them."""
+    def embed(
+        self,
+        this: Round,
+        modalities: tuple[str, ...],
+        weights: Location,
+        ahead: Sequence[Standby] = (),
+    ) -> None:
+        """Features of the encoders as they are now, for the modalities that lack them.
+
+        Args:
+            ahead: nodes of the stages after it.
+        """
         lacking = [m for m in modalities if not (self.features(m) / "DONE").exists()]
         raw = [m for m in lacking if self.is_raw(m)]
         for names, source in ((raw, None), ([m for m in lacking if m not in raw], weights)):
@@ -162,7 +178,9 @@ class RoundLoop:
                 title = self._title(this, f"embed {' and '.join(names)}")
                 out, refused = {m: self.features(m) for m in names}, this.rejects
                 config = self.run.config
-                counts = embed(self.clips, self.published, source, out, refused, config, title)
+                counts = embed(
+                    self.clips, self.published, source, out, refused, config, title, ahead
+                )
                 self.events.add("embed", round=this.number, modalities=names, **counts)
 
     def is_raw(self, modality: str) -> bool:
@@ -187,6 +205,7 @@ class RoundLoop:
             num_clips=len(self.clips),
             clips=self.clips.location,
             config=self.run.config.clustering,
+            resources=self.run.config.resources,
             seed=_seed(self.run.config.seed, version, name),
             out=out,
         )

@@ -26,6 +26,7 @@ import ray
 
 from pipeline.config import ResourcesConfig
 from pipeline.errors import UserError
+from pipeline.placement import local_cpus
 from pipeline.streaming import set_up_ray_data
 
 
@@ -42,7 +43,7 @@ def connect(resources: ResourcesConfig) -> None:
         ray.init(**quiet)
     else:
         ray.init(
-            num_cpus=_local_cpus(resources),
+            num_cpus=local_cpus(resources),
             object_store_memory=resources.object_store_mb * 2**20,
             include_dashboard=False,
             **quiet,
@@ -51,19 +52,6 @@ def connect(resources: ResourcesConfig) -> None:
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-
-
-def decode_cost(resources: ResourcesConfig, decoder: str = "cpu") -> dict[str, Any]:
-    """What a decoding task asks Ray for: its cores, in the logical CPUs that stand for them, and
-    its part of a GPU where that decodes."""
-    cpus = resources.decode_cpus
-    if not os.environ.get("RAY_ADDRESS"):
-        cpus *= max(1.0, _local_cpus(resources) / (os.cpu_count() or 1))
-    return {"num_cpus": cpus, "num_gpus": resources.decode_gpus if decoder == "cuda" else 0.0}
-
-
-def _local_cpus(resources: ResourcesConfig) -> int:
-    return resources.local_cpus or max(4, os.cpu_count() or 1)
 
 
 def run_job(main: Callable[[list[str]], None]) -> None:

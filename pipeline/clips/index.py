@@ -26,8 +26,8 @@ from pipeline.clips.probe import MediaInfo
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.clips.table import SCHEMA, clip_id
 from pipeline.config import Config, IndexConfig
+from pipeline.placement import decoding
 from pipeline.progress import Progress
-from pipeline.session import decode_cost
 from pipeline.storage import Location
 
 REJECTS = "rejects/index.parquet"
@@ -157,7 +157,7 @@ def _probe(todo: pa.Table, chunks: list[tuple[int, int]], scan: Location, config
         counted = (
             ray.data.from_arrow(pa.table({"chunk": pa.array(missing, pa.int64())}))
             .repartition(min(len(missing), 20_000))
-            .map_batches(work, batch_size=1, **decode_cost(config.resources))
+            .map_batches(work, batch_size=1, **decoding(config.resources))
         )
         for batch in counted.iter_batches(batch_size=None):
             progress.meter.add(

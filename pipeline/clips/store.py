@@ -28,8 +28,8 @@ from pipeline.clips.rejects import Reject
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import ClipsConfig, Config
 from pipeline.errors import UserError
+from pipeline.placement import decoding
 from pipeline.progress import Progress
-from pipeline.session import decode_cost
 from pipeline.storage import Location
 
 _TAR_HEADER = 512  # bytes before a member's data (POSIX ustar)
@@ -118,15 +118,13 @@ def fill(clips: ClipTable, published: PublishedClips, place: Location, config: C
             counted = (
                 ray.data.from_arrow(pa.table({"shard": pa.array(missing, pa.int64())}))
                 .repartition(min(len(missing), 20_000))
-                .map_batches(
-                    work, batch_size=1, **decode_cost(config.resources, config.clips.decoder)
-                )
+                .map_batches(work, batch_size=1, **decoding(config.resources, config.clips.decoder))
             )
             for batch in counted.iter_batches(batch_size=None):
                 progress.meter.add(
                     done=int(batch["clips"].sum()), unreadable=int(batch["unreadable"].sum())
                 )
-    return ClipStore(place, names, [_load_index.remote(place, names, len(clips))])
+    return ClipStore(place, names, [ray.put(_read_index(place, names, len(clips)))])
 
 
 def _check(place: Location, config: Config) -> None:
@@ -197,8 +195,7 @@ class _FillShard:
         }
 
 
-@ray.remote(num_cpus=0.25)
-def _load_index(place: Location, names: Sequence[str], clips: int) -> np.ndarray:
+def _read_index(place: Location, names: Sequence[str], clips: int) -> np.ndarray:
     entries = np.zeros(clips, _ENTRY)
     with ThreadPoolExecutor(_REQUESTS) as pool:
         tables = pool.map(lambda name: (place / f"{name}.parquet").read_table(), names)

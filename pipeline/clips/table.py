@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -46,6 +47,7 @@ SCHEMA = pa.schema(
 
 # What decoding needs of a clip: this much of the table is held in every node's object store.
 DECODING_COLUMNS = ["uri", "start_s", "end_s", "has_video", "has_audio"]
+_READERS = 8  # parts that are read at once to be published
 
 
 def clip_id(uri: str, start_s: float, end_s: float) -> str:
@@ -124,16 +126,17 @@ class ClipTable:
         return _gather(found, self.offsets, indices)
 
     def publish(self) -> PublishedClips:
-        """Load the columns that decoding needs into the object store, one object a part."""
-        refs = [
-            _load_part.options(num_cpus=0.25).remote(self.location / part) for part in self.parts
-        ]
-        return PublishedClips(refs, self.offsets)
+        """Load the columns that decoding needs into the object store, one object a part.
 
+        The driver puts them: they last as long as it does, and keep no other node from going.
+        """
 
-@ray.remote
-def _load_part(part: Location) -> pa.Table:
-    return part.read_table(DECODING_COLUMNS).combine_chunks()
+        def put(part: str) -> ray.ObjectRef:
+            table = (self.location / part).read_table(DECODING_COLUMNS)
+            return ray.put(table.combine_chunks())
+
+        with ThreadPoolExecutor(_READERS) as pool:
+            return PublishedClips(list(pool.map(put, self.parts)), self.offsets)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from pipeline.clustering.shard import Shard
 from pipeline.clustering.state import State
 from pipeline.clustering.task import Task
 from pipeline.clustering.vectors import ShardSpec
-from pipeline.config import ClusteringConfig
+from pipeline.config import ClusteringConfig, ResourcesConfig
 from pipeline.errors import UserError
+from pipeline.placement import clustering, home, may_grow
 from pipeline.storage import Location
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def publish(out: Location, *, num_clips: int) -> Clustering:
     """
     if not (out / "clustering.json").exists():
         raise UserError(f"no finished clustering in {out}; run the clustering first")
-    return Clustering(ClusterIndex.remote(out, num_clips))
+    return Clustering(ClusterIndex.options(**home()).remote(out, num_clips))
 
 
 def cluster(
@@ -92,6 +93,7 @@ def cluster(
     seed: int,
     out: Location,
     on_progress: Callable[[Progress], None] | None = None,
+    resources: ResourcesConfig | None = None,
 ) -> Clustering:
     """Cluster features and write labels and centroids to ``out``; goes on where a run was cut off.
 
@@ -105,6 +107,7 @@ def cluster(
         out: folder to write; partial state of the same clustering in it is continued, a finished
             one is only published.
         on_progress: called on the driver after every step.
+        resources: where shards may live.
 
     Raises:
         UserError: features that cannot be clustered (none, NaN, fewer than k), in one line.
@@ -117,8 +120,10 @@ def cluster(
     if not features or not num_clips:
         raise UserError("nothing to cluster: no feature folder or no clip was given")
     feature_files.check_indices(features, num_clips)
+    resources = resources or ResourcesConfig()
     blocks = Blocks(num_clips, config.block_size)
-    ranges = blocks.split(min(shard_limit(config), blocks.count))
+    limit = config.shards if may_grow(resources) else shard_limit(config)
+    ranges = blocks.split(min(limit, blocks.count))
     specs = [
         ShardSpec(
             features=tuple(features),
@@ -137,15 +142,15 @@ def cluster(
     ]
     (out / "clustering.json").delete()
     shards: list[Any] = []
+    # It holds the pseudo-labels for as long as somebody learns from them.
+    index = ClusterIndex.options(**home())
     actor: Any
     if blocks.count == 1:  # so little that starting another process would take longest
-        actor = ClusterIndex.remote(out, num_clips, task, None, specs[0])
+        actor = index.remote(out, num_clips, task, None, specs[0])
     else:
-        resources = {"num_cpus": config.cpus_per_shard, "num_gpus": config.gpus_per_shard}
-        shards = [ShardActor.options(**resources).remote(spec) for spec in specs]
-        actor = ClusterIndex.remote(
-            out, num_clips, task, ShardActors(shards, [r[0] for r in ranges])
-        )
+        shard = ShardActor.options(**clustering(config, resources))
+        shards = [shard.remote(spec) for spec in specs]
+        actor = index.remote(out, num_clips, task, ShardActors(shards, [r[0] for r in ranges]))
     try:
         run(actor, on_progress)
     except BaseException:
@@ -163,9 +168,13 @@ def run(actor: Any, on_progress: Callable[[Progress], None] | None = None) -> No
     while stage != "done":
         waiting = actor.advance.remote()
         while not ray.wait([waiting], timeout=60.0)[0]:
-            log.info(
-                "still %s; if CPUs are busy elsewhere, shards wait for them", stage or "loading"
-            )
+            if stage:
+                log.info("still %s", stage)
+            else:
+                log.warning(
+                    "k-means has not begun: its shards load features, or wait for nodes that have "
+                    "clustering.cpus_per_shard CPUs free and a role of resources.shards_on"
+                )
         progress = _get(waiting)
         stage = progress.stage
         if on_progress is not None:

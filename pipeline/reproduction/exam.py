@@ -79,6 +79,7 @@ def clusters_of(this: Round, modality: str, clips: ClipTable, config: Config) ->
             num_clips=len(clips),
             clips=clips.location,
             config=config.clustering,
+            resources=config.resources,
             seed=config.seed,
             out=out,
         ).close()
