@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -27,6 +28,8 @@ import ray
 from pipeline.config import ResourcesConfig
 from pipeline.errors import UserError
 from pipeline.streaming import set_up_ray_data
+
+_GOES_ON = "the same command goes on from here"
 
 
 def connect(resources: ResourcesConfig) -> None:
@@ -69,8 +72,8 @@ def _local_cpus(resources: ResourcesConfig) -> int:
 def run_job(main: Callable[[list[str]], None]) -> None:
     """Run a job's `main` on the command line's arguments and leave with its exit code.
 
-    0 when it ended; 2 with one clear message for a `UserError`; 130 after Ctrl-C; Python's
-    traceback and 1 for anything else.
+    0 when it ended; 2 with one clear message for a `UserError`; 130 after Ctrl-C; 143 when it was
+    told to stop; Python's traceback and 1 for anything else.
     """
     code = 0
     try:
@@ -79,8 +82,13 @@ def run_job(main: Callable[[list[str]], None]) -> None:
         print(f"error: {error}", file=sys.stderr, flush=True)
         code = 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
+        print(f"interrupted; {_GOES_ON}", file=sys.stderr, flush=True)
         code = 130
+    except SystemExit as ending:  # Ray turns SIGTERM into this: `ray job stop`, a shutdown
+        if ending.code != signal.SIGTERM:
+            raise
+        print(f"stopped; {_GOES_ON}", file=sys.stderr, flush=True)
+        code = 128 + signal.SIGTERM
     finally:
         if ray.is_initialized():
             ray.shutdown()

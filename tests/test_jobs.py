@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +14,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from pipeline.storage import Location
@@ -120,23 +124,36 @@ def _wait_for(url: str) -> None:
             time.sleep(0.5)
 
 
-def submit(address: str, *entrypoint: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    environment.pop("RAY_ADDRESS", None)
-    command = [RAY, "job", "submit", "--address", address, "--working-dir", str(ROOT)]
+def submit(
+    address: str, *entrypoint: str, options: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    command = ["submit", "--working-dir", str(ROOT), *options]
     deadline = time.monotonic() + 120
     while True:
-        ended = subprocess.run(
-            [*command, "--", sys.executable, *entrypoint],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=400,
-        )
+        ended = ray_job(address, *command, "--", sys.executable, *entrypoint)
         # The head answers a little before its agent does.
         if "No available agent" not in ended.stderr or time.monotonic() > deadline:
             return ended
         time.sleep(2)
+
+
+def ray_job(address: str, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    environment.pop("RAY_ADDRESS", None)
+    return subprocess.run(
+        [RAY, "job", verb, "--address", address, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+
+
+def jobs_of(address: str) -> list[dict[str, Any]]:
+    """What the job API says of the submitted jobs, the first one first."""
+    with urllib.request.urlopen(f"{address}/api/jobs/", timeout=60) as answer:
+        jobs = [job for job in json.load(answer) if job["type"] == "SUBMISSION"]
+    return sorted(jobs, key=lambda job: job["start_time"])
 
 
 def test_pretraining_submitted_to_a_cluster(
@@ -146,8 +163,63 @@ def test_pretraining_submitted_to_a_cluster(
     ended = submit(head, "jobs/pretrain.py", *TINY, f"run={place}")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "round 1/1 · cluster audio" in ended.stdout
+    assert re.search(r"round 1/1 · embed \w+ and \w+ · 48 clips in .* clips/s\)", ended.stdout)
     assert "xdc: 1 rounds done" in ended.stdout
     assert (place / "rounds" / "0001" / "DONE").exists()
     refused = submit(head, "jobs/pretrain.py", *TINY, f"run={place}", "clustering.k=5")
     assert refused.returncode != 0
     assert "clustering.k: 4 → 5" in refused.stdout + refused.stderr
+    assert [job["driver_exit_code"] for job in jobs_of(head)] == [0, 2]
+
+
+@pytest.mark.cluster
+def test_a_stopped_job_leaves_nothing_behind_and_goes_on(
+    head: str, indexed: Location, new_run: Callable[[], Location]
+) -> None:
+    place = new_run()
+    where = submit(head, "-c", "import pipeline; print(pipeline.__file__)")
+    assert "/_ray_pkg_" in where.stdout, "the job's own code is used, not the installed one"
+    command = ["jobs/pretrain.py", *TINY, f"run={place}", "rounds=2"]
+    before = set(processes())
+    started = submit(head, *command, options=("--no-wait", "--submission-id", "first"))
+    assert started.returncode == 0, started.stdout + started.stderr
+    deadline = time.monotonic() + 600
+    while "round 2/2" not in ray_job(head, "logs", "first").stdout:
+        assert time.monotonic() < deadline, "the second round did not begin"
+        time.sleep(1)
+    its = {process for process in processes() if process not in before}
+    assert any("jobs/pretrain.py" in words(process) for process in its)
+    stopped = ray_job(head, "stop", "first")
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert jobs_of(head)[-1]["status"] == "STOPPED"
+    assert "the same command goes on from here" in ray_job(head, "logs", "first").stdout
+    deadline = time.monotonic() + 60
+    while left := [w for process in its if (w := words(process)) and "ray::IDLE" not in w]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
+    ended = submit(head, *command)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "goes on after round 1" in ended.stdout
+    assert "xdc: 2 rounds done" in ended.stdout
+
+
+def processes() -> list[psutil.Process]:
+    """Of the head of this test, whoever started them."""
+    temp = f"/tmp/xdc-{os.getpid()}"
+    return [process for process in psutil.process_iter() if temp in environment_of(process)]
+
+
+def environment_of(process: psutil.Process) -> str:
+    try:
+        return " ".join([*process.cmdline(), *process.environ().values()])
+    except (psutil.Error, OSError):
+        return ""
+
+
+def words(process: psutil.Process) -> str:
+    """Its command line; empty when it has ended."""
+    try:
+        ended = not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        return "" if ended else " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
