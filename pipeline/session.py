@@ -6,8 +6,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 # Read by Ray when it is imported or started, hence set before.
@@ -32,6 +34,14 @@ from pipeline.streaming import set_up_ray_data
 _GOES_ON = "the same command goes on from here"
 
 
+class Stopped(BaseException):
+    """SIGTERM: `ray job stop`, or the machine goes down. No handler of failures is meant."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped
+
+
 def connect(resources: ResourcesConfig) -> None:
     """Join the cluster in ``RAY_ADDRESS`` (set inside a submitted job), else start Ray here.
 
@@ -50,6 +60,9 @@ def connect(resources: ResourcesConfig) -> None:
             include_dashboard=False,
             **quiet,
         )
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler, which `ray.init` sets, prints its C++ stack and dies on the spot.
+        signal.signal(signal.SIGTERM, _stop)
     set_up_ray_data()
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -84,9 +97,7 @@ def run_job(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print(f"interrupted; {_GOES_ON}", file=sys.stderr, flush=True)
         code = 130
-    except SystemExit as ending:  # Ray turns SIGTERM into this: `ray job stop`, a shutdown
-        if ending.code != signal.SIGTERM:
-            raise
+    except Stopped:
         print(f"stopped; {_GOES_ON}", file=sys.stderr, flush=True)
         code = 128 + signal.SIGTERM
     finally:

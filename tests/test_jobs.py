@@ -131,8 +131,9 @@ def submit(
     deadline = time.monotonic() + 120
     while True:
         ended = ray_job(address, *command, "--", sys.executable, *entrypoint)
-        # The head answers a little before its agent does.
-        if "No available agent" not in ended.stderr or time.monotonic() > deadline:
+        # The head answers a little before it and its agent can take jobs.
+        early = "No available agent" in ended.stderr or "Connection aborted" in ended.stderr
+        if not early or time.monotonic() > deadline:
             return ended
         time.sleep(2)
 
