@@ -7,6 +7,13 @@
 # and faiss bring theirs, the driver is the machine's. Use the Ray of pyproject.toml.
 FROM rayproject/ray:2.60.0-py311-cpu
 
+# The base without CUDA has no compiler; torch.compile (learning.compile) calls one.
+USER root
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
+USER ray
+
 # `video` is for clips.decoder=cuda.
 ENV NVIDIA_VISIBLE_DEVICES=all \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility,video \
@@ -14,9 +21,11 @@ ENV NVIDIA_VISIBLE_DEVICES=all \
 
 WORKDIR /home/ray/xdc-ray
 
-# The packages first: they change seldom and take gigabytes.
+# The packages first: they change seldom and take gigabytes. The last two are for the head, which
+# starts nodes by the clouds' interfaces.
 COPY --chown=ray:users pyproject.toml README.md LICENSE ./
 COPY --chown=ray:users pipeline/__init__.py pipeline/__init__.py
-RUN pip install --no-cache-dir --editable ".[gpu,export]"
+RUN pip install --no-cache-dir --editable ".[gpu,export]" \
+    "boto3>=1.35" "google-api-python-client>=2"
 
 COPY --chown=ray:users . .

@@ -21,7 +21,7 @@ GAUGES = {
     "xdc_round": ("the round that is played", ()),
     "xdc_loss": ("of the last step, mean over workers", ("loss",)),
     "xdc_wait_share": ("part of its time that training waits for decoded clips", ()),
-    "xdc_gpu_memory_bytes": ("that torch holds, summed over a node's processes", ("stage",)),
+    "xdc_gpu_memory_bytes": ("that torch holds in one process", ("stage",)),
     "xdc_kmeans_objective": ("sum of squared distances of the last iteration", ("clustering",)),
     "xdc_kmeans_iteration": ("iterations of this attempt that are done", ("clustering",)),
     "xdc_effective_clusters": ("part of the k clusters that is in use", ("clustering",)),

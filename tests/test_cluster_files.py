@@ -10,8 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import botocore.session
+import botocore.validate
+import jsonschema
 import pytest
 import yaml
+from googleapiclient import discovery_cache
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts import scripts
 
@@ -104,11 +108,8 @@ def test_every_worker_may_read_the_bucket(cluster: dict[str, Any]) -> None:
             assert account["scopes"] == ["https://www.googleapis.com/auth/cloud-platform"]
 
 
-def test_node_configs_have_the_fields_of_the_clouds_own_call() -> None:
-    """Ray hands node_config on as it is; botocore knows what EC2 takes and gives it."""
-    import botocore.session
-    import botocore.validate
-
+def test_ec2_takes_the_node_configs() -> None:
+    """Ray hands node_config on as it is; botocore knows what EC2 takes."""
     ec2 = botocore.session.get_session().get_service_model("ec2")
     shape = ec2.operation_model("RunInstances").input_shape
     cluster = yaml.safe_load((ROOT / "cluster.yaml").read_text())
@@ -116,6 +117,22 @@ def test_node_configs_have_the_fields_of_the_clouds_own_call() -> None:
         call = {**kind["node_config"], "MinCount": 1, "MaxCount": 1}
         report = botocore.validate.ParamValidator().validate(call, shape)
         assert not report.has_errors(), report.generate_report()
+
+
+def test_compute_engine_takes_the_node_configs() -> None:
+    """The same of Google's description of its interface, which names other files' parts in $ref."""
+    described = json.loads(discovery_cache.get_static_doc("compute", "v1"))["schemas"]
+    schemas = json.loads(json.dumps(described).replace('"$ref": "', '"$ref": "#/$defs/'))
+    for schema in schemas.values():
+        schema["additionalProperties"] = False
+    instance = jsonschema.Draft7Validator({"$defs": schemas, "$ref": "#/$defs/Instance"})
+    cluster = yaml.safe_load((ROOT / "cluster-gcp.yaml").read_text())
+    for kind in cluster["available_node_types"].values():
+        config = kind["node_config"]
+        config["disks"][0]["initializeParams"]["diskSizeGb"] = "200"  # a string of 64 bits there
+        instance.validate(config)
+    config["scheduling"] = {"provisioningmodel": "SPOT"}
+    assert not instance.is_valid(config)
 
 
 def test_cloudformation_accepts_the_roles_and_they_are_those_of_the_cluster() -> None:
