@@ -8,11 +8,11 @@
 FROM rayproject/ray:2.60.0-py311-cpu
 
 # The base without CUDA has no compiler; torch.compile (learning.compile) calls one.
-USER root
+USER 0
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
-USER ray
+USER 1000
 
 # `video` is for clips.decoder=cuda.
 ENV NVIDIA_VISIBLE_DEVICES=all \
