@@ -75,18 +75,23 @@ def gcp_notice(metadata: str) -> Notice | None:
 Ask = Callable[[str], Notice | None]
 
 
-def find_cloud(metadata: str) -> Ask:
+def find_cloud(metadata: str, patience_s: float = 60.0) -> Ask:
     """The way to ask whichever cloud's metadata service is there.
 
     Raises:
-        UserError: none is.
+        UserError: none is, for so long.
     """
-    for ask in (aws_notice, gcp_notice):
-        try:
-            ask(metadata)
-        except OSError:
-            continue
-        return ask
+    end = time.monotonic() + patience_s
+    while True:
+        for ask in (aws_notice, gcp_notice):
+            try:
+                ask(metadata)
+            except OSError:
+                continue
+            return ask
+        if time.monotonic() >= end:
+            break
+        time.sleep(_LOOK_EVERY_S)
     raise UserError(
         f"no metadata service of AWS or Google Cloud answers at {metadata}; on other machines call "
         "--leaving-in SECONDS when one is about to go"

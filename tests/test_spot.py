@@ -62,7 +62,7 @@ def test_a_service_that_fails_for_a_while_is_asked_again(
 
 def test_a_machine_of_no_cloud_is_told_so() -> None:
     with pytest.raises(UserError, match="no metadata service"):
-        spot.find_cloud(f"http://127.0.0.1:{free_port()}")
+        spot.find_cloud(f"http://127.0.0.1:{free_port()}", patience_s=0)
 
 
 @pytest.mark.cluster
