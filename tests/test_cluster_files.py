@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import boto3
 import botocore.session
 import botocore.validate
 import jsonschema
@@ -17,6 +18,7 @@ import pytest
 import yaml
 from googleapiclient import discovery_cache
 from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler.tags import TAG_RAY_USER_NODE_TYPE
 from ray.scripts import scripts
 
 from pipeline import spot
@@ -117,6 +119,47 @@ def test_ec2_takes_the_node_configs() -> None:
         call = {**kind["node_config"], "MinCount": 1, "MaxCount": 1}
         report = botocore.validate.ParamValidator().validate(call, shape)
         assert not report.has_errors(), report.generate_report()
+
+
+def test_ray_launches_every_node_type_on_aws(
+    s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands of the README against a server that speaks AWS: roles first, then Ray's own
+    preparation (key, network, profiles) and one node of each type."""
+    from ray.autoscaler._private.aws.config import bootstrap_aws
+    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "HOME": str(tmp_path),  # Ray writes the key there
+    }.items():
+        monkeypatch.setenv(name, value)
+    boto3.client("cloudformation").create_stack(
+        StackName="xdc-ray",
+        TemplateBody=(ROOT / "cluster-aws-roles.yaml").read_text(),
+        Capabilities=["CAPABILITY_NAMED_IAM"],
+    )
+    cluster = bootstrap_aws(prepare_config(yaml.safe_load((ROOT / "cluster.yaml").read_text())))
+    provider = AWSNodeProvider(cluster["provider"], cluster["cluster_name"])
+    for name, kind in cluster["available_node_types"].items():
+        provider.create_node(kind["node_config"], {TAG_RAY_USER_NODE_TYPE: name}, 1)
+    launched = {}
+    for reservation in boto3.client("ec2").describe_instances()["Reservations"]:
+        for node in reservation["Instances"]:
+            tags = {tag["Key"]: tag["Value"] for tag in node["Tags"]}
+            profile = node["IamInstanceProfile"]["Arn"].rpartition("/")[2]
+            lifecycle = node.get("InstanceLifecycle", "on demand")
+            launched[tags[TAG_RAY_USER_NODE_TYPE]] = (profile, lifecycle)
+    assert launched == {
+        "head": ("xdc-ray-head", "on demand"),
+        "memory": ("xdc-ray-worker", "on demand"),
+        "decode": ("xdc-ray-worker", "spot"),
+        "gpu-spot": ("xdc-ray-worker", "spot"),
+        "gpu": ("xdc-ray-worker", "on demand"),
+    }
 
 
 def test_compute_engine_takes_the_node_configs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -86,7 +87,7 @@ def head(tmp_path: Path) -> Iterator[str]:
     }
     environment.pop("RAY_ADDRESS", None)
     # Ray's sockets need a short path.
-    temp = Path(f"/tmp/xdc-{os.getpid()}")
+    temp = Path(f"/tmp/xdc-{dashboard}")
     process = subprocess.Popen(
         [
             *(RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=5"),
@@ -132,8 +133,8 @@ def submit(
     while True:
         ended = ray_job(address, *command, "--", sys.executable, *entrypoint)
         # The head answers a little before it and its agent can take jobs.
-        early = "No available agent" in ended.stderr or "Connection aborted" in ended.stderr
-        if not early or time.monotonic() > deadline:
+        early = ("No available agent", "Connection aborted", "Failed to connect to Ray")
+        if not any(words in ended.stderr for words in early) or time.monotonic() > deadline:
             return ended
         time.sleep(2)
 
@@ -181,14 +182,14 @@ def test_a_stopped_job_leaves_nothing_behind_and_goes_on(
     where = submit(head, "-c", "import pipeline; print(pipeline.__file__)")
     assert "/_ray_pkg_" in where.stdout, "the job's own code is used, not the installed one"
     command = ["jobs/pretrain.py", *TINY, f"run={place}", "rounds=2"]
-    before = set(processes())
+    before = set(processes_of(head))
     started = submit(head, *command, options=("--no-wait", "--submission-id", "first"))
     assert started.returncode == 0, started.stdout + started.stderr
     deadline = time.monotonic() + 600
     while "round 2/2" not in ray_job(head, "logs", "first").stdout:
         assert time.monotonic() < deadline, "the second round did not begin"
         time.sleep(1)
-    its = {process for process in processes() if process not in before}
+    its = {process for process in processes_of(head) if process not in before}
     assert any("jobs/pretrain.py" in words(process) for process in its)
     stopped = ray_job(head, "stop", "first")
     assert stopped.returncode == 0, stopped.stdout + stopped.stderr
@@ -204,17 +205,15 @@ def test_a_stopped_job_leaves_nothing_behind_and_goes_on(
     assert "xdc: 2 rounds done" in ended.stdout
 
 
-def processes() -> list[psutil.Process]:
-    """Of the head of this test, whoever started them."""
-    temp = f"/tmp/xdc-{os.getpid()}"
-    return [process for process in psutil.process_iter() if temp in environment_of(process)]
-
-
-def environment_of(process: psutil.Process) -> str:
-    try:
-        return " ".join([*process.cmdline(), *process.environ().values()])
-    except (psutil.Error, OSError):
-        return ""
+def processes_of(address: str) -> list[psutil.Process]:
+    """Of this head and its jobs, whoever started them: they know its folder."""
+    temp = f"/tmp/xdc-{address.rpartition(':')[2]}/"
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if temp in " ".join([*process.cmdline(), *process.environ().values()]):
+                found.append(process)
+    return found
 
 
 def words(process: psutil.Process) -> str:
