@@ -39,6 +39,8 @@ class Stopped(BaseException):
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    # Said at once, and not by `print`, which this may have interrupted: the job has a few seconds.
+    os.write(2, f"stopped; {_GOES_ON}\n".encode())
     raise Stopped
 
 
@@ -98,7 +100,6 @@ def run_job(main: Callable[[list[str]], None]) -> None:
         print(f"interrupted; {_GOES_ON}", file=sys.stderr, flush=True)
         code = 130
     except Stopped:
-        print(f"stopped; {_GOES_ON}", file=sys.stderr, flush=True)
         code = 128 + signal.SIGTERM
     finally:
         if ray.is_initialized():
