@@ -98,6 +98,9 @@ def test_a_lost_head_is_resumed_and_all_is_locked(job: dict[str, Any]) -> None:
     assert cluster["authOptions"]["mode"] == "token"
     assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
     assert version("ray") == cluster["rayVersion"]
+    (head,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in head["ports"]}
+    assert ports == {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "metrics": 8080}
 
 
 def test_its_commands_exist(job: dict[str, Any]) -> None:
