@@ -129,7 +129,7 @@ def submit(
     address: str, *entrypoint: str, options: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
     command = ["submit", "--working-dir", str(ROOT), *options]
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while True:
         ended = ray_job(address, *command, "--", sys.executable, *entrypoint)
         # The head answers a little before it and its agent can take jobs.
