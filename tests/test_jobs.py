@@ -76,6 +76,42 @@ def test_index_fills_the_clip_store(world: Path, tmp_path: Path) -> None:
     assert [place.name for place in (run / "store").glob("*.tar")] == ["000000-48.tar"]
 
 
+def test_a_job_that_is_told_to_stop_says_so() -> None:
+    """While its driver waits for Ray, as it does nearly all the time."""
+    main = """
+import ray
+from pipeline.config import ResourcesConfig
+from pipeline.session import connect, run_job
+
+@ray.remote
+def never_ends():
+    import time
+    time.sleep(3600)
+
+def main(arguments):
+    connect(ResourcesConfig())
+    print("waits", flush=True)
+    ray.get(never_ends.remote())
+
+run_job(main)
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", main],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waits\n"
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said == "stopped; the same command goes on from here\n"
+
+
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[str]:
     """A Ray head of its own with the job API; yields its address."""
