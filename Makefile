@@ -2,8 +2,10 @@
 PYTHON := .venv/bin/python
 EXTRA ?= cpu
 DEMO := runs/demo
+# Where `make submit JOB="jobs/pretrain.py run=s3://…"` goes, by default the end of `ray dashboard`.
+ADDRESS ?= http://127.0.0.1:8265
 
-.PHONY: demo test lint bench cluster-test clean
+.PHONY: demo test lint bench cluster-test submit clean
 
 demo: .venv/ready
 	$(PYTHON) -m pipeline.synthetic $(DEMO)/world --files 600 --difficulty 0
@@ -24,6 +26,10 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(PYTHON) jobs/reproduce.py runs/study --preset quick
+
+submit: .venv/ready
+	$(PYTHON) -m pipeline.upload .
+	RAY_AUTH_MODE=$${RAY_AUTH_MODE:-token} .venv/bin/ray job submit --address $(ADDRESS) --working-dir . -- python $(JOB)
 
 clean:
 	rm -rf .venv $(DEMO)

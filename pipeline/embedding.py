@@ -18,7 +18,7 @@ import ray
 import torch
 from ray.data import ActorPoolStrategy
 
-from pipeline import encoders
+from pipeline import encoders, metrics
 from pipeline.clips.spectrogram import LogMel
 from pipeline.clips.stream import DecodeSlot, Order, stream
 from pipeline.clips.table import ClipTable, PublishedClips
@@ -159,6 +159,7 @@ class Encode:
         table = pa.table(columns)
         present = int((indices >= 0).sum())
         self.meter.add(done=present, rejects=len(refused))
+        metrics.gpu_memory("embed")
         return table.filter(pa.array(indices >= 0))
 
     def _encode(self, modality: str, data: np.ndarray) -> np.ndarray:

@@ -18,6 +18,8 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
+from pipeline import metrics
+
 _LINE_EVERY_S = 10.0
 _LOOK_EVERY_S = 1.0
 
@@ -56,24 +58,27 @@ class Meter:
 
     board: ActorHandle
     stage: str
+    kind: str
 
     def add(self, notes: dict[str, Any] | None = None, **counts: float) -> None:
         """Sum up `counts`; keep the latest of `notes`."""
         self.board.add.remote(self.stage, counts, notes or {})
+        metrics.count("xdc_done", counts.get("done", 0), stage=self.kind)
 
 
 class Progress:
     """Shows a stage's progress while the ``with`` block runs.
 
     Args:
-        title: for example ``round 2/4 · embed``.
+        title: for example ``round 2/4 · embed video``; its last part begins with the stage.
         total: how many units there are; workers call ``meter.add(done=n)``.
         unit: for example ``clips``.
     """
 
     def __init__(self, title: str, total: int, unit: str) -> None:
         self.title, self.total, self.unit = title, total, unit
-        self.meter = Meter(_board(ray.get_runtime_context().get_job_id()), uuid.uuid4().hex)
+        board = _board(ray.get_runtime_context().get_job_id())
+        self.meter = Meter(board, uuid.uuid4().hex, title.split(" · ")[-1].split()[0])
         self.done = 0
         self.epoch: int | None = None
         self.seconds = 0.0

@@ -21,11 +21,12 @@ from typing import Any, Self
 import numpy as np
 import ray
 
-from pipeline import methods
+from pipeline import methods, metrics
 from pipeline.clips.store import publish
 from pipeline.clips.stream import Order
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.clustering import Clustering, cluster, measures, read_labels
+from pipeline.clustering import Progress as KMeansProgress
 from pipeline.config import Config
 from pipeline.devices import choose_device
 from pipeline.embedding import embed, warm_batchnorm
@@ -105,6 +106,7 @@ class RoundLoop:
     def play(self, this: Round) -> None:
         """One round, from whatever stages of it an earlier attempt finished."""
         started = time.monotonic()
+        metrics.level("xdc_round", this.number)
         before = self.run.round(this.number - 1)
         self.trained = dict.fromkeys(MODALITIES, before.number)
         weights = before.encoders
@@ -208,6 +210,7 @@ class RoundLoop:
             resources=self.run.config.resources,
             seed=_seed(self.run.config.seed, version, name),
             out=out,
+            on_progress=lambda progress: _follow(name, progress),
         )
         if not finished:
             measures = self._measure(name, version, clustering)
@@ -272,6 +275,8 @@ class RoundLoop:
             "imbalance": measures.imbalance_factor(sizes),
             "effective_clusters": measures.effective_clusters(sizes),
         }
+        used = values["effective_clusters"] / clustering.k
+        metrics.level("xdc_effective_clusters", used, clustering=name)
         new = ray.get(clustering.labels[0])
         before = self.run.round(version - 1).clusters(name)
         if version and (before / "clustering.json").exists():
@@ -307,6 +312,12 @@ def check(config: Config, method: Method, clips: ClipTable) -> None:
             f"clustering.k={config.clustering.k} exceeds the {usable:,} clips of {clips.location} "
             "that can be clustered; lower clustering.k or index more media"
         )
+
+
+def _follow(clustering: str, progress: KMeansProgress) -> None:
+    metrics.level("xdc_kmeans_iteration", progress.iteration, clustering=clustering)
+    if progress.objective is not None:
+        metrics.level("xdc_kmeans_objective", progress.objective, clustering=clustering)
 
 
 def _seed(seed: int, version: int, name: str) -> int:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 # Read by Ray when it is imported or started, hence set before.
@@ -29,6 +32,18 @@ from pipeline.errors import UserError
 from pipeline.placement import local_cpus
 from pipeline.streaming import set_up_ray_data
 
+_GOES_ON = "the same command goes on from here"
+
+
+class Stopped(BaseException):
+    """SIGTERM: `ray job stop`, or the machine goes down. No handler of failures is meant."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    # Said at once, and not by `print`, which this may have interrupted: the job has a few seconds.
+    os.write(2, f"stopped; {_GOES_ON}\n".encode())
+    raise Stopped
+
 
 def connect(resources: ResourcesConfig) -> None:
     """Join the cluster in ``RAY_ADDRESS`` (set inside a submitted job), else start Ray here.
@@ -48,6 +63,9 @@ def connect(resources: ResourcesConfig) -> None:
             include_dashboard=False,
             **quiet,
         )
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler, which `ray.init` sets, prints its C++ stack and dies on the spot.
+        signal.signal(signal.SIGTERM, _stop)
     set_up_ray_data()
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -57,8 +75,8 @@ def connect(resources: ResourcesConfig) -> None:
 def run_job(main: Callable[[list[str]], None]) -> None:
     """Run a job's `main` on the command line's arguments and leave with its exit code.
 
-    0 when it ended; 2 with one clear message for a `UserError`; 130 after Ctrl-C; Python's
-    traceback and 1 for anything else.
+    0 when it ended; 2 with one clear message for a `UserError`; 130 after Ctrl-C; 143 when it was
+    told to stop; Python's traceback and 1 for anything else.
     """
     code = 0
     try:
@@ -67,8 +85,10 @@ def run_job(main: Callable[[list[str]], None]) -> None:
         print(f"error: {error}", file=sys.stderr, flush=True)
         code = 2
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr, flush=True)
+        print(f"interrupted; {_GOES_ON}", file=sys.stderr, flush=True)
         code = 130
+    except Stopped:
+        code = 128 + signal.SIGTERM
     finally:
         if ray.is_initialized():
             ray.shutdown()

@@ -17,6 +17,7 @@ import ray
 import ray.train
 from ray.train.collective import broadcast_from_rank_zero
 
+from pipeline import metrics
 from pipeline.clips.table import write_rejects
 from pipeline.config import Config
 from pipeline.progress import Meter
@@ -71,6 +72,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
             batches = list(feed.until(state.slot))
             losses = learner.step(batches, step / (job["train_steps"] * job["epochs"]), world)
             totals.add(losses, len(batches))
+            metrics.gpu_memory("learn")
             if rank == 0:
                 for name, value in losses.items():
                     state.curve.setdefault(name, []).append(value)
@@ -209,6 +211,9 @@ def _show(
     if feed.wait_share > _STARVED and feed.seconds > 60:
         waiting += f" (decode-bound: {1 / (1 - feed.wait_share):.1f}× the CPU cores would keep up)"
     clips = batches * config.learning.batch_size
+    metrics.level("xdc_wait_share", feed.wait_share)
+    for name, value in losses.items():
+        metrics.level("xdc_loss", value, loss=name)
     meter.add({"epoch": epoch + 1, "waiting": waiting, **shown}, done=clips)
 
 

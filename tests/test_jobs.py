@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +15,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from pipeline.storage import Location
@@ -71,6 +76,42 @@ def test_index_fills_the_clip_store(world: Path, tmp_path: Path) -> None:
     assert [place.name for place in (run / "store").glob("*.tar")] == ["000000-48.tar"]
 
 
+def test_a_job_that_is_told_to_stop_says_so() -> None:
+    """While its driver waits for Ray, as it does nearly all the time."""
+    main = """
+import ray
+from pipeline.config import ResourcesConfig
+from pipeline.session import connect, run_job
+
+@ray.remote
+def never_ends():
+    import time
+    time.sleep(3600)
+
+def main(arguments):
+    connect(ResourcesConfig())
+    print("waits", flush=True)
+    ray.get(never_ends.remote())
+
+run_job(main)
+"""
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", main],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waits\n"
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said == "stopped; the same command goes on from here\n"
+
+
 @pytest.fixture
 def head(tmp_path: Path) -> Iterator[str]:
     """A Ray head of its own with the job API; yields its address."""
@@ -82,7 +123,7 @@ def head(tmp_path: Path) -> Iterator[str]:
     }
     environment.pop("RAY_ADDRESS", None)
     # Ray's sockets need a short path.
-    temp = Path(f"/tmp/xdc-{os.getpid()}")
+    temp = Path(f"/tmp/xdc-{dashboard}")
     process = subprocess.Popen(
         [
             *(RAY, "start", "--head", "--block", f"--port={port}", "--num-cpus=5"),
@@ -120,23 +161,37 @@ def _wait_for(url: str) -> None:
             time.sleep(0.5)
 
 
-def submit(address: str, *entrypoint: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
-    environment.pop("RAY_ADDRESS", None)
-    command = [RAY, "job", "submit", "--address", address, "--working-dir", str(ROOT)]
-    deadline = time.monotonic() + 120
+def submit(
+    address: str, *entrypoint: str, options: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    command = ["submit", "--working-dir", str(ROOT), *options]
+    deadline = time.monotonic() + 300
     while True:
-        ended = subprocess.run(
-            [*command, "--", sys.executable, *entrypoint],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=400,
-        )
-        # The head answers a little before its agent does.
-        if "No available agent" not in ended.stderr or time.monotonic() > deadline:
+        ended = ray_job(address, *command, "--", sys.executable, *entrypoint)
+        # The head answers a little before it and its agent can take jobs.
+        early = ("No available agent", "Connection aborted", "Failed to connect to Ray")
+        if not any(words in ended.stderr for words in early) or time.monotonic() > deadline:
             return ended
         time.sleep(2)
+
+
+def ray_job(address: str, verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    environment.pop("RAY_ADDRESS", None)
+    return subprocess.run(
+        [RAY, "job", verb, "--address", address, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+
+
+def jobs_of(address: str) -> list[dict[str, Any]]:
+    """What the job API says of the submitted jobs, the first one first."""
+    with urllib.request.urlopen(f"{address}/api/jobs/", timeout=60) as answer:
+        jobs = [job for job in json.load(answer) if job["type"] == "SUBMISSION"]
+    return sorted(jobs, key=lambda job: job["start_time"])
 
 
 def test_pretraining_submitted_to_a_cluster(
@@ -146,8 +201,61 @@ def test_pretraining_submitted_to_a_cluster(
     ended = submit(head, "jobs/pretrain.py", *TINY, f"run={place}")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "round 1/1 · cluster audio" in ended.stdout
+    assert re.search(r"round 1/1 · embed \w+ and \w+ · 48 clips in .* clips/s\)", ended.stdout)
     assert "xdc: 1 rounds done" in ended.stdout
     assert (place / "rounds" / "0001" / "DONE").exists()
     refused = submit(head, "jobs/pretrain.py", *TINY, f"run={place}", "clustering.k=5")
     assert refused.returncode != 0
     assert "clustering.k: 4 → 5" in refused.stdout + refused.stderr
+    assert [job["driver_exit_code"] for job in jobs_of(head)] == [0, 2]
+
+
+@pytest.mark.cluster
+def test_a_stopped_job_leaves_nothing_behind_and_goes_on(
+    head: str, indexed: Location, new_run: Callable[[], Location]
+) -> None:
+    place = new_run()
+    where = submit(head, "-c", "import pipeline; print(pipeline.__file__)")
+    assert "/_ray_pkg_" in where.stdout, "the job's own code is used, not the installed one"
+    command = ["jobs/pretrain.py", *TINY, f"run={place}", "rounds=2"]
+    before = set(processes_of(head))
+    started = submit(head, *command, options=("--no-wait", "--submission-id", "first"))
+    assert started.returncode == 0, started.stdout + started.stderr
+    deadline = time.monotonic() + 600
+    while "round 2/2" not in ray_job(head, "logs", "first").stdout:
+        assert time.monotonic() < deadline, "the second round did not begin"
+        time.sleep(1)
+    its = {process for process in processes_of(head) if process not in before}
+    assert any("jobs/pretrain.py" in words(process) for process in its)
+    stopped = ray_job(head, "stop", "first")
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert jobs_of(head)[-1]["status"] == "STOPPED"
+    assert "the same command goes on from here" in ray_job(head, "logs", "first").stdout
+    deadline = time.monotonic() + 60
+    while left := [w for process in its if (w := words(process)) and "ray::IDLE" not in w]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
+    ended = submit(head, *command)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "goes on after round 1" in ended.stdout
+    assert "xdc: 2 rounds done" in ended.stdout
+
+
+def processes_of(address: str) -> list[psutil.Process]:
+    """Of this head and its jobs, whoever started them: they know its folder."""
+    temp = f"/tmp/xdc-{address.rpartition(':')[2]}/"
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if temp in " ".join([*process.cmdline(), *process.environ().values()]):
+                found.append(process)
+    return found
+
+
+def words(process: psutil.Process) -> str:
+    """Its command line; empty when it has ended."""
+    try:
+        ended = not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        return "" if ended else " ".join(process.cmdline())
+    except psutil.Error:
+        return ""

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
+from pipeline import metrics
 from pipeline.clips import rejects
 from pipeline.clips.isolation import probe_isolated
 from pipeline.clips.listing import list_media
@@ -194,6 +195,7 @@ class _ProbeChunk:
         (self.scan / f"{number:08d}-rejects.parquet").write_table(
             pa.Table.from_pylist(refused, rejects.SCHEMA)
         )
+        metrics.rejects(row["reason"] for row in refused)
         counts = {"inputs": stop - start, "clips": len(clips), "rejects": len(refused)}
         return {name: np.array([value]) for name, value in counts.items()}
 

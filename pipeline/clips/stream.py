@@ -20,6 +20,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from pipeline import metrics
 from pipeline.clips.decode import ClipRequest, DecodedClip
 from pipeline.clips.isolation import decode_clips_isolated
 from pipeline.clips.rejects import Reject
@@ -98,6 +99,8 @@ class DecodeSlot:
         held_out = self.order.is_held_out(slot)
         requests, mirror = self._requests(indices, slot, held_out)
         decoded = self._decode(indices, requests)
+        metrics.count("xdc_done", int((indices >= 0).sum()), stage="decode")
+        metrics.rejects(o.reason.value for o in decoded if isinstance(o, Reject))
         columns = self._assemble(indices, decoded)
         for name, boxed in self.labels.items():
             labels = ray.get(boxed[0])
