@@ -226,9 +226,6 @@ class ResourcesConfig(Section):
     # Nodes for clustering and learning are asked for when so much of the embedding before them is
     # left: as long as a node takes to start. 0: each stage waits for its own.
     lead_minutes: Annotated[float, Field(ge=0)] = 5.0
-    # CPUs that may decode at once while learning, on as few nodes as they fit, so that the others
-    # fall idle: reading a clip store takes few. 0: whatever there is.
-    learn_decode_cpus: Annotated[float, Field(ge=0)] = 0.0
 
 
 class TrackingConfig(Section):

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.data import DataContext
+from ray.data import DataContext, ExecutionOptions
 from ray.train import (
     DataConfig,
     FailureConfig,
@@ -28,7 +28,7 @@ from pipeline.config import Config
 from pipeline.devices import choose_device
 from pipeline.errors import UserError
 from pipeline.methods import Method, Update
-from pipeline.placement import decoding, feeding, home, packed, training
+from pipeline.placement import decoding, home, training
 from pipeline.progress import Progress, say
 from pipeline.schedule import Schedule, draw_schedule
 from pipeline.storage import Location
@@ -105,7 +105,7 @@ def learn(
         # Ray Train calls this in a process of its own, for every new group of workers.
         set_up_ray_data()
         first = TrainingState.of(out).slot
-        dataset = stream(
+        return stream(
             published,
             order,
             config.clips,
@@ -115,7 +115,6 @@ def learn(
             labels={name: labels[name][0] for name in names},
             slots=np.arange(first, order.num_slots),
         )
-        return packed(dataset) if config.resources.learn_decode_cpus else dataset
 
     if TrainingState.of(out).schedule != schedule.digest:
         Checkpoints(out).delete()
@@ -220,5 +219,5 @@ def _trainer(job: dict[str, Any], decoded: Any, config: Config, out: Location) -
         ),
         datasets={"train": decoded},
         # Slots are dealt to the workers in turn: blocks are handed out in order, and each is one.
-        dataset_config=DataConfig(execution_options=feeding(config.resources)),
+        dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
     )

@@ -17,7 +17,6 @@ import math
 import os
 import threading
 import time
-import warnings
 from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -28,8 +27,6 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from pipeline.config import ClusteringConfig, Config, ResourcesConfig
 
 if TYPE_CHECKING:
-    import ray.data
-
     from pipeline.progress import Progress
 
 Options = dict[str, Any]  # of a Ray task, actor or `map_batches`
@@ -78,22 +75,6 @@ def clustering(config: ClusteringConfig, resources: ResourcesConfig) -> Options:
         "num_gpus": config.gpus_per_shard,
         **_on(resources.shards_on, resources),
     }
-
-
-def feeding(resources: ResourcesConfig) -> ray.data.ExecutionOptions:
-    """How Ray Data feeds the training workers: in order, since slots are dealt to them in turn."""
-    from ray.data import ExecutionOptions, ExecutionResources  # seconds, for who needs it
-
-    limits = ExecutionResources.for_limits(cpu=resources.learn_decode_cpus or None)
-    return ExecutionOptions(preserve_order=True, resource_limits=limits)
-
-
-def packed(dataset: ray.data.Dataset) -> ray.data.Dataset:
-    """Its tasks on as few nodes as they fit; Ray Data spreads them over all, and none is idle."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # this setting will go; another may come
-        dataset.context.scheduling_strategy = "DEFAULT"
-    return dataset
 
 
 def home() -> Options:
