@@ -19,6 +19,7 @@ import ray
 from ray.actor import ActorHandle
 
 from pipeline import metrics
+from pipeline.placement import home
 
 _LINE_EVERY_S = 10.0
 _LOOK_EVERY_S = 1.0
@@ -49,7 +50,7 @@ class _Board:
 @lru_cache(maxsize=1)
 def _board(job: str) -> ActorHandle:
     """The board of this connection to Ray (`job` is its id)."""
-    return _Board.remote()  # type: ignore[attr-defined]
+    return _Board.options(**home()).remote()  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

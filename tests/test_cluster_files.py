@@ -57,6 +57,8 @@ def test_the_head_does_no_work_and_stays(cluster: dict[str, Any]) -> None:
 def test_the_rest_scales_from_nothing_and_fits_the_limit(cluster: dict[str, Any]) -> None:
     """Ray itself does not notice a minimum above a maximum."""
     workers = workers_of(cluster)
+    types = cluster["available_node_types"].values()
+    assert all(kind["labels"].keys() == {"role"} for kind in types)
     assert all(0 == kind["min_workers"] < kind["max_workers"] for kind in workers.values())
     assert sum(kind["max_workers"] for kind in workers.values()) <= cluster["max_workers"]
     assert {name for name, kind in workers.items() if is_spot(kind)} == {"decode", "gpu-spot"}
