@@ -68,8 +68,8 @@ class ShardVectors:
     """Vectors float16[n, d] in order of clip index, and raw rows before they are transformed.
 
     The peak of memory is the raw rows (2 bytes a number; 4 for float32 files), or the budget where
-    that is less, plus 8 bytes a row for the error bounds of `screens.Vectors`, 12 for the labels and
-    bounds of `Pruning`, plus a few blocks a thread.
+    that is less, plus 8 bytes a row for the error bounds of `screens.Vectors`, 12 for labels and
+    what `Pruning` remembers, plus a few blocks a thread.
 
     Attributes (after `prepare`):
         dim: d.
