@@ -116,7 +116,10 @@ def learn(
             slots=np.arange(first, order.num_slots),
         )
 
-    if TrainingState.of(out).schedule != schedule.digest:
+    digest = schedule.digest
+    state = TrainingState.of(out)
+    if state.slot and state.schedule != digest:
+        say(f"{title} · begins anew: its checkpoint is of other clips, labels or settings")
         Checkpoints(out).delete()
     refused_as = f"learn-{key[-1]}"
     begun = _position(out, schedule, config)
@@ -135,7 +138,7 @@ def learn(
             "refused_as": refused_as,
             "clips": clips,
             "device": device,
-            "schedule": schedule.digest,
+            "schedule": digest,
             "train_steps": schedule.train_steps,
             "held_out_steps": schedule.held_out_steps,
             "epochs": schedule.epochs,

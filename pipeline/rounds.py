@@ -137,7 +137,7 @@ class RoundLoop:
         config = self.run.config
         if not config.settled_nmi or last.number < config.min_rounds:
             return False
-        self.label_last(last)  # which the next round needs in any case
+        self.label_last(last)  # the next round takes most of it up
         found = {}
         for name in self.method.clusterings:
             before = self.run.round(last.number - 1).clusters(name)

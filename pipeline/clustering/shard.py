@@ -30,7 +30,7 @@ class Shard:
         self.vectors = ShardVectors(spec)
         self._rows: tuple[ClusterSums, Pruning] | None = None
         self._screens: Screens | None = None
-        self._stepped: tuple[np.ndarray, np.ndarray | None] | None = None  # the last step, finished
+        self._stepped: tuple[bytes, bytes] | None = None  # key of the last step that ended
         self._spread: tuple[int, np.ndarray] | None = None
 
     # -- before the iterations ---------------------------------------------------------------
@@ -147,25 +147,28 @@ class Shard:
         prepared = Centroids(centroids, bias, self.spec.spherical, pruning.frame)
         place, sample = self._fullest()
         screen = screens.prepare(prepared, sample)
-        if screens.device == "cpu":
+        on_gpu = screens.device != "cpu"  # where a product is cheaper than what would spare it
+        if not on_gpu:
             pruning.begin(prepared, place, sample, sums.labels[place])
 
         def one(number: int, block: Vectors) -> None:
             place = self._place(number)
-            labels = pruning.labels(screen, place, block, sums.labels[place])
+            if on_gpu:
+                labels = screen(block)
+            else:
+                labels = pruning.labels(screen, place, block, sums.labels[place])
             sums.update(place.start, block.x, labels)
 
         self.vectors.each(one)
         pruning.end(prepared)
-        # Copies: arguments are views into the object store.
-        self._stepped = centroids.copy(), None if bias is None else bias.copy()
+        self._stepped = _key(centroids, bias)
         return sums.sums.copy(), sums.counts.copy()
 
     def assign(
         self, centroids: np.ndarray, bias: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """clip_index int64[n], label int32[n] and distance float32[n] of all rows."""
-        if not self._stepped_by(centroids, bias):
+        if self._stepped != _key(centroids, bias):
             self.step(centroids, bias)
         assert self._rows is not None
         found = self._rows[0].labels
@@ -210,14 +213,6 @@ class Shard:
             self._screens = Screens(self.spec.device, work, not self.vectors.on_disk)
         return self._screens
 
-    def _stepped_by(self, centroids: np.ndarray, bias: np.ndarray | None) -> bool:
-        """Whether the labels at hand are those of these centroids."""
-        if self._stepped is None:
-            return False
-        before, old = self._stepped
-        same = bias is old if bias is None or old is None else np.array_equal(bias, old)
-        return same and np.array_equal(before, centroids)
-
     def _fullest(self) -> tuple[slice, Vectors]:
         """The block with the most rows, and where these lie in the shard."""
         number = int(np.argmax(self.vectors.counts))
@@ -225,6 +220,10 @@ class Shard:
 
     def _place(self, number: int) -> slice:
         return slice(int(self.vectors.starts[number]), int(self.vectors.starts[number + 1]))
+
+
+def _key(centroids: np.ndarray, bias: np.ndarray | None) -> tuple[bytes, bytes]:
+    return centroids.tobytes(), b"" if bias is None else bias.tobytes()
 
 
 class LostSpreadError(RuntimeError):

@@ -58,6 +58,7 @@ def run_here(
     clips: Location | None = None,
     seed: int = 0,
     budget: int = 1 << 40,
+    device: str = "cpu",
     **settings: Any,
 ) -> list[Progress]:
     """A clustering without Ray, in as many shards as asked for."""
@@ -66,7 +67,7 @@ def run_here(
     specs = [
         ShardSpec(
             tuple(features), blocks, first, last, out, budget,
-            spherical=config.spherical, threads=threads,
+            spherical=config.spherical, threads=threads, device=device,
         )
         for first, last in blocks.split(min(shards, blocks.count))
     ]  # fmt: skip

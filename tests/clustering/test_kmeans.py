@@ -66,6 +66,7 @@ def test_same_bytes_for_any_sharding(
         "five": {"shards": 5},
         "threads": {"shards": 2, "threads": 3},
         "disk": {"shards": 3, "budget": 0},
+        "a GPU's way, on the CPU": {"shards": 2, "device": "cpu:0"},
     }.items():
         out = Location.of(tmp_path / name)
         run_here(
