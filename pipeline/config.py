@@ -114,6 +114,9 @@ class EmbeddingConfig(Section):
     actors: Count = 1  # the least number of encoder actors
     max_actors: Count = 1
     keep: bool = False  # keep every round's features (evaluation then needs no decoding)
+    # Take the features that learning computed of a clip when it last saw it (augmented, in train
+    # mode), as DeepCluster-v2 does, and embed only the clips that it did not see.
+    from_training: bool = False
     rows_per_file: Count = 16_384  # at most; small passes write smaller files
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
@@ -126,6 +129,8 @@ class ClusteringConfig(Section):
     iterations: Count = 20
     restarts: Count = 1
     init: Literal["random", "kmeans++", "kmeans||"] = "random"
+    # Begin with the means of the last round's clusters, where there are some (first attempt alone).
+    warm_start: bool = False
     pca_dim: Annotated[int, Field(ge=0)] = 256  # 0: no PCA; capped at the features' rank
     whiten: bool = True  # scale the PCA's components by their eigenvalues to eigen_power
     eigen_power: float = -0.5
@@ -161,6 +166,8 @@ class LearningConfig(Section):
     # linear: as in the paper; batchnorm: features are brought to mean 0 and variance 1 before
     # that, which makes an encoder learn its labels, good or bad, sooner.
     head: Literal["batchnorm", "linear"] = "linear"
+    # Begin with the last round's heads, matched to the new clusters by the clips they share.
+    reuse_heads: bool = False
     sampling: Literal["uniform", "natural"] = "uniform"  # over pseudo-labels, as DeepCluster does
     # Up to so many clips of one file are drawn side by side and share its opening: for long files
     # cut into many clips, without a clip store. 1: every clip by itself.
@@ -242,7 +249,7 @@ class Config(Section):
     # The run ends early once every clustering's NMI with that of the round before reaches this,
     # after min_rounds at the earliest; 0: never.
     settled_nmi: Annotated[float, Field(ge=0, le=1)] = 0.0
-    min_rounds: Count = 1
+    min_rounds: Annotated[int, Field(ge=0)] = 0
     seed: Annotated[int, Field(ge=0)] = 0
     index: IndexConfig = IndexConfig()
     clips: ClipsConfig = ClipsConfig()
@@ -253,6 +260,12 @@ class Config(Section):
     learning: LearningConfig = LearningConfig()
     resources: ResourcesConfig = ResourcesConfig()
     tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _settles(self) -> Config:
+        if self.min_rounds and not self.settled_nmi:
+            raise ValueError("min_rounds does nothing without settled_nmi: set that as well")
+        return self
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -287,6 +300,11 @@ def build(tree: dict[str, Any]) -> Config:
     except ValidationError as error:
         lines = [_explain(dict(problem)) for problem in error.errors()]
         raise UserError("\n".join(lines)) from None
+
+
+def with_defaults(tree: dict[str, Any]) -> dict[str, Any]:
+    """A dumped config that may be older than some settings, these at their defaults."""
+    return _merge(Config().model_dump(mode="json"), tree)
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
@@ -329,12 +347,13 @@ def _nested(keys: list[str], value: Any) -> dict[str, Any]:
     return value
 
 
-def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+def _merge(into: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     for key, value in other.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             _merge(into[key], value)
         else:
             into[key] = value
+    return into
 
 
 def _explain(problem: dict[str, Any]) -> str:
@@ -344,6 +363,8 @@ def _explain(problem: dict[str, Any]) -> str:
         near = difflib.get_close_matches(dotted, _known_keys(Config), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"unknown setting {dotted!r}{hint}"
+    if not path:
+        return str(problem["msg"])
     return f"setting {dotted!r}: {problem['msg']} (got {problem['input']!r})"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager
 
+import numpy as np
 import ray
 import torch
 
@@ -28,6 +29,18 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
         capable = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bfloat16" if capable else "float32"
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A copy of a batch on the device.
+
+    To a GPU it goes through page-locked memory, so that the host queues the step's work while the
+    copy is on its way.
+    """
+    kind = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    host = torch.empty(array.shape, dtype=kind, pin_memory=device.type == "cuda")
+    np.copyto(host.numpy(), array)
+    return host.to(device, non_blocking=True)
 
 
 def use_threads(device: str, workers_here: int = 1, threads: int = 0) -> None:

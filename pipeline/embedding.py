@@ -24,7 +24,7 @@ from pipeline.clips.stream import DecodeSlot, Order, stream
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.clips.transforms import FramesToInput
 from pipeline.config import Config
-from pipeline.devices import autocast, choose_device, use_threads
+from pipeline.devices import autocast, choose_device, on_device, use_threads
 from pipeline.encoders import raw
 from pipeline.features import FeatureSink, Written, as_feature_array, finish
 from pipeline.placement import Standby, decoding, encoding, writing
@@ -47,7 +47,7 @@ def embed(
 ) -> dict[str, Any]:
     """Features of every clip, for the modalities in `out`, decoded once for all of them.
 
-    What a killed pass into the same folders wrote is not made again.
+    What training kept or a killed pass wrote into the same folders is not made again.
 
     Args:
         weights: safetensors of the encoders; None: features without learning (encoders/raw.py).
@@ -62,8 +62,13 @@ def embed(
     for folder in out.values():
         folder.sweep()
     written = Written.before(out, refused, len(clips))
-    order = Order(len(clips), min(config.embedding.batch_size, len(clips)))
-    slots, again = _left(order, written.clips)
+    wanted = np.flatnonzero(~written.banked)
+    batch_size = min(config.embedding.batch_size, max(len(wanted), 1))
+    slots, again = _left(wanted, batch_size, written.clips)
+    order = Order(len(wanted), batch_size, [ray.put(wanted)] if written.banked.any() else None)
+    if written.banked.any():
+        kept = written.banked.sum()
+        say(f"{title} · training kept the features of {kept:,} of {len(clips):,} clips")
     if written.passes:
         say(f"{title} · goes on after {written.clips.sum():,} of {len(clips):,} clips")
     rows_per_file = min(config.embedding.rows_per_file, max(len(clips) // _FILES, _FEWEST_ROWS))
@@ -108,14 +113,17 @@ def _encoded(
     )
 
 
-def _left(order: Order, written: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slots that are not wholly written, and the clips in them that are.
+def _left(
+    wanted: np.ndarray, batch_size: int, written: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Slots of the wanted clips that are not wholly written, and the clips in them that are.
 
     A clip's features must not depend on what killed passes left: it stays in its slot.
     """
-    slot_of = np.arange(order.length) // order.batch_size
-    slots = np.unique(slot_of[~written])
-    return slots, np.flatnonzero(written & np.isin(slot_of, slots))
+    slot_of = np.arange(len(wanted)) // batch_size
+    done = written[wanted]
+    slots = np.unique(slot_of[~done])
+    return slots, wanted[done & np.isin(slot_of, slots)]
 
 
 class Encode:
@@ -164,7 +172,7 @@ class Encode:
 
     def _encode(self, modality: str, data: np.ndarray) -> np.ndarray:
         """float16 [B, d]; rows of absent clips are meaningless."""
-        tensor = torch.from_numpy(np.array(data)).to(self.device)
+        tensor = on_device(data, self.device)
         with autocast(self.device, self.precision):
             features = self.networks[modality](self.front[modality](tensor))
         return features.float().cpu().numpy().astype(np.float16)

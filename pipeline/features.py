@@ -4,12 +4,13 @@ Rows lie in any order over any number of files, each clip at most once; a clip w
 absent. Imports no torch, so that the tasks that write shards start fast.
 
 A pass that is killed leaves shards and, in ``written/`` of its first modality, a record of each
-write that was finished; the next pass makes the rest.
+write that was finished; the next pass makes the rest. What training kept of its own features
+(memory_bank.py) lies there in the same way, under names of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,23 +34,28 @@ def as_feature_array(features: np.ndarray, present: np.ndarray) -> pa.Array:
     )
 
 
+BANKED = "bank"  # how names of what training kept begin
+
+
 @dataclass(frozen=True)
 class Written:
-    """What passes that were killed wrote for good.
+    """What training kept and what passes that were killed wrote for good.
 
     Attributes:
-        clips: bool [N]; passes: how many there were.
+        clips: bool [N], of both; banked: bool [N], of training.
+        passes: how many there were.
         counts: as in `FeatureSink.counts`.
     """
 
     clips: np.ndarray
+    banked: np.ndarray
     passes: int
     counts: dict[str, int]
 
     @classmethod
     def before(cls, out: dict[str, Location], refused: Location, num_clips: int) -> Written:
         """Read the records of a pass into `out`; remove what it wrote without finishing."""
-        records = {record.name: record for record in _records(out).files(".parquet")}
+        found = {record.name: record for record in records(out).files(".parquet")}
         prefix = _rejects_prefix(out)
         written = [(shard, shard.name) for f in out.values() for shard in f.files(".parquet")]
         written += [
@@ -58,16 +64,19 @@ class Written:
             if part.name.startswith(prefix)
         ]
         for place, name in written:
-            if name not in records:
+            if name not in found:
                 place.delete()
-        clips = np.zeros(num_clips, bool)
+        clips, banked = np.zeros(num_clips, bool), np.zeros(num_clips, bool)
         counts: dict[str, int] = {}
-        for record in records.values():
+        for name, record in found.items():
             table = record.read_table()
-            clips[table["clip_index"].to_numpy()] = True
+            indices = table["clip_index"].to_numpy()
+            clips[indices] = True
+            if name.startswith(BANKED):
+                banked[indices] = True
             _add(counts, _counts(table))
-        passes = {name.split("-")[1] for name in records}
-        return cls(clips, len(passes), counts)
+        passes = {name.split("-")[1] for name in found if not name.startswith(BANKED)}
+        return cls(clips, banked, len(passes), counts)
 
 
 class FeatureSink(Datasink[dict[str, int]]):
@@ -107,37 +116,46 @@ class FeatureSink(Datasink[dict[str, int]]):
         if len(self.again):
             table = table.filter(pc.invert(pc.is_in(table["clip_index"], pa.array(self.again))))
         name = f"part-{self.passes:03d}-{ctx.task_idx:06d}.parquet"
-        for modality, folder in self.out.items():
-            present = table.filter(table[modality].is_valid())
-            if len(present):
-                shard = pa.table(
-                    {"clip_index": present["clip_index"], "features": present[modality]}
-                )
-                (folder / name).write_table(shard)
         failed = table.filter(table["reason"].is_valid())
         if len(failed):
             place = self.refused / f"{_rejects_prefix(self.out)}{name}"
             write_rejects(place, failed, self.clips, "embed")
-        flags = {modality: table[modality].is_valid() for modality in self.out}
-        record = pa.table(
-            {"clip_index": table["clip_index"], **flags, "rejected": table["reason"].is_valid()}
-        )
-        (_records(self.out) / name).write_table(record)  # last: from now on it counts
-        return _counts(record)
+        return write_shards(self.out, name, table)
 
     def on_write_complete(self, write_result: WriteResult[dict[str, int]]) -> None:
         for counts in write_result.write_returns:
             _add(self.counts, counts)
 
 
+def write_shards(out: Mapping[str, Location], name: str, table: pa.Table) -> dict[str, int]:
+    """One shard a modality, then the record by which they count; returns the record's counts.
+
+    Args:
+        table: ``clip_index``, a feature array per modality, null where absent, and ``reason``,
+            null unless the clip was rejected.
+    """
+    for modality, folder in out.items():
+        present = table.filter(table[modality].is_valid())
+        if len(present):
+            shard = pa.table({"clip_index": present["clip_index"], "features": present[modality]})
+            (folder / name).write_table(shard)
+    flags = {modality: table[modality].is_valid() for modality in out}
+    record = pa.table(
+        {"clip_index": table["clip_index"], **flags, "rejected": table["reason"].is_valid()}
+    )
+    (records(out) / name).write_table(record)
+    return _counts(record)
+
+
 def finish(out: dict[str, Location]) -> None:
     """Say that the features are whole; the records have served."""
     for folder in out.values():
         (folder / "DONE").write_text("")
-    _records(out).delete()
+    records(out).delete()
 
 
-def _records(out: dict[str, Location]) -> Location:
+def records(out: Mapping[str, Location]) -> Location:
+    """Where the records of unfinished features lie."""
     return next(iter(out.values())) / "written"
 
 

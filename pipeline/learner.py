@@ -16,7 +16,8 @@ from pipeline import encoders
 from pipeline.clips.spectrogram import LogMel
 from pipeline.clips.transforms import FramesToInput
 from pipeline.config import Config
-from pipeline.devices import autocast
+from pipeline.devices import autocast, on_device
+from pipeline.memory_bank import MemoryBank
 from pipeline.optimizers import new_optimizer, rate_factor
 from pipeline.storage import Location
 
@@ -27,6 +28,9 @@ class EncodersWithHeads(nn.Module):
     """The encoders that an update trains, each with one new head per clustering it predicts.
 
     forward: network inputs per modality → logits float [B, k] per ``<modality>_<clustering>``.
+
+    Attributes:
+        features: per modality float [B, d], of the last inputs.
     """
 
     def __init__(self, networks: nn.ModuleDict, heads: Heads, kind: str) -> None:
@@ -42,6 +46,7 @@ class EncodersWithHeads(nn.Module):
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         features = {m: self.encoders[m](x) for m, x in inputs.items()}
+        self.features = {m: found.detach() for m, found in features.items()}
         return {name: head(features[name.split("_")[0]]) for name, head in self.heads.items()}
 
 
@@ -54,6 +59,8 @@ class Learner:
         key: seeds the new heads.
         wrap: puts the network on the device and, with several workers, into DDP.
         frozen: the encoders stay as they are, BatchNorm's statistics included; the heads learn.
+        bank: is given the features of every batch.
+        before: heads to begin as, instead of new ones.
     """
 
     def __init__(
@@ -65,14 +72,18 @@ class Learner:
         device: torch.device,
         wrap: Callable[[nn.Module], nn.Module],
         frozen: bool = False,
+        bank: MemoryBank | None = None,
+        before: encoders.HeadsBefore | None = None,
     ) -> None:
-        self.frozen = frozen
+        self.frozen, self.bank = frozen, bank
         self.config, self.device, self.heads = config, device, heads
         self.networks = encoders.channels_last(encoders.build(config.encoders, seed=0))
         encoders.load_weights(self.networks, weights)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
             self.model = EncodersWithHeads(self.networks, heads, config.learning.head)
+        if before:
+            before.into(self.model.heads)
         if frozen:
             self.model.encoders.requires_grad_(False)
         if config.learning.compile:
@@ -146,12 +157,13 @@ class Learner:
         inputs = {m: self._input(m, batch) for m in self.heads}
         with autocast(self.device, self.config.learning.precision):
             logits = (model or self.wrapped)(inputs)
+        if self.bank:
+            self.bank.add(batch, self.model.features)
         losses, hits = {}, {}
         for name, scores in logits.items():
             modality, clustering = name.split("_", 1)
-            target = torch.from_numpy(
-                np.where(batch[f"has_{modality}"], batch[f"label_{clustering}"], -1)
-            ).to(self.device, torch.int64)
+            label = np.where(batch[f"has_{modality}"], batch[f"label_{clustering}"], -1)
+            target = on_device(label.astype(np.int64), self.device)
             known = target >= 0
             # A sum over the known ones: with none of them the loss is 0, not nan.
             loss = F.cross_entropy(scores.float(), target, ignore_index=-1, reduction="sum")
@@ -174,9 +186,9 @@ class Learner:
                 batch[f"has_{modality}"], np.arange(len(data)), np.resize(present, len(data))
             )
             data, mirror = data[rows], mirror[rows]
-        tensor = torch.from_numpy(np.array(data)).to(self.device, non_blocking=True)
+        tensor = on_device(data, self.device)
         if modality == "video":
-            return self.front["video"](tensor, torch.from_numpy(np.array(mirror)).to(self.device))
+            return self.front["video"](tensor, on_device(mirror, self.device))
         return self.front[modality](tensor)
 
     def should_stop(self, held_out: list[float | None]) -> bool:
@@ -198,8 +210,7 @@ class Learner:
     def save(self, out: Location) -> None:
         """Write both encoders (the ones not trained as they were) and the heads."""
         encoders.save_weights(self.networks, out / "encoders.safetensors")
-        heads = {name: encoders.folded(head) for name, head in self.model.heads.items()}
-        encoders.save_weights(nn.ModuleDict(heads), out / "heads.safetensors")
+        encoders.save_heads(self.model.heads, out / "heads.safetensors")
 
 
 def _named(values: Mapping[str, Tensor], prefix: str) -> dict[str, float]:

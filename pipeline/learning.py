@@ -26,6 +26,7 @@ from pipeline.clips.stream import Augment, Order, stream
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config
 from pipeline.devices import choose_device
+from pipeline.encoders import HeadsBefore
 from pipeline.errors import UserError
 from pipeline.methods import Method, Update
 from pipeline.placement import decoding, home, training
@@ -55,6 +56,8 @@ def learn(
     key: tuple[int, ...],
     title: str,
     frozen: bool = False,
+    bank: Mapping[str, Location] | None = None,
+    before: HeadsBefore | None = None,
 ) -> dict[str, Any]:
     """Train the update's encoders on the pseudo-labels; write weights and metrics to `out`.
 
@@ -65,6 +68,8 @@ def learn(
         refused: folder for the rejects of this update, beside those of other stages.
         key: (seed, round, update): what is drawn depends on it alone.
         frozen: only the heads learn (evaluation).
+        bank: modality → folder for the features that training computes anyway; None: not kept.
+        before: heads to begin as; None: new ones.
 
     Returns:
         The metrics that were written.
@@ -144,6 +149,9 @@ def learn(
             "epochs": schedule.epochs,
             "key": key,
             "frozen": frozen,
+            "bank": bank,
+            "last_seen": [ray.put(schedule.last_seen())] if bank else None,
+            "before": before,
             "meter": progress.meter,
         }
         metrics = _fit(job, decoded, config, out, title)

@@ -171,7 +171,8 @@ class Run:
 
 
 def _check_same(saved: Location, config: Config) -> None:
-    theirs = yaml.safe_load(saved.read_bytes())
+    # A setting that is younger than the run: its default is what was done before there was one.
+    theirs = config_module.with_defaults(yaml.safe_load(saved.read_bytes()))
     changed = config_module.differences(_fixed(theirs), _fixed(config.model_dump(mode="json")))
     if changed:
         listing = "\n  ".join(changed)

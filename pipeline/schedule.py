@@ -36,6 +36,13 @@ class Schedule:
     labelled: int
     skipped: int
 
+    def last_seen(self) -> np.ndarray:
+        """bool [slots · batch_size]: where a clip comes for the last time."""
+        backwards = np.unique(self.order[::-1], return_index=True)[1]
+        last = np.zeros(len(self.order), bool)
+        last[len(self.order) - 1 - backwards] = True
+        return last
+
     @property
     def digest(self) -> str:
         """What tells it from others: a checkpoint only continues the schedule it was made in."""

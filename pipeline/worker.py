@@ -38,6 +38,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
 
     from pipeline.devices import use_threads
     from pipeline.learner import Learner
+    from pipeline.memory_bank import MemoryBank
     from pipeline.training_state import Checkpoints, TrainingState
 
     config = Config.model_validate(job["config"])
@@ -45,6 +46,13 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     use_threads(job["device"], context.get_local_world_size(), config.learning.threads)
+    state = TrainingState.of(job["out"])
+    state.schedule = job["schedule"]
+    bank = None
+    if job["bank"]:
+        last_seen = ray.get(job["last_seen"][0])
+        rows_per_file = config.embedding.rows_per_file
+        bank = MemoryBank(job["bank"], last_seen, rows_per_file, rank, state.slot)
     learner = Learner(
         job["heads"],
         job["weights"],
@@ -53,9 +61,9 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         ray.train.torch.get_device(),
         prepare_model,
         frozen=job["frozen"],
+        bank=bank,
+        before=job["before"],
     )
-    state = TrainingState.of(job["out"])
-    state.schedule = job["schedule"]
     if state.tensors:
         learner.restore(state.tensors)
     resumed_at = state.slot // per_step
@@ -81,6 +89,8 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
             if (step + 1) % _LOOK_EVERY == 0 and not is_last and clock.is_time():
                 state.sums = totals.over_workers()
                 _write_refused(feed, rank, job)
+                if bank:
+                    bank.flush()
                 if rank == 0:
                     state.tensors = learner.state()
                     checkpoints.save(state)
@@ -92,6 +102,8 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         if learner.should_stop([losses.get("held_out_loss") for losses in state.epochs]):
             break
     _write_refused(feed, rank, job)
+    if bank:
+        bank.flush()
     if rank == 0:
         checkpoints.finish()
         learner.save(job["out"])

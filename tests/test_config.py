@@ -35,6 +35,7 @@ def test_saved_config_reads_back_the_same(tmp_path: Path) -> None:
     [
         ("clusterng.k=3", "did you mean 'clustering"),
         ("clustering.kk=3", "unknown setting 'clustering.kk'"),
+        ("min_rounds=3", "min_rounds does nothing without settled_nmi"),
         ("clustering.k=0", "clustering.k"),
         ("learning.lr=fast", "learning.lr"),
         ("clips.video.size=300", "must not exceed short_side"),

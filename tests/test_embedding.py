@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import embedding, encoders
 from pipeline.clips.table import ClipTable
-from pipeline.features import finish, read_features
+from pipeline.features import as_feature_array, finish, read_features, write_shards
 from pipeline.storage import Location
 from tests.conftest import tiny
 
@@ -78,6 +78,38 @@ def test_goes_on_where_it_was_killed(
         assert rows == 47, "a clip is written once"
     rejected = [p.read_table() for p in Location.of(tmp_path / "killed" / "rejects").files()]
     assert [table["reason"].to_pylist() for table in rejected] == [["missing"]]
+
+
+def test_what_training_kept_is_not_made_again(
+    run: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = ({m: Location.of(tmp_path / name / m) for m in BOTH} for name in ("whole", "out"))
+    embed(run, whole)
+    kept = np.array([0, 7, 8, 20, 21, 47])
+    values = np.full((6, 128), 7, np.float16)
+    table = pa.table(
+        {"clip_index": kept, "reason": pa.nulls(6, pa.string())}
+        | {m: as_feature_array(values, np.ones(6, bool)) for m in BOTH}
+    )
+    write_shards(out, "bank-000000003-0000.parquet", table)
+    # Killed after its last write but one: the rest keeps its batches, and is made alone.
+    monkeypatch.setattr(embedding, "finish", lambda out: None)
+    embed(run, out)
+    last = max(r.name for r in (out["video"] / "written").files(".parquet") if "part" in r.name)
+    (out["video"] / "written" / last).delete()
+    monkeypatch.undo()
+    counts = embed(run, out)
+    assert (counts["clips"], counts["video"], counts["rejected"]) == (48, 47, 1)
+    for modality in BOTH:
+        features, present = read_features(out[modality], 48)
+        expected, expected_present = read_features(whole[modality], 48)
+        assert np.array_equal(present, expected_present)
+        assert (features[kept] == 7).all()
+        rest = np.setdiff1d(np.flatnonzero(present), kept)
+        # Other clips beside it in its batch change a clip's last bits.
+        assert np.allclose(features[rest], expected[rest], atol=2e-3)
+        rows = sum(len(part.read_table()) for part in out[modality].files(".parquet"))
+        assert rows == 47
 
 
 def test_a_finished_pass_that_was_not_marked_only_needs_the_mark(

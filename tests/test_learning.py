@@ -37,7 +37,16 @@ def trained(run: Location, name: str, *overrides: str) -> tuple[Location, dict[s
     published = {clustering: ([ray.put(labels)], 4) for clustering in update.clusterings}
     where = (weights, out, out / "rejects")
     metrics = learn(
-        clips, clips.publish(), METHOD, update, published, *where, config, (0, 1, 0), name
+        clips,
+        clips.publish(),
+        METHOD,
+        update,
+        published,
+        *where,
+        config,
+        (0, 1, 0),
+        name,
+        bank={modality: out / "features" / modality for modality in update.encoders},
     )
     return out, metrics
 
@@ -46,9 +55,22 @@ def curve(out: Location) -> pa.Table:
     return (out / "curve.parquet").read_table()
 
 
-def kill_the_worker_after_a_checkpoint(out: Location, killed: list[int]) -> None:
+def banked(out: Location) -> dict[str, pa.Table]:
+    """What training kept of both modalities, by clip."""
+    found = {}
+    for modality in ("video", "audio"):
+        parts = (out / "features" / modality).files(".parquet")
+        found[modality] = pa.concat_tables(p.read_table() for p in parts).sort_by("clip_index")
+        clips = found[modality]["clip_index"].to_pylist()
+        assert len(clips) == len(set(clips)), "a clip is kept once"
+    return found
+
+
+def kill_the_worker(out: Location, wait: float, killed: list[int]) -> None:
+    """So many seconds after its first checkpoint."""
     while not (out / "checkpoint.pt").exists():
         time.sleep(0.02)
+    time.sleep(wait)
     for process in psutil.Process().children(recursive=True):
         if " ".join(process.cmdline()).startswith("ray::RayTrainWorker"):
             os.kill(process.pid, signal.SIGKILL)
@@ -66,9 +88,11 @@ def test_a_killed_worker_leaves_the_same_losses_step_by_step(
     assert not (calm / "checkpoint.pt").exists()
     killed: list[int] = []
     out = run / "killed"
-    killer = threading.Thread(target=kill_the_worker_after_a_checkpoint, args=(out, killed))
+    killer = threading.Thread(target=kill_the_worker, args=(out, 0, killed))
     killer.start()
-    _, found = trained(run, "killed", "learning.checkpoint_minutes=1e-9")
+    # Kept features go into many files, of which some are written after the last checkpoint.
+    small = "embedding.rows_per_file=4"
+    _, found = trained(run, "killed", "learning.checkpoint_minutes=1e-9", small)
     killer.join()
     assert killed
     assert found["resumed_at"] >= 20
@@ -79,25 +103,54 @@ def test_a_killed_worker_leaves_the_same_losses_step_by_step(
     for name in ("encoders.safetensors", "heads.safetensors"):
         assert (out / name).read_bytes() == (calm / name).read_bytes()
     assert not (out / "checkpoint.pt").exists(), "it has served"
+    ours, theirs = banked(out), banked(calm)
+    for modality, table in theirs.items():
+        assert len(table) == 48
+        assert ours[modality].combine_chunks().equals(table.combine_chunks())
+
+
+@pytest.mark.cluster
+def test_killed_at_any_of_ten_moments_it_ends_with_the_same_weights(
+    new_run: Callable[[], Location],
+) -> None:
+    run = new_run()
+    began = time.monotonic()
+    calm, _ = trained(run, "calm", "learning.checkpoint_minutes=0")
+    lasts = time.monotonic() - began
+    moments = np.random.default_rng(0).uniform(0, lasts / 2, 10)
+    for number, moment in enumerate(moments):
+        killed: list[int] = []
+        out = run / f"killed-{number}"
+        killer = threading.Thread(target=kill_the_worker, args=(out, moment, killed))
+        killer.start()
+        _, found = trained(run, out.name, "learning.checkpoint_minutes=1e-9")
+        killer.join()
+        print(f"{number}: {len(killed)} killed after {moment:.1f} s, on from {found['resumed_at']}")
+        assert (out / "encoders.safetensors").read_bytes() == (
+            calm / "encoders.safetensors"
+        ).read_bytes()
+        assert curve(out).equals(curve(calm))
 
 
 def test_with_a_worker_missing_the_steps_stay_the_same(new_run: Callable[[], Location]) -> None:
-    """Two of two workers, and one that takes the batches of both."""
+    """Three of three workers, and one that takes the batches of all."""
     run = new_run()
     # One step an epoch, by SGD and with one thread each: what rounding adds stays small.
-    two = ["learning.workers=2", "learning.epoch_clips=16", "learning.optimizer=sgd"]
-    two += [
+    three = ["learning.workers=3", "learning.epoch_clips=24", "learning.optimizer=sgd"]
+    three += [
         "learning.lr=0.02",
         "learning.warmup=0",
         "learning.schedule=constant",
         "learning.threads=1",
     ]
-    _, together = trained(run, "two", *two)
+    several, together = trained(run, "three", *three)
     # More cores than there are for two workers.
-    alone = [*two, "learning.min_workers=1", "learning.cpus_per_worker=3.2"]
-    _, single = trained(run, "one", *alone)
-    assert (together["workers"], single["workers"]) == (2, 1)
-    assert together["clips"] == single["clips"] == 32
+    alone = [*three, "learning.min_workers=1", "learning.cpus_per_worker=3.2"]
+    one, single = trained(run, "one", *alone)
+    assert (together["workers"], single["workers"]) == (3, 1)
+    assert together["clips"] == single["clips"] == 48
+    ours, theirs = (banked(out)["video"]["clip_index"].to_pylist() for out in (several, one))
+    assert ours == theirs
     for ours, theirs in zip(single["epochs"], together["epochs"]):
         for name in ("loss_video_audio", "loss_audio_video"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-6), name

@@ -28,6 +28,7 @@ class Task:
     config: ClusteringConfig
     seed: int
     out: Location
+    before: Location | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -37,7 +38,11 @@ class Task:
     @property
     def key(self) -> str:
         """Tells results of these settings and features from others."""
-        parts = [self.settings, self.num_clips, self.seed, listing(self.features)]
+        # Without defaults, so that a setting which is younger than the result does not matter.
+        chosen = self.config.model_dump(mode="json", exclude=_RESOURCES, exclude_defaults=True)
+        parts = [chosen, self.num_clips, self.seed, listing(self.features)]
+        if self.before is not None:
+            parts.append((self.before / "clustering.json").read_json()["key"])
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def finished(self) -> bool:
@@ -46,7 +51,9 @@ class Task:
         if not place.exists():
             return False
         summary = place.read_json()
-        then = (summary["config"], summary["seed"], summary["num_clips"])
+        config = {**ClusteringConfig().model_dump(mode="json"), **summary["config"]}
+        config = {name: config[name] for name in self.settings}
+        then = (config, summary["seed"], summary["num_clips"])
         # Features may have been removed since; if they are there they must be the same.
         if then == (self.settings, self.seed, self.num_clips) and (
             not any(listing(self.features)) or summary["key"] == self.key

@@ -9,17 +9,18 @@ from torch import nn
 
 from pipeline.config import EncoderConfig
 from pipeline.encoders import audio, video
-from pipeline.encoders.heads import folded, new_head
+from pipeline.encoders.heads import HeadsBefore, new_head, save_heads
 from pipeline.encoders.weights import load_weights, save_weights
 
 __all__ = [
     "ARCHITECTURES",
+    "HeadsBefore",
     "build",
     "channels_last",
-    "folded",
     "load_weights",
     "new_encoder",
     "new_head",
+    "save_heads",
     "save_weights",
 ]
 
