@@ -205,6 +205,15 @@ def _fit(
         (out / _TRAIN).delete()
 
 
+class _Trainer(TorchTrainer):
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Ctrl-C ends the job, as in every other stage (session.py).
+
+        Ray Train's handler would abort the training and leave with exit code 0, and it would
+        stay when the training is over.
+        """
+
+
 def _trainer(job: dict[str, Any], decoded: Any, config: Config, out: Location) -> TorchTrainer:
     learning = config.learning
     resources = {"CPU": learning.cpus_per_worker}
@@ -213,7 +222,7 @@ def _trainer(job: dict[str, Any], decoded: Any, config: Config, out: Location) -
     workers: int | tuple[int, int] = learning.workers
     if learning.min_workers:
         workers = (learning.min_workers, learning.workers)
-    return TorchTrainer(
+    return _Trainer(
         train_worker,  # type: ignore[arg-type]
         train_loop_config=job,
         scaling_config=ScalingConfig(  # type: ignore[call-arg]

@@ -35,14 +35,18 @@ from pipeline.streaming import set_up_ray_data
 _GOES_ON = "the same command goes on from here"
 
 
-class Stopped(BaseException):
-    """SIGTERM: `ray job stop`, or the machine goes down. No handler of failures is meant."""
+_signals: list[int] = []  # that told this process to stop
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    """`ray job stop`, the machine going down, or Ctrl-C."""
     # Said at once, and not by `print`, which this may have interrupted: the job has a few seconds.
-    os.write(2, f"stopped; {_GOES_ON}\n".encode())
-    raise Stopped
+    word = "interrupted" if number == signal.SIGINT else "stopped"
+    os.write(2, f"{word}; {_GOES_ON}\n".encode())
+    _signals.append(number)
+    signal.signal(number, signal.SIG_DFL)  # who asks twice need not wait
+    # Any other exception is lost where the signal meets Ray waiting (`ray.get`).
+    raise KeyboardInterrupt
 
 
 def connect(resources: ResourcesConfig) -> None:
@@ -66,6 +70,8 @@ def connect(resources: ResourcesConfig) -> None:
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler, which `ray.init` sets, prints its C++ stack and dies on the spot.
         signal.signal(signal.SIGTERM, _stop)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is in the background
+            signal.signal(signal.SIGINT, _stop)
     set_up_ray_data()
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -85,10 +91,7 @@ def run_job(main: Callable[[list[str]], None]) -> None:
         print(f"error: {error}", file=sys.stderr, flush=True)
         code = 2
     except KeyboardInterrupt:
-        print(f"interrupted; {_GOES_ON}", file=sys.stderr, flush=True)
-        code = 130
-    except Stopped:
-        code = 128 + signal.SIGTERM
+        code = 128 + (_signals[0] if _signals else signal.SIGINT)
     finally:
         if ray.is_initialized():
             ray.shutdown()

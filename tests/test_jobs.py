@@ -76,40 +76,32 @@ def test_index_fills_the_clip_store(world: Path, tmp_path: Path) -> None:
     assert [place.name for place in (run / "store").glob("*.tar")] == ["000000-48.tar"]
 
 
-def test_a_job_that_is_told_to_stop_says_so() -> None:
-    """While its driver waits for Ray, as it does nearly all the time."""
-    main = """
-import ray
-from pipeline.config import ResourcesConfig
-from pipeline.session import connect, run_job
-
-@ray.remote
-def never_ends():
-    import time
-    time.sleep(3600)
-
-def main(arguments):
-    connect(ResourcesConfig())
-    print("waits", flush=True)
-    ray.get(never_ends.remote())
-
-run_job(main)
-"""
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [
+        (signal.SIGTERM, "stopped"),
+        pytest.param(signal.SIGINT, "interrupted", marks=pytest.mark.cluster),
+    ],
+)
+def test_a_job_that_is_told_to_stop_says_so(
+    number: int, word: str, new_run: Callable[[], Location]
+) -> None:
+    """While its driver waits for Ray Train, as it does most of the time."""
+    run = new_run()
     process = subprocess.Popen(
-        [sys.executable, "-c", main],
+        [sys.executable, "jobs/pretrain.py", *TINY, f"run={run}", "learning.epochs=1000"],
         cwd=ROOT,
-        env=environment,
+        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
     assert process.stdout is not None
-    assert process.stdout.readline() == "waits\n"
-    process.terminate()
+    assert any(" · epoch 1 · " in line for line in process.stdout), "it learns"
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert said == "stopped; the same command goes on from here\n"
+    assert process.returncode == 128 + number
+    assert f"{word}; the same command goes on from here\n" in said
 
 
 @pytest.fixture
