@@ -84,7 +84,9 @@ def words(table: str) -> World:
     """Words that a talker says: a cuts table with the columns label (the word), slot (its place in
     the sentence) and split (by sentence)."""
     made = Location.of(table)
-    return World("words", (_config("words"),), ("label", "slot"), lambda folder: _read(made))
+    # Begins as the paper does where a trial does not say otherwise.
+    settings = (_config("words"), "clustering.first=random")
+    return World("words", settings, ("label", "slot"), lambda folder: _read(made))
 
 
 def _config(name: str) -> str:

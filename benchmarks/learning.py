@@ -1,0 +1,209 @@
+"""The training loop against the shortest plain PyTorch loop, on batches that are decoded already.
+
+    python benchmarks/learning.py [--repeats 3] [--workers 1 2]
+
+Same networks (the words' settings), batch, optimiser, threads and front end; XDC's update, both
+encoders at once. *Plain* is forward, loss, backward, step, in DDP with several workers. *Ours* is
+`pipeline.worker.train_worker` under Ray Train, fed by Ray Data with the same decoded batches, with
+its progress, curves, checks and waiting. A step's time is the difference of a long and a short
+training over the difference of their steps, so that neither pays for its start. Contenders take
+turns; the ratio is of each one's best. Writes ``benchmarks/learning.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from pipeline import encoders
+from pipeline.clips.spectrogram import LogMel
+from pipeline.clips.transforms import FramesToInput
+from pipeline.config import Config, load
+from pipeline.learning import _trainer
+from pipeline.machine import about
+from pipeline.optimizers import new_optimizer
+from pipeline.progress import Progress
+from pipeline.session import connect
+from pipeline.storage import Location
+
+RESULT = Path(__file__).resolve().parent / "learning.json"
+SHORT, LONG = 20, 80  # steps of the two trainings
+K = 64
+HEADS = {"video": {"audio": K}, "audio": {"video": K}}
+
+
+def made_up(config: Config, seed: int) -> dict[str, Any]:
+    """A decoded batch of noise, as `DecodeSlot` makes it."""
+    random, size = np.random.default_rng(seed), config.learning.batch_size
+    video = config.clips.video
+    return {
+        "video": random.integers(0, 256, (size, video.frames, video.size, video.size, 3), np.uint8),
+        "audio": random.normal(size=(size, config.clips.audio.samples)).astype(np.float32),
+        "clip_index": np.arange(size),
+        "has_video": np.ones(size, bool),
+        "has_audio": np.ones(size, bool),
+        "mirror": np.zeros(size, bool),
+        "label_video": random.integers(0, K, size).astype(np.int32),
+        "label_audio": random.integers(0, K, size).astype(np.int32),
+        "rejects": "[]",
+        "held_out": np.bool_(False),
+    }
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Stands where decoding would: slot numbers in, the same few batches out."""
+
+    batches: list[ray.ObjectRef]
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        slot = int(batch["id"][0])
+        found = ray.get(self.batches[slot % len(self.batches)]) | {"slot": np.int64(slot)}
+        return {name: np.asarray(value)[None] for name, value in found.items()}
+
+
+def ours(config: Config, weights: Location, batches: list[ray.ObjectRef], steps: int) -> float:
+    """Seconds of a training of so many steps."""
+    slots = steps * config.learning.step_batches
+
+    def decoded() -> ray.data.Dataset:
+        dataset = ray.data.from_blocks([pa.table({"id": [slot]}) for slot in range(slots)])
+        return dataset.map_batches(Ready(batches), batch_size=1, num_cpus=0.5)
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Progress("learn", slots * config.learning.batch_size, "clips") as progress,
+    ):
+        out = Location.of(folder)
+        job = {
+            "config": config.model_dump(mode="json"),
+            "heads": HEADS,
+            "weights": weights,
+            "out": out,
+            "refused": out,
+            "refused_as": "learn",
+            "clips": None,
+            "device": "cpu",
+            "schedule": "",
+            "train_steps": steps,
+            "held_out_steps": 0,
+            "epochs": 1,
+            "key": (0, 1, 0),
+            "frozen": False,
+            "bank": None,
+            "last_seen": None,
+            "before": None,
+            "meter": progress.meter,
+        }
+        result: Any = _trainer(job, decoded, config, out).fit()
+        return float(result.return_value["train_seconds"])
+
+
+class Network(nn.Module):
+    def __init__(self, config: Config, weights: Location) -> None:
+        super().__init__()
+        self.encoders = encoders.channels_last(encoders.build(config.encoders, seed=0))
+        encoders.load_weights(self.encoders, weights)
+        self.heads = nn.ModuleDict(
+            {
+                m: encoders.new_head(int(net.dim), K, config.learning.head)
+                for m, net in self.encoders.items()
+            }
+        )
+
+    def forward(self, video: torch.Tensor, audio: torch.Tensor) -> list[torch.Tensor]:
+        inputs = {"video": video, "audio": audio}
+        return [self.heads[m](self.encoders[m](x)) for m, x in inputs.items()]
+
+
+def loop(rank: int, config: Config, weights: Location, steps: int, port: int, out: str) -> None:
+    """The plain loop of one worker; the first one writes its seconds."""
+    workers = config.learning.workers
+    torch.set_num_threads(max((os.cpu_count() or 1) // workers, 1))
+    network: nn.Module = Network(config, weights)
+    if workers > 1:
+        where = f"tcp://127.0.0.1:{port}"
+        torch.distributed.init_process_group("gloo", where, rank=rank, world_size=workers)
+        network = nn.parallel.DistributedDataParallel(network)
+    optimizer = new_optimizer(network, config.learning)
+    frames, spectrogram = FramesToInput(config.clips.video), LogMel(config.clips.audio)
+    batches = [made_up(config, seed) for seed in range(4)]
+    for step in range(steps + 2):
+        if step == 2:
+            began = time.perf_counter()
+        batch = batches[step % len(batches)]
+        mirror = torch.from_numpy(batch["mirror"])
+        inputs = frames(torch.from_numpy(batch["video"]), mirror)
+        logits = network(inputs, spectrogram(torch.from_numpy(batch["audio"])))
+        labels = [torch.from_numpy(batch[f"label_{m}"]).long() for m in ("audio", "video")]
+        loss = sum(F.cross_entropy(scores, label) for scores, label in zip(logits, labels))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+    if rank == 0:
+        Path(out).write_text(str(time.perf_counter() - began))
+
+
+def plain(config: Config, weights: Location, steps: int) -> float:
+    with tempfile.NamedTemporaryFile("r") as out:
+        port = 20_000 + os.getpid() % 20_000
+        arguments = (config, weights, steps, port, out.name)
+        torch.multiprocessing.spawn(loop, arguments, nprocs=config.learning.workers)
+        return float(out.read())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    options = parser.parse_args()
+    report: dict[str, Any] = {"about": about("torch", "ray"), "workers": {}}
+    for workers in options.workers:
+        more = [f"learning.workers={workers}", "learning.cpus_per_worker=1"]
+        config = load([str(RESULT.parents[1] / "configs" / "words.yaml"), *more])
+        connect(config.resources)
+        rates: dict[str, list[float]] = {"plain": [], "ours": []}
+        with tempfile.TemporaryDirectory() as folder:
+            weights = Location.of(folder) / "encoders.safetensors"
+            encoders.save_weights(encoders.build(config.encoders, seed=0), weights)
+            batches = [ray.put(made_up(config, seed)) for seed in range(4)]
+            for _ in range(options.repeats):
+                step = plain(config, weights, LONG - SHORT) / (LONG - SHORT)
+                rates["plain"].append(
+                    config.learning.step_batches * config.learning.batch_size / step
+                )
+                taken = [ours(config, weights, batches, steps) for steps in (SHORT, LONG)]
+                step = (taken[1] - taken[0]) / (LONG - SHORT)
+                rates["ours"].append(
+                    config.learning.step_batches * config.learning.batch_size / step
+                )
+                print(
+                    workers,
+                    {name: round(values[-1], 1) for name, values in rates.items()},
+                    flush=True,
+                )
+        ray.shutdown()
+        best = {name: max(values) for name, values in rates.items()}
+        report["workers"][workers] = {
+            "clips_per_second": {n: [round(v, 1) for v in values] for n, values in rates.items()},
+            "ratio": round(best["ours"] / best["plain"], 3),
+        }
+    RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    print({workers: row["ratio"] for workers, row in report["workers"].items()})
+
+
+if __name__ == "__main__":
+    main()
