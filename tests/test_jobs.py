@@ -76,26 +76,56 @@ def test_index_fills_the_clip_store(world: Path, tmp_path: Path) -> None:
     assert [place.name for place in (run / "store").glob("*.tar")] == ["000000-48.tar"]
 
 
-@pytest.mark.parametrize(
-    ("number", "word"),
-    [
-        (signal.SIGTERM, "stopped"),
-        pytest.param(signal.SIGINT, "interrupted", marks=pytest.mark.cluster),
-    ],
-)
-def test_a_job_that_is_told_to_stop_says_so(
-    number: int, word: str, new_run: Callable[[], Location]
-) -> None:
-    """While its driver waits for Ray Train, as it does most of the time."""
-    run = new_run()
-    process = subprocess.Popen(
-        [sys.executable, "jobs/pretrain.py", *TINY, f"run={run}", "learning.epochs=1000"],
+def test_a_job_that_is_told_to_stop_says_so() -> None:
+    """While its driver waits for Ray, where most exceptions of a signal's handler are lost."""
+    main = """
+import ray
+from pipeline.config import ResourcesConfig
+from pipeline.session import connect, run_job
+
+@ray.remote
+def never_ends():
+    import time
+    time.sleep(3600)
+
+def main(arguments):
+    connect(ResourcesConfig())
+    print("waits", flush=True)
+    ray.get(never_ends.remote())
+
+run_job(main)
+"""
+    process = started("-c", main)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waits\n"
+    time.sleep(2)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said == "stopped; the same command goes on from here\n"
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, *arguments],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("number", "word"), [(signal.SIGTERM, "stopped"), (signal.SIGINT, "interrupted")]
+)
+def test_a_job_stops_while_it_learns(
+    number: int, word: str, new_run: Callable[[], Location]
+) -> None:
+    """While its driver waits for Ray Train, as it does most of the time."""
+    run = new_run()
+    process = started("jobs/pretrain.py", *TINY, f"run={run}", "learning.epochs=1000")
     assert process.stdout is not None
     assert any(" · epoch 1 · " in line for line in process.stdout), "it learns"
     process.send_signal(number)

@@ -66,7 +66,13 @@ def calm(indexed: Location, tmp_path_factory: pytest.TempPathFactory) -> Calm:
 
 
 @pytest.mark.parametrize(
-    ("method", "first"), [("sdc", "random"), ("mdc", "raw"), ("cdc", "random"), ("xdc", "random")]
+    ("method", "first"),
+    [
+        pytest.param("sdc", "random", marks=pytest.mark.cluster),
+        ("mdc", "raw"),
+        ("cdc", "random"),
+        ("xdc", "random"),
+    ],
 )
 def test_a_whole_run_with_two_workers(
     method: str, first: str, new_run: Callable[[], Location]
@@ -83,6 +89,7 @@ def test_a_whole_run_with_two_workers(
         assert read_features(zero.raw("video"), 48)[0].shape[1] == 48, "colours of 4×4 cells"
 
 
+@pytest.mark.cluster
 def test_cheaper_rounds(
     new_run: Callable[[], Location], capsys: pytest.CaptureFixture[str]
 ) -> None:
