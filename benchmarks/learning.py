@@ -2,7 +2,6 @@
 
     python benchmarks/learning.py [--repeats 3] [--workers 1]
 
-
 Same networks (the words' settings), batch, optimiser, threads and front end; XDC's update, both
 encoders at once. *Plain* is forward, loss, backward, step, in DDP with several workers. *Ours* is
 `pipeline.worker.train_worker` under Ray Train, fed by Ray Data with the same decoded batches, with
@@ -33,7 +32,7 @@ from pipeline import encoders
 from pipeline.clips.spectrogram import LogMel
 from pipeline.clips.transforms import FramesToInput
 from pipeline.config import Config, load
-from pipeline.learning import _trainer
+from pipeline.learning import trainer
 from pipeline.machine import about
 from pipeline.optimizers import new_optimizer
 from pipeline.progress import Progress
@@ -109,7 +108,7 @@ def ours(config: Config, weights: Location, batches: list[ray.ObjectRef], steps:
             "before": None,
             "meter": progress.meter,
         }
-        result: Any = _trainer(job, decoded, config, out).fit()
+        result: Any = trainer(job, decoded, config, out).fit()
         return float(result.return_value["train_seconds"])
 
 

@@ -249,7 +249,7 @@ class Config(Section):
     # The run ends early once every clustering's NMI with that of the round before reaches this,
     # after min_rounds at the earliest; 0: never.
     settled_nmi: Annotated[float, Field(ge=0, le=1)] = 0.0
-    min_rounds: Annotated[int, Field(ge=0)] = 0
+    min_rounds: Count = 1
     seed: Annotated[int, Field(ge=0)] = 0
     index: IndexConfig = IndexConfig()
     clips: ClipsConfig = ClipsConfig()
@@ -263,7 +263,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _settles(self) -> Config:
-        if self.min_rounds and not self.settled_nmi:
+        if self.min_rounds > 1 and not self.settled_nmi:
             raise ValueError("min_rounds does nothing without settled_nmi: set that as well")
         return self
 

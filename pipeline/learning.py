@@ -193,7 +193,7 @@ def _fit(
             before = TrainingState.of(out).slot
             (out / _TRAIN).delete()
             try:
-                result: Any = _trainer(job, decoded, config, out).fit()
+                result: Any = trainer(job, decoded, config, out).fit()
                 return result.return_value
             except TrainingFailedError as error:
                 if TrainingState.of(out).slot <= before:
@@ -214,7 +214,8 @@ class _Trainer(TorchTrainer):
         """
 
 
-def _trainer(job: dict[str, Any], decoded: Any, config: Config, out: Location) -> TorchTrainer:
+def trainer(job: dict[str, Any], decoded: Any, config: Config, out: Location) -> TorchTrainer:
+    """One attempt at the job (`worker.train_worker`), fed by the dataset that `decoded` makes."""
     learning = config.learning
     resources = {"CPU": learning.cpus_per_worker}
     if job["device"] == "cuda":

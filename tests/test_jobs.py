@@ -95,18 +95,20 @@ def main(arguments):
 
 run_job(main)
 """
-    process = started("-c", main)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "waits\n"
-    time.sleep(2)
-    process.terminate()
-    _, said = process.communicate(timeout=60)
+    with started("-c", main) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waits\n"
+        time.sleep(2)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM
     assert said == "stopped; the same command goes on from here\n"
 
 
-def started(*arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextlib.contextmanager
+def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A process without the tests' Ray, which does not outlive the block."""
+    process = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
         env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
@@ -114,6 +116,11 @@ def started(*arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.cluster
@@ -125,11 +132,12 @@ def test_a_job_stops_while_it_learns(
 ) -> None:
     """While its driver waits for Ray Train, as it does most of the time."""
     run = new_run()
-    process = started("jobs/pretrain.py", *TINY, f"run={run}", "learning.epochs=1000")
-    assert process.stdout is not None
-    assert any(" · epoch 1 · " in line for line in process.stdout), "it learns"
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    arguments = ["jobs/pretrain.py", *TINY, f"run={run}", "learning.epochs=1000"]
+    with started(*arguments) as process:
+        assert process.stdout is not None
+        assert any(" · epoch 1 · " in line for line in process.stdout), "it learns"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert f"{word}; the same command goes on from here\n" in said
 

@@ -147,6 +147,7 @@ def test_a_run_that_is_older_than_a_setting_goes_on(calm: Calm) -> None:
     text = saved.read_bytes().decode()
     assert "  reuse_heads: false\n" in text
     saved.write_text(text.replace("  reuse_heads: false\n", ""))
+    assert Run.existing(str(calm.place)).last_round() == 2
     assert pretrain(tiny(f"run={calm.place}", *CALM, "rounds=2")).last_round() == 2
     assert saved.read_bytes().decode() == text
 
