@@ -161,6 +161,9 @@ class LearningConfig(Section):
     min_workers: Annotated[int, Field(ge=0)] = 0
     batch_size: Count = 32
     accumulate: Count = 1  # batches of a worker in one step
+    # Megabytes of decoded batches that wait, on all nodes together; 0: as many as fill half of the
+    # cluster's object stores. With a bound, decode nodes that learning does not need go sooner.
+    prefetch_mb: Annotated[int, Field(ge=0)] = 0
     epochs: Positive = 6.0  # at most, a round; an epoch is epoch_clips clips
     epoch_clips: Annotated[int, Field(ge=0)] = 0  # 0: as many as there are labelled clips
     # linear: as in the paper; batchnorm: features are brought to mean 0 and variance 1 before

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.data import DataContext, ExecutionOptions
+from ray.data import DataContext, ExecutionOptions, ExecutionResources
 from ray.train import (
     DataConfig,
     FailureConfig,
@@ -24,7 +24,7 @@ from ray.train.torch import TorchTrainer
 
 from pipeline.clips.stream import Augment, Order, stream
 from pipeline.clips.table import ClipTable, PublishedClips
-from pipeline.config import Config
+from pipeline.config import Config, LearningConfig
 from pipeline.devices import choose_device
 from pipeline.encoders import HeadsBefore
 from pipeline.errors import UserError
@@ -104,11 +104,11 @@ def learn(
     global_batch = config.learning.batch_size * config.learning.step_batches
     drawn = schedule.epochs * schedule.train_steps * global_batch
 
-    cost = decoding(config.resources, config.clips.decoder)
+    cost = decoding(config.resources, config.clips.decoder, packed=True)
 
     def decoded() -> ray.data.Dataset:
         # Ray Train calls this in a process of its own, for every new group of workers.
-        set_up_ray_data()
+        set_up_ray_data(feeding=True)
         first = TrainingState.of(out).slot
         return stream(
             published,
@@ -239,6 +239,14 @@ def trainer(job: dict[str, Any], decoded: Any, config: Config, out: Location) ->
             failure_config=FailureConfig(max_failures=_FAILURES),
         ),
         datasets={"train": decoded},
-        # Slots are dealt to the workers in turn: blocks are handed out in order, and each is one.
-        dataset_config=DataConfig(execution_options=ExecutionOptions(preserve_order=True)),
+        dataset_config=DataConfig(execution_options=_feeding(learning)),
     )
+
+
+def _feeding(learning: LearningConfig) -> ExecutionOptions:
+    # Slots are dealt to the workers in turn: blocks are handed out in order, and each is one.
+    options = ExecutionOptions(preserve_order=True)
+    if learning.prefetch_mb:
+        bytes_waiting = learning.prefetch_mb * 2**20
+        options.resource_limits = ExecutionResources.for_limits(object_store_memory=bytes_waiting)
+    return options

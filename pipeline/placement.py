@@ -33,9 +33,14 @@ Options = dict[str, Any]  # of a Ray task, actor or `map_batches`
 _ENCODER_CPUS = 0.5
 
 
-def decoding(resources: ResourcesConfig, decoder: str = "cpu") -> Options:
+def decoding(resources: ResourcesConfig, decoder: str = "cpu", packed: bool = False) -> Options:
     """A decoding task: its cores, in the logical CPUs that stand for them, and its part of a GPU
-    where that decodes."""
+    where that decodes.
+
+    Args:
+        packed: few tasks share few nodes. Ray Data would deal them to all nodes in turn, and none
+            of these would ever be idle while learning takes its clips more slowly than all decode.
+    """
     on_gpu = decoder == "cuda"
     cpus = resources.decode_cpus
     if not os.environ.get("RAY_ADDRESS"):
@@ -43,6 +48,7 @@ def decoding(resources: ResourcesConfig, decoder: str = "cpu") -> Options:
     return {
         "num_cpus": cpus,
         "num_gpus": resources.decode_gpus if on_gpu else 0.0,
+        **({"scheduling_strategy": "DEFAULT"} if packed else {}),
         **_on(resources.train_on if on_gpu else resources.decode_on, resources),
     }
 

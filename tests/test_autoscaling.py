@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.autoscaling import stages
 from pipeline.clustering import read_labels
 from pipeline.rounds import pretrain
 from pipeline.run import Run
@@ -40,6 +41,29 @@ def test_a_run_grows_from_a_head_survives_spot_losses_and_shrinks_again(
     assert 1 in after[after.index(0) :], "another node took the lost one's place"
 
     same_labels(Run.existing(str(place)), calm)
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("local_ray")
+def test_decode_nodes_go_while_learning_needs_few_of_them(new_run: Callable[[], Location]) -> None:
+    """From the clip store one of two nodes decodes faster than one GPU node learns."""
+    place = new_run("cloud")
+    slow = ["size=56", "frames=8", "short_side=60", "train_short_side=[56,64]"]
+    settings = [
+        *(f"clips.video.{setting}" for setting in slow),
+        *("rounds=1", "store.enabled=true"),
+        *("learning.epochs=25", "learning.prefetch_mb=8", "learning.checkpoint_minutes=0"),
+    ]
+    with FakeCloud(CLOUD) as cloud:
+        story = cloud.tell(["jobs/pretrain.py", *TINY, *LESSON, *settings, f"run={place}"], {})
+        samples = cloud.samples
+    assert story.code == 0, story.output
+    (learning,) = (s for s in stages(Path(str(place)), story) if s["stage"] == "learn")
+    from_s, to_s = (story.began + learning[name] for name in ("from_s", "to_s"))
+    nodes = [sample.nodes["decode"] for sample in samples if from_s <= sample.time <= to_s]
+    assert max(nodes) == 2, nodes
+    assert nodes[-1] == 1, nodes
+    assert story.alone is not None, samples[-1]
 
 
 def same_labels(found: Run, expected: Run) -> None:

@@ -150,7 +150,7 @@ def test_with_a_worker_missing_the_steps_stay_the_same(new_run: Callable[[], Loc
         "learning.schedule=constant",
         "learning.threads=1",
     ]
-    several, together = trained(run, "three", *three)
+    several, together = trained(run, "three", *three, "learning.prefetch_mb=1")
     # More cores than there are for two workers.
     alone = [*three, "learning.min_workers=1", "learning.cpus_per_worker=3.2"]
     one, single = trained(run, "one", *alone)

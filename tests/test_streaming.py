@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 import ray.data
+from ray.data._internal.cluster_autoscaler.resource_utilization_gauge import ClusterUtil
 
-from pipeline.streaming import Pace, set_up_ray_data
+from pipeline.streaming import Demand, Pace, set_up_ray_data
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -36,3 +38,38 @@ def test_quick_turns_are_slowed() -> None:
     for _ in range(5):
         pace.on_execution_step(None)  # type: ignore[arg-type]
     assert time.monotonic() - start >= 0.5 - 1e-3
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_full_buffers_ask_for_no_nodes_and_nothing_stays_asked_for() -> None:
+    """Of the autoscaler of Ray Data's own, where a training is fed and where it is not."""
+    seen = {}
+    name = ""
+
+    class Watched(Demand):
+        def on_execution_step(self, executor: Any) -> None:
+            autoscaler = executor._cluster_autoscaler
+            autoscaler._last_resource_request = [{"CPU": 1.0}]
+            if name == "feeding":
+                super().on_execution_step(executor)
+            seen[name] = (
+                autoscaler._is_cluster_utilization_low(ClusterUtil(object_store_memory=1.0)),
+                autoscaler._is_cluster_utilization_low(ClusterUtil(cpu=1.0)),
+                autoscaler._last_resource_request,
+            )
+
+        def before_execution_starts(self, executor: Any) -> None:
+            if name == "feeding":
+                super().before_execution_starts(executor)
+
+    context = ray.data.DataContext.get_current()
+    try:
+        for name in ("feeding", "embedding"):
+            set_up_ray_data(feeding=name == "feeding")
+            assert (Demand in context.custom_execution_callback_classes) == (name == "feeding")
+            context.custom_execution_callback_classes = [Watched]
+            assert len(ray.data.range(8).take_all()) == 8
+    finally:
+        set_up_ray_data()
+    assert seen["feeding"] == (True, False, [])
+    assert seen["embedding"] == (False, False, [{"CPU": 1.0}]), "else Demand has served its time"
