@@ -95,7 +95,37 @@ def section(finding: Finding, results: Results) -> list[str]:
         lines += [*markdown([heads, *(compared(results, c) for c in finding.comparisons)]), ""]
     if finding.key == "F6":
         lines += held(finding, results)
+    if finding.key == "A1":
+        lines += agreements(finding, results)
+    if finding.key == "A2":
+        lines += costs(finding, results)
     return lines
+
+
+def agreements(finding: Finding, results: Results) -> list[str]:
+    """By round, how much audio and video clusters agree: what there is to choose by."""
+    rows = []
+    for trial in finding.trials:
+        seeds = results.get(trial.name, {}).values()
+        found = [[r["signals"].get("agreement") for r in result["rounds"]] for result in seeds]
+        means = [f"{np.mean(values):.3f}" for values in zip(*found)]
+        rows.append([trial.name, *means])
+    heads = ["agreement after round", *map(str, range(max(map(len, rows)) - 1))]
+    return [*markdown([heads, *rows]), ""]
+
+
+def costs(finding: Finding, results: Results) -> list[str]:
+    """Share of the embedding in the time of rounds after the first, which embeds all clips."""
+    rows = [["trial", "embedding's share of rounds 2, 3, …"]]
+    for trial in finding.trials:
+        seeds = [r["cost"] for r in results.get(trial.name, {}).values() if "cost" in r]
+        shares = [
+            sum(each["embed"].get(n, 0.0) for n in later) / sum(each["round"][n] for n in later)
+            for each in seeds
+            if (later := [n for n in each["round"] if n != "1"])
+        ]
+        rows.append([trial.name, f"{np.mean(shares):.1%}" if shares else "–"])
+    return [*markdown(rows), ""]
 
 
 def held(finding: Finding, results: Results) -> list[str]:

@@ -1,6 +1,6 @@
 """Test the paper's findings again: ``python jobs/reproduce.py OUT --preset cpu [--words CSV]``.
 
-Trains and examines encoders in every way that the findings F1 to F7 need
+Trains and examines encoders in every way that the findings F1 to F7, and our own, need
 (`pipeline/reproduction/findings.py`), for several seeds, on two worlds: one that is generated, and
 words that a talker says, if ``--words`` names their cuts table (``uri, start_s, end_s, label, slot,
 split``; split by sentence into train, val and test).

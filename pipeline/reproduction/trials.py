@@ -6,6 +6,7 @@ OUT/<world>/trials/<name>-<seed>/exam/      features of labelled cuts, by round
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -109,7 +110,20 @@ def play(
         "about": about("torch", "ray", "av"),
         "seconds": round(time.monotonic() - started),
         "rounds": rounds,
+        "cost": _cost(trained.run),
     }
+
+
+def _cost(run: Run) -> dict[str, dict[int, float]]:
+    """Seconds of each round, and of the embedding in it; of what was cut off, the last attempt."""
+    diary = run.location / "events.jsonl"
+    lines = diary.read_bytes().decode().splitlines() if diary.exists() else []
+    found: dict[str, dict[int, float]] = {"round": {}, "embed": {}}
+    for event in map(json.loads, lines):
+        if event["event"] in found:
+            seconds = found[event["event"]]
+            seconds[event["round"]] = seconds.get(event["round"], 0.0) + event["seconds"]
+    return found
 
 
 def _as_many_steps(config: Config, clips: int) -> Config:
