@@ -57,7 +57,8 @@ def embed(
         ahead: nodes to ask for when the pass nears its end.
 
     Returns:
-        Counts: clips, rejected, and features per modality; and the seconds it took.
+        Counts: clips, rejected, and features per modality; and the seconds it took, those until
+        the first batch was encoded also by themselves.
     """
     for folder in out.values():
         folder.sweep()
@@ -88,7 +89,8 @@ def embed(
             encoded = _encoded(decoded, weights, tuple(out), config, progress.meter)
             encoded.write_datasink(sink, ray_remote_args=writing(config.resources))
     finish(out)
-    return {**sink.counts, "seconds": round(progress.seconds, 2)}
+    took = {"start_seconds": progress.start_s, "seconds": progress.seconds}
+    return {**sink.counts, **{name: round(value, 2) for name, value in took.items()}}
 
 
 def _encoded(

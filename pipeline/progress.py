@@ -74,6 +74,10 @@ class Progress:
         title: for example ``round 2/4 · embed video``; its last part begins with the stage.
         total: how many units there are; workers call ``meter.add(done=n)``.
         unit: for example ``clips``.
+
+    Attributes:
+        start_s: seconds until the first unit was done, to within a second; 0 until then.
+        seconds: that the whole stage took, once it is over.
     """
 
     def __init__(self, title: str, total: int, unit: str) -> None:
@@ -82,7 +86,7 @@ class Progress:
         self.meter = Meter(board, uuid.uuid4().hex, title.split(" · ")[-1].split()[0])
         self.done = 0
         self.epoch: int | None = None
-        self.seconds = 0.0
+        self.start_s = self.seconds = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._terminal = sys.stderr.isatty()
@@ -134,6 +138,8 @@ class Progress:
         self.done = int(counts.pop("done", 0))
         self.epoch = notes.get("epoch")
         seconds = time.monotonic() - self._start
+        if self.done and not self.start_s:
+            self.start_s = seconds
         rate = self.done / seconds
         left = duration((self.total - self.done) / rate) if self.done else "?"
         state = f"{self.done:,}/{self.total:,} {self.unit} · {rate:,.0f}/s · {left} left"
