@@ -1,0 +1,190 @@
+"""The training step on one device, on clips that are decoded already, without Ray.
+
+    python benchmarks/step.py                 # the full networks on a GPU
+    python benchmarks/step.py --small         # small ones, to see that it runs
+
+*Ours* is `pipeline.learner.Learner`: uint8 clips from the host, front ends on the device,
+channels-last, bfloat16 where the device multiplies it. *Reference* is the step of torchvision's
+video classification recipe (references/video_classification of torchvision 0.26: normalised float
+clips, channels first, SGD; float32, and with its switch for automatic mixed precision). MFU is the
+floating-point operations of forward and backward a second, over those of the device's fastest
+matrix product in the same format. Writes ``benchmarks/step.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline import encoders
+from pipeline.config import Config, load
+from pipeline.learner import Learner
+from pipeline.machine import about
+from pipeline.optimizers import new_optimizer
+from pipeline.storage import Location
+
+RESULT = Path(__file__).with_suffix(".json")
+K = 256
+CASES = {
+    # name: encoders trained, side of the picture
+    "video 8×112²": ("video", 112),
+    "video 8×224²": ("video", 224),
+    "audio": ("audio", 112),
+    "video 8×112² and audio": ("video audio", 112),
+}
+
+
+def clips(config: Config, modalities: list[str], seed: int) -> dict[str, np.ndarray]:
+    """A batch of noise, as decoding hands it over."""
+    random, size, video = (
+        np.random.default_rng(seed),
+        config.learning.batch_size,
+        config.clips.video,
+    )
+    batch: dict[str, np.ndarray] = {"mirror": np.zeros(size, bool)}
+    shape = (size, video.frames, video.size, video.size, 3)
+    made = {
+        "video": lambda: random.integers(0, 256, shape, np.uint8),
+        "audio": lambda: random.normal(size=(size, config.clips.audio.samples)).astype(np.float32),
+    }
+    for modality in modalities:
+        batch[modality] = made[modality]()
+        batch[f"has_{modality}"] = np.ones(size, bool)
+        batch[f"label_{modality}"] = random.integers(0, K, size).astype(np.int32)
+    return batch
+
+
+def timed(step: Callable[[int], object], device: torch.device, steps: int) -> float:
+    """Seconds a step, the best of three runs, after a few that warm up."""
+
+    def run(count: int) -> float:
+        begun = time.perf_counter()
+        for number in range(count):
+            step(number)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - begun) / count
+
+    run(5)
+    return min(run(steps) for _ in range(3))
+
+
+def ours(config: Config, modalities: list[str], device: torch.device, steps: int) -> dict[str, Any]:
+    """Clips a second, operations a clip, bytes of device memory a clip."""
+    heads = {m: {m: K} for m in modalities}
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Location.of(folder) / "encoders.safetensors"
+        encoders.save_weights(encoders.build(config.encoders, seed=0), weights)
+        learner = Learner(heads, weights, config, (0, 1, 0), device, lambda model: model.to(device))
+    batches = [clips(config, modalities, seed) for seed in range(4)]
+    with FlopCounterMode(display=False) as counter:
+        learner.step(batches[:1], 0.5)
+    size = config.learning.batch_size
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    seconds = timed(lambda number: learner.step([batches[number % 4]], 0.5), device, steps)
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+    return {
+        "clips_per_second": round(size / seconds, 1),
+        "gflops_per_clip": round(counter.get_total_flops() / size / 1e9, 2),
+        "mb_per_clip": round(peak / size / 2**20, 1),
+    }
+
+
+def reference(
+    config: Config, modality: str, device: torch.device, steps: int, amp: bool
+) -> dict[str, Any]:
+    """Clips a second of the recipe's step with the same network."""
+    network = encoders.build(config.encoders, seed=0)[modality]
+    model = nn.Sequential(network, nn.Linear(int(network.dim), K)).to(device).train()
+    optimizer = new_optimizer(model, config.learning.model_copy(update={"optimizer": "sgd"}))
+    scaler = torch.amp.GradScaler(device.type, enabled=amp)
+    size, video = config.learning.batch_size, config.clips.video
+    shape: tuple[int, ...] = (3, video.frames, video.size, video.size)
+    if modality == "audio":
+        shape = (1, config.clips.audio.mels, config.clips.audio.spectrogram_frames)
+    images = [torch.randn(size, *shape) for _ in range(4)]
+    if device.type == "cuda":
+        images = [image.pin_memory() for image in images]
+    labels = torch.randint(0, K, (size,), device=device)
+
+    def step(number: int) -> None:
+        image = images[number % 4].to(device, non_blocking=True)
+        with torch.amp.autocast(device.type, enabled=amp):
+            loss = nn.functional.cross_entropy(model(image), labels)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    return {"clips_per_second": round(size / timed(step, device, steps), 1)}
+
+
+def peak_flops(device: torch.device) -> float:
+    """Of the fastest square matrix product, in the format that `ours` multiplies."""
+    kind = torch.bfloat16 if device.type == "cuda" else torch.float32
+    found = 0.0
+    for side in (4096, 8192) if device.type == "cuda" else (2048,):
+        a, b = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
+        found = max(found, 2 * side**3 / timed(lambda _, a=a, b=b: a @ b, device, 10))  # type: ignore[misc]
+    return found
+
+
+def settings(side: int, options: argparse.Namespace) -> Config:
+    small = ("r2plus1d_small", "resnet_small") if options.small else ()
+    video, audio = small or ("r2plus1d_18_xdc", "resnet18_vmz")
+    side = 32 if options.small else side
+    return load(
+        [
+            *(f"encoders.video={video}", f"encoders.audio={audio}", "clips.video.frames=8"),
+            *(f"clips.video.size={side}", f"clips.video.short_side={side}"),
+            f"clips.video.train_short_side=[{side},{side}]",
+            f"learning.batch_size={options.batch}",
+            f"learning.compile={str(options.compile).lower()}",
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--small", action="store_true")
+    options = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    peak = peak_flops(device)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    found: dict[str, Any] = {
+        "about": about("torch", "torchvision") | {"device": name, "batch": options.batch},
+        "peak_tflops": round(peak / 1e12, 2),
+        "cases": {},
+    }
+    for case, (names, side) in CASES.items():
+        config, modalities = settings(side, options), names.split()
+        row = ours(config, modalities, device, options.steps)
+        row["mfu"] = round(row["clips_per_second"] * row["gflops_per_clip"] * 1e9 / peak, 3)
+        if len(modalities) == 1:
+            for amp in (False, True) if device.type == "cuda" else (False,):
+                theirs = reference(config, names, device, options.steps, amp)
+                key = "reference, mixed precision" if amp else "reference, float32"
+                row[key] = theirs["clips_per_second"]
+        found["cases"][case] = row
+        print(case, row, flush=True)
+    if options.small:
+        return
+    RESULT.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
