@@ -173,8 +173,8 @@ _ALL = tuple(finding.key for finding in FINDINGS)
 PRESETS = {
     # Minutes on two cores.
     "quick": Preset(("rounds=2", "learning.epochs=16"), ("quick",), (0,), 400),
-    # The published table: hours on two cores, fewest with a command a core, each for other seeds:
-    # two threads of one step wait for each other wherever decoding takes a core from one of them.
+    # The published table: hours on two cores. One thread, as two would wait for each other wherever
+    # decoding takes a core from one of them; a second command, for other seeds, takes the rest.
     # Compiling needs a C++ compiler and saves a quarter of each step.
     "cpu": Preset(
         ("rounds=3", "learning.compile=true", "learning.threads=1"), _ALL, (0, 1, 2), 600
