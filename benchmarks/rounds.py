@@ -23,7 +23,8 @@ RESULT = Path(__file__).with_suffix(".json")
 def shares(run: Path, number: int, events: list[dict[str, Any]]) -> dict[str, float]:
     """Of one round's seconds."""
     of_round = [event for event in events if event.get("round") == number]
-    (total,) = (event["seconds"] for event in of_round if event["event"] == "round")
+    end = [event["event"] for event in of_round].index("round")  # then the last one is embedded
+    total, of_round = of_round[end]["seconds"], of_round[:end]
     embeds = [event for event in of_round if event["event"] == "embed"]
     updates = (run / "rounds" / f"{number:04d}" / "updates").glob("*/metrics.json")
     learned = [json.loads(place.read_text()) for place in updates]

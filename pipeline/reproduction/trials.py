@@ -120,7 +120,8 @@ def _cost(run: Run) -> dict[str, dict[int, float]]:
     lines = diary.read_bytes().decode().splitlines() if diary.exists() else []
     found: dict[str, dict[int, float]] = {"round": {}, "embed": {}}
     for event in map(json.loads, lines):
-        if event["event"] in found:
+        over = event["event"] == "embed" and event["round"] in found["round"]  # after the last one
+        if event["event"] in found and not over:
             seconds = found[event["event"]]
             seconds[event["round"]] = seconds.get(event["round"], 0.0) + event["seconds"]
     return found
