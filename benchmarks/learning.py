@@ -38,6 +38,7 @@ from pipeline.optimizers import new_optimizer
 from pipeline.progress import Progress
 from pipeline.session import connect
 from pipeline.storage import Location
+from pipeline.streaming import set_up_ray_data
 
 RESULT = Path(__file__).resolve().parent / "learning.json"
 SHORT, LONG = 20, 80  # steps of the two trainings
@@ -80,6 +81,7 @@ def ours(config: Config, weights: Location, batches: list[ray.ObjectRef], steps:
     slots = steps * config.learning.step_batches
 
     def decoded() -> ray.data.Dataset:
+        set_up_ray_data(feeding=True)  # as `learn` does
         dataset = ray.data.from_blocks([pa.table({"id": [slot]}) for slot in range(slots)])
         return dataset.map_batches(Ready(batches), batch_size=1, num_cpus=0.5)
 
