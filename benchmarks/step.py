@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from learning import K, made_up
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -34,7 +34,6 @@ from pipeline.optimizers import new_optimizer
 from pipeline.storage import Location
 
 RESULT = Path(__file__).with_suffix(".json")
-K = 256
 CASES = {
     # name: encoders trained, side of the picture
     "video 8×112²": ("video", 112),
@@ -42,26 +41,6 @@ CASES = {
     "audio": ("audio", 112),
     "video 8×112² and audio": ("video audio", 112),
 }
-
-
-def clips(config: Config, modalities: list[str], seed: int) -> dict[str, np.ndarray]:
-    """A batch of noise, as decoding hands it over."""
-    random, size, video = (
-        np.random.default_rng(seed),
-        config.learning.batch_size,
-        config.clips.video,
-    )
-    batch: dict[str, np.ndarray] = {"mirror": np.zeros(size, bool)}
-    shape = (size, video.frames, video.size, video.size, 3)
-    made = {
-        "video": lambda: random.integers(0, 256, shape, np.uint8),
-        "audio": lambda: random.normal(size=(size, config.clips.audio.samples)).astype(np.float32),
-    }
-    for modality in modalities:
-        batch[modality] = made[modality]()
-        batch[f"has_{modality}"] = np.ones(size, bool)
-        batch[f"label_{modality}"] = random.integers(0, K, size).astype(np.int32)
-    return batch
 
 
 def timed(step: Callable[[int], object], device: torch.device, steps: int) -> float:
@@ -86,7 +65,7 @@ def ours(config: Config, modalities: list[str], device: torch.device, steps: int
         weights = Location.of(folder) / "encoders.safetensors"
         encoders.save_weights(encoders.build(config.encoders, seed=0), weights)
         learner = Learner(heads, weights, config, (0, 1, 0), device, lambda model: model.to(device))
-    batches = [clips(config, modalities, seed) for seed in range(4)]
+    batches = [made_up(config, seed) for seed in range(4)]
     with FlopCounterMode(display=False) as counter:
         learner.step(batches[:1], 0.5)
     size = config.learning.batch_size
@@ -162,6 +141,10 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--small", action="store_true")
     options = parser.parse_args()
+    if not options.small and not torch.cuda.is_available():
+        raise SystemExit(
+            "no GPU here, and its figures are what is wanted; --small tries the script"
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     peak = peak_flops(device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -107,7 +108,7 @@ run_job(main)
 
 @contextlib.contextmanager
 def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A process without the tests' Ray, which does not outlive the block."""
+    """A process without the tests' Ray, which outlives neither the block nor five minutes."""
     process = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -116,9 +117,12 @@ def started(*arguments: str) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
     )
+    end = threading.Timer(300, process.kill)
+    end.start()
     try:
         yield process
     finally:
+        end.cancel()
         process.kill()
         process.wait()
 

@@ -43,20 +43,21 @@ def test_quick_turns_are_slowed() -> None:
 @pytest.mark.usefixtures("local_ray")
 def test_full_buffers_ask_for_no_nodes_and_nothing_stays_asked_for() -> None:
     """Of the autoscaler of Ray Data's own, where a training is fed and where it is not."""
-    seen = {}
-    name = ""
+    seen: dict[str, tuple[bool, bool, list[dict[str, float]]]] = {}
+    name, idle = "", ClusterUtil(*[1e9] * 4)
 
     class Watched(Demand):
         def on_execution_step(self, executor: Any) -> None:
             autoscaler = executor._cluster_autoscaler
+            full, busy = ClusterUtil(object_store_memory=1.0), ClusterUtil(cpu=1.0)
+            low = [autoscaler._is_cluster_utilization_low(util) for util in (full, busy)]
+            # What it asks for next, of nodes that are not busy, after it asked for one CPU.
+            autoscaler._cluster_scaling_up_util_threshold = idle
             autoscaler._last_resource_request = [{"CPU": 1.0}]
             if name == "feeding":
                 super().on_execution_step(executor)
-            seen[name] = (
-                autoscaler._is_cluster_utilization_low(ClusterUtil(object_store_memory=1.0)),
-                autoscaler._is_cluster_utilization_low(ClusterUtil(cpu=1.0)),
-                autoscaler._last_resource_request,
-            )
+            autoscaler._last_request_time = 0.0
+            seen.setdefault(name, (*low, autoscaler.try_trigger_scaling()))
 
         def before_execution_starts(self, executor: Any) -> None:
             if name == "feeding":
