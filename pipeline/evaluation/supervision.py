@@ -90,11 +90,17 @@ class Supervision:
         return pc.fill_null(numbers, -1).to_numpy().astype(np.int32), len(classes)
 
 
-def supervised(run: Run, supervision: Supervision, test_split: str) -> Location:
+def supervised(
+    run: Run,
+    supervision: Supervision,
+    test_split: str,
+    modalities: tuple[str, ...] = MODALITIES,
+) -> Location:
     """Weights of both encoders, trained now unless they were before.
 
     Args:
         test_split: the value of the split column that is tested on (`examples.sides_of`).
+        modalities: whose encoders are trained; another's stays random.
 
     Raises:
         UserError: there are no labels to train on.
@@ -106,9 +112,11 @@ def supervised(run: Run, supervision: Supervision, test_split: str) -> Location:
     digest = hashlib.blake2b(labels.tobytes(), digest_size=6)
     digest.update(config.learning.model_dump_json().encode())
     digest.update(run.round(0).encoders.read_bytes())
+    there = tuple(m for m in modalities if clips.count((m,)))
+    if modalities != MODALITIES:
+        digest.update(repr(modalities).encode())
     out = run.location / "evaluation" / f"{NAME}-{digest.hexdigest()}"
     if not (out / "metrics.json").exists():
-        there = tuple(m for m in MODALITIES if clips.count((m,)))
         update = Update(dict.fromkeys(there, (_LABEL,)))
         learn(
             clips,

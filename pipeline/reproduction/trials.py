@@ -39,8 +39,9 @@ class Trial:
     """
     Attributes:
         name: of its files.
-        method: one of `METHODS`; ``supervised:<column>``: that column of the cuts as labels, for
-            as many epochs as all rounds of the others; ``twins:<modality>``: see twins.py.
+        method: one of `METHODS`; ``supervised:<column>[:<modality>]``: that column of the cuts as
+            labels, for as many epochs as all rounds of the others; ``twins:<modality>``: see
+            twins.py.
         cuts: the list that is learned from (`worlds.LISTS`).
         settings: that differ from the world's.
         every_round: examine all rounds, not only the last.
@@ -58,7 +59,12 @@ class Trial:
 
     @property
     def detail(self) -> str:
-        return self.method.partition(":")[2]
+        return self.method.split(":")[1]
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Whose encoders are trained."""
+        return tuple(m for m in MODALITIES if m in self.method.split(":")) or MODALITIES
 
     def fits(self, world: World) -> bool:
         """Whether the world has the labels that it needs."""
@@ -70,12 +76,10 @@ class Trained:
     """
     Attributes:
         weights: round → safetensors of both encoders.
-        modalities: whose encoders were trained.
     """
 
     run: Run
     weights: Mapping[int, Location]
-    modalities: tuple[str, ...]
 
 
 def play(
@@ -138,16 +142,16 @@ def train(trial: Trial, cuts: Location, config: Config) -> Trained:
     """The trial's encoders, by the same functions that the jobs call."""
     if trial.kind == TWINS:
         run = pretrain_twins(cuts, config, trial.detail)
-        return Trained(run, _all_rounds(run), (trial.detail,))
+        return Trained(run, _all_rounds(run))
     index(cuts.full_uri, Run.place(config), config)
     if trial.kind == SUPERVISED:
         loop = RoundLoop.opened(config, methods.get(config.method))
         if loop.run.last_round() is None:
             loop.begin()
         labels = Supervision(cuts.full_uri, trial.detail)
-        return Trained(loop.run, {0: supervised(loop.run, labels, "test")}, MODALITIES)
+        return Trained(loop.run, {0: supervised(loop.run, labels, "test", trial.modalities)})
     run = pretrain(config)
-    return Trained(run, _all_rounds(run), MODALITIES)
+    return Trained(run, _all_rounds(run))
 
 
 def _all_rounds(run: Run) -> dict[int, Location]:
@@ -163,15 +167,15 @@ def _examined(
     clustered = trial.method in METHODS and trial.cuts == TRAIN
     title = f"{trial.name} · seed {config.seed} · round {number}"
     place = trained.run.location / "exam" / f"{number:04d}"
-    folders = {name: {m: place / name / m for m in trained.modalities} for name in lists}
+    folders = {name: {m: place / name / m for m in trial.modalities} for name in lists}
     if clustered:
-        folders[TRAIN] = {m: this.features(m) for m in trained.modalities}
+        folders[TRAIN] = {m: this.features(m) for m in trial.modalities}
     weights = trained.weights[number]
     features = features_of(lists, weights, folders, place / "rejects", config, title)
     labels = clips.column("label").combine_chunks().dictionary_encode()
     found: dict[str, Any] = {"round": number, "probe": {}, "contents": {}}
     assigned = {}
-    for modality in trained.modalities:
+    for modality in trial.modalities:
         found["probe"][modality] = probed(lists, features[modality], config.seed)
         if clustered:
             assigned[modality] = clusters_of(this, modality, clips, config)
