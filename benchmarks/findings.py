@@ -40,15 +40,20 @@ def read(folder: Path) -> Results:
     return found
 
 
-def accuracy(result: dict[str, Any], modality: str, number: int = -1) -> float | None:
-    """Test accuracy of the linear probe after a round; None where there is no such encoder."""
-    probe = result["rounds"][number]["probe"].get(modality)
-    return probe["test"]["accuracy"] if probe else None
+def rounds_of(results: Results, trial: str) -> set[int]:
+    """Rounds after which a trial was examined with every seed; of supervision, 0."""
+    examined = [{r["round"] for r in one["rounds"]} for one in results.get(trial, {}).values()]
+    return set.intersection(*examined) if examined else set()
 
 
-def by_seed(results: Results, trial: str, modality: str, number: int = -1) -> dict[int, float]:
-    found = {s: accuracy(r, modality, number) for s, r in results.get(trial, {}).items()}
-    return {seed: value for seed, value in found.items() if value is not None}
+def by_seed(results: Results, trial: str, modality: str, number: int) -> dict[int, float]:
+    """Test accuracy of the linear probe after a round, where the trial has such an encoder."""
+    return {
+        seed: examined["probe"][modality]["test"]["accuracy"]
+        for seed, result in results.get(trial, {}).items()
+        for examined in result["rounds"]
+        if examined["round"] == number and modality in examined["probe"]
+    }
 
 
 def spread(values: dict[int, float]) -> str:
@@ -61,14 +66,21 @@ def spread(values: dict[int, float]) -> str:
 
 
 def compared(results: Results, one: Comparison) -> list[str]:
-    """The claim, the difference over the seeds that both trials have, and what follows."""
-    better = by_seed(results, one.better, one.modality)
+    """The claim, the difference over the seeds that both trials have, and what follows.
+
+    Trials of unequal length are compared after the last round that both were examined after.
+    """
+    names = (one.better, one.better if one.worse == "random" else one.worse)
+    rounds = [rounds_of(results, name) for name in names]
+    last = [max(found, default=0) for found in rounds]
     if one.worse == "random":
-        worse = by_seed(results, one.better, one.modality, 0)
-    else:
-        worse = by_seed(results, one.worse, one.modality)
+        last[1] = 0
+    elif all(last):
+        last = [max(rounds[0] & rounds[1])] * 2
+    better, worse = (by_seed(results, name, one.modality, n) for name, n in zip(names, last))
     seeds = sorted(better.keys() & worse.keys())
-    name = f"{one.modality}: {one.better} over {one.worse}"
+    after = f", round {last[0]}" if 0 < last[0] < max(rounds[0]) else ""
+    name = f"{one.modality}: {one.better} over {one.worse}{after}"
     gains = np.array([better[s] - worse[s] for s in seeds])
     if len(gains) < 2:
         shown = f"{gains[0]:+.3f} (one seed)" if len(gains) else "not run"
@@ -80,16 +92,26 @@ def compared(results: Results, one: Comparison) -> list[str]:
     return [one.claim, name, shown, verdict]
 
 
-def section(finding: Finding, results: Results) -> list[str]:
-    rows = [["trial", "video", "audio"]]
-    random = [by_seed(results, "xdc", m, 0) for m in MODALITIES]
-    rows.append(["random encoders", *map(spread, random)])
+def accuracies(finding: Finding, results: Results) -> list[str]:
+    """A row a trial, after its last round and after those where shorter ones ended."""
+    rows = [["trial", "round", *MODALITIES]]
+    ends = {max(rounds_of(results, trial.name), default=0) for trial in finding.trials}
+    known = [("random encoders", "xdc", [0])]
     for trial in finding.trials:
-        rows.append([trial.name, *(spread(by_seed(results, trial.name, m)) for m in MODALITIES)])
+        rounds = rounds_of(results, trial.name)
+        known.append((trial.name, trial.name, sorted(rounds & ends - {0}) or [0]))
+    for name, trial, numbers in known:
+        for number in numbers:
+            values = [spread(by_seed(results, trial, m, number)) for m in MODALITIES]
+            rows.append([name, str(number) if number else "", *values])
+    return markdown(rows)
+
+
+def section(finding: Finding, results: Results) -> list[str]:
     own = [t for t in finding.trials if finding is FINDINGS[0] or t not in FINDINGS[0].trials]
     if own and not any(trial.name in results for trial in own):
         return [f"### {finding.key} · {finding.title}", "", "Not run yet.", ""]
-    lines = [f"### {finding.key} · {finding.title}", "", *markdown(rows), ""]
+    lines = [f"### {finding.key} · {finding.title}", "", *accuracies(finding, results), ""]
     if finding.comparisons:
         heads = ["claim", "comparison", "difference [95%]", "verdict"]
         lines += [*markdown([heads, *(compared(results, c) for c in finding.comparisons)]), ""]
@@ -157,11 +179,11 @@ def held(finding: Finding, results: Results) -> list[str]:
 def signals(results: Results) -> list[str]:
     """How well each label-free figure ranks all examined rounds of all trials."""
     rows = [
-        (round_["signals"], [accuracy(result, m, i) for m in MODALITIES])
+        (each["signals"], [each["probe"][m]["test"]["accuracy"] for m in MODALITIES])
         for seeds in results.values()
         for result in seeds.values()
-        for i, round_ in enumerate(result["rounds"])
-        if round_["signals"]
+        for each in result["rounds"]
+        if each["signals"]
     ]
     names = sorted({name for found, _ in rows for name in found})
     table = [["signal", "rounds", "video probe", "audio probe", "mean of both"]]
@@ -193,20 +215,19 @@ def plot(results: Results, place: Path) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
     for axis, modality in zip(axes, MODALITIES):
         for trial in FINDINGS[0].trials:
-            seeds = list(results.get(trial.name, {}).values())
-            if not seeds:
+            numbers = sorted(rounds_of(results, trial.name))
+            if not numbers:
                 continue
+            found = [list(by_seed(results, trial.name, modality, n).values()) for n in numbers]
             if not trial.every_round:
-                axis.axhline(np.mean([accuracy(r, modality) for r in seeds]), ls=":", c="0.4")
-                axis.text(
-                    0, np.mean([accuracy(r, modality) for r in seeds]), trial.name, va="bottom"
-                )
+                axis.axhline(np.mean(found), ls=":", c="0.4")
+                axis.text(0, np.mean(found), trial.name, va="bottom")
                 continue
-            numbers = range(min(len(r["rounds"]) for r in seeds))
-            values = np.array([[accuracy(r, modality, n) for n in numbers] for r in seeds], float)
-            axis.plot(numbers, values.mean(axis=0), marker="o", label=trial.name)
-            axis.fill_between(numbers, values.min(axis=0), values.max(axis=0), alpha=0.15)
-        axis.set(title=modality, xlabel="round", ylim=(0, 1), xticks=list(numbers))
+            low, mean, high = (f(found, axis=1) for f in (np.min, np.mean, np.max))
+            axis.plot(numbers, mean, marker="o", label=trial.name)
+            axis.fill_between(numbers, low, high, alpha=0.15)
+        axis.set(title=modality, xlabel="round", ylim=(0, 1))
+        axis.xaxis.get_major_locator().set_params(integer=True)
     axes[0].set_ylabel("linear probe, test")
     axes[1].legend(fontsize="small")
     figure.savefig(place, dpi=110)

@@ -25,7 +25,7 @@ from ray.train.torch import TorchTrainer
 from pipeline.clips.stream import Augment, Order, stream
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config, LearningConfig
-from pipeline.devices import choose_device
+from pipeline.devices import KEEPS_MEMORY, choose_device
 from pipeline.encoders import HeadsBefore
 from pipeline.errors import UserError
 from pipeline.methods import Method, Update
@@ -237,6 +237,7 @@ def trainer(job: dict[str, Any], decoded: Any, config: Config, out: Location) ->
             storage_path=out.path,
             storage_filesystem=out.fs,
             failure_config=FailureConfig(max_failures=_FAILURES),
+            worker_runtime_env={"env_vars": KEEPS_MEMORY if job["device"] == "cpu" else {}},
         ),
         datasets={"train": decoded},
         dataset_config=DataConfig(execution_options=_feeding(learning)),

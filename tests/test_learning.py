@@ -17,6 +17,7 @@ import ray
 
 from pipeline import encoders, methods
 from pipeline.clips.table import ClipTable
+from pipeline.devices import KEEPS_MEMORY
 from pipeline.errors import UserError
 from pipeline.learning import learn
 from pipeline.storage import Location
@@ -66,8 +67,12 @@ def banked(out: Location) -> dict[str, pa.Table]:
     return found
 
 
-def kill_the_worker(out: Location, wait: float, killed: list[int]) -> None:
-    """So many seconds after its first checkpoint; never, if there is none for two minutes."""
+def kill_the_worker(out: Location, wait: float, killed: list[dict[str, str]]) -> None:
+    """So many seconds after its first checkpoint; never, if there is none for two minutes.
+
+    Args:
+        killed: is given the environment of each one.
+    """
     end = time.monotonic() + 120
     while not (out / "checkpoint.pt").exists():
         if time.monotonic() > end:
@@ -76,8 +81,8 @@ def kill_the_worker(out: Location, wait: float, killed: list[int]) -> None:
     time.sleep(wait)
     for process in psutil.Process().children(recursive=True):
         if " ".join(process.cmdline()).startswith("ray::RayTrainWorker"):
+            killed.append(process.environ())
             os.kill(process.pid, signal.SIGKILL)
-            killed.append(process.pid)
 
 
 def test_a_killed_worker_leaves_the_same_losses_step_by_step(
@@ -89,7 +94,7 @@ def test_a_killed_worker_leaves_the_same_losses_step_by_step(
     stale.finish()
     calm, expected = trained(run, "calm", "learning.checkpoint_minutes=0")
     assert not (calm / "checkpoint.pt").exists()
-    killed: list[int] = []
+    killed: list[dict[str, str]] = []
     out = run / "killed"
     killer = threading.Thread(target=kill_the_worker, args=(out, 0, killed))
     killer.start()
@@ -97,7 +102,7 @@ def test_a_killed_worker_leaves_the_same_losses_step_by_step(
     small = "embedding.rows_per_file=4"
     _, found = trained(run, "killed", "learning.checkpoint_minutes=1e-9", small)
     killer.join()
-    assert killed
+    assert killed[0].items() >= KEEPS_MEMORY.items()
     assert found["resumed_at"] >= 20
     assert expected["resumed_at"] == 0
     assert len(curve(out)) == 60
@@ -120,7 +125,7 @@ def test_killed_at_any_of_ten_moments_it_ends_with_the_same_weights(
     calm, _ = trained(run, "calm", "learning.checkpoint_minutes=0", "learning.epochs=4")
     random, resumed = np.random.default_rng(0), []
     for number in range(20):
-        out, killed = run / f"killed-{number}", list[int]()
+        out, killed = run / f"killed-{number}", list[dict[str, str]]()
         wait = random.exponential(2.0)
         killer = threading.Thread(target=kill_the_worker, args=(out, wait, killed))
         killer.start()
