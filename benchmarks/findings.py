@@ -137,16 +137,18 @@ def agreements(finding: Finding, results: Results) -> list[str]:
 
 
 def costs(finding: Finding, results: Results) -> list[str]:
-    """Share of the embedding in the time of rounds after the first, which embeds all clips."""
-    rows = [["trial", "embedding's share of rounds 2, 3, …"]]
+    """What the second round took, the first one that may be cheaper; seeds in ascending order."""
+    rows = [["trial", "seconds of round 2, by seed", "of which embedding"]]
     for trial in finding.trials:
-        seeds = [r["cost"] for r in results.get(trial.name, {}).values() if "cost" in r]
-        shares = [
-            sum(each["embed"].get(n, 0.0) for n in later) / sum(each["round"][n] for n in later)
-            for each in seeds
-            if (later := [n for n in each["round"] if n != "1"])
-        ]
-        rows.append([trial.name, f"{np.mean(shares):.1%}" if shares else "–"])
+        found = sorted(results.get(trial.name, {}).items())
+        seeds = [result["cost"] for _, result in found if "cost" in result]
+        whole, part = (
+            [each[stage].get("2", 0.0) for each in seeds] for stage in ("round", "embed")
+        )
+        shares = [f"{share / seconds:.0%}" for share, seconds in zip(part, whole) if seconds]
+        rows.append(
+            [trial.name, ", ".join(f"{s:.0f}" for s in whole) or "–", ", ".join(shares) or "–"]
+        )
     return [*markdown(rows), ""]
 
 

@@ -44,6 +44,7 @@ class Finding:
 
 
 OURS = "anchored_audio"
+OURS_RAW = f"{OURS}-raw"
 _XDC = Trial("xdc", "xdc", every_round=True)
 # Of trials that are compared with what others are after their first round: an hour of XDC's three
 # buys three of them.
@@ -56,7 +57,7 @@ _VARIANTS = (
 _SUPERVISED = Trial("supervised", "supervised:label")
 _OURS = Trial(OURS, OURS, every_round=True)
 _RAW = ("clustering.first=raw",)
-_OURS_RAW = Trial(f"{OURS}-raw", OURS, settings=_RAW, every_round=True)
+_OURS_RAW = Trial(OURS_RAW, OURS, settings=_RAW, every_round=True)
 _FIRST_RAW = (Trial("xdc-raw", "xdc", settings=_RAW, every_round=True), _OURS_RAW)
 
 
@@ -69,7 +70,7 @@ def _k(k: int) -> Trial:
 
 
 def _cheaper(name: str, setting: str) -> Trial:
-    return Trial(f"xdc-{name}", "xdc", settings=(f"{setting}=true",))
+    return Trial(f"xdc-{name}", "xdc", settings=(f"{setting}=true", "rounds=2"))
 
 
 def _part(name: str) -> Trial:
@@ -86,11 +87,11 @@ FINDINGS = (
             *_both("xdc", "sdc", "XDC is better than single-modality clustering"),
             *_both("xdc", "mdc", "XDC is better than MDC"),
             *_both("xdc", "cdc", "XDC is better than CDC"),
-            *_both(OURS, "xdc", "(ours) an anchored strong modality is better than XDC"),
-            *_both(OURS, "sdc", "(ours) and than single-modality clustering"),
-            *_both(OURS, "random", "(ours) both encoders gain"),
-            *_both("xdc-raw", "xdc", "(ours) the first labels from features without an encoder"),
-            *_both(f"{OURS}-raw", OURS, "(ours) the same for the anchored variant"),
+            *_both(OURS_RAW, "xdc", "(ours) an anchored strong modality is better than XDC"),
+            *_both(OURS_RAW, "sdc", "(ours) and than single-modality clustering"),
+            *_both(OURS_RAW, "random", "(ours) both encoders gain"),
+            *_both(OURS_RAW, OURS, "(ours) the first labels from features without an encoder"),
+            *_both("xdc-raw", "xdc", "(ours) the same for XDC"),
         ),
     ),
     Finding(
@@ -127,21 +128,23 @@ FINDINGS = (
             for m in ("video", "audio")
         ),
     ),
-    Finding("F6", "What clusters hold", (_XDC, _OURS), ()),
+    Finding("F6", "What clusters hold", (_XDC, _OURS_RAW), ()),
     Finding(
         "F7",
         "The headline in miniature: labels of another task against none",
-        (_XDC, _OURS, Trial("supervised-slot", "supervised:slot:video")),
+        (_XDC, _OURS_RAW, Trial("supervised-slot", "supervised:slot:video")),
         (
             Comparison("xdc", "supervised-slot", "video", "XDC is ahead of supervision elsewhere"),
-            Comparison(OURS, "supervised-slot", "video", "(ours) and so is the anchored variant"),
+            Comparison(
+                OURS_RAW, "supervised-slot", "video", "(ours) and so is the anchored variant"
+            ),
         ),
     ),
     Finding(
         "A1",
         "(ours) Which modality to anchor, told without labels",
         (_OURS_RAW, Trial("anchored_video-raw", "anchored_video", settings=_RAW, every_round=True)),
-        _both(f"{OURS}-raw", "anchored_video-raw", "it matters which one is anchored"),
+        _both(OURS_RAW, "anchored_video-raw", "it matters which one is anchored"),
     ),
     Finding(
         "A2",
