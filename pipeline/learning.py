@@ -232,7 +232,7 @@ def trainer(job: dict[str, Any], decoded: Any, config: Config, out: Location) ->
             resources_per_worker=resources,
             label_selector=training(config.resources),
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]
             name=_TRAIN,
             storage_path=out.path,
             storage_filesystem=out.fs,
