@@ -5,9 +5,10 @@
 Same networks (the words' settings), batch, optimiser, threads and front end; XDC's update, both
 encoders at once. *Plain* is forward, loss, backward, step, in DDP with several workers. *Ours* is
 `pipeline.worker.train_worker` under Ray Train, fed by Ray Data with the same decoded batches, with
-its progress, curves, checks and waiting. A step's time is the difference of a long and a short
+its progress, curves, checks and waiting. Our workers keep freed memory (`devices.KEEPS_MEMORY`), so
+*plain* runs both as it is started by itself and with the same environment. A step's time is the difference of a long and a short
 training over the difference of their steps, so that neither pays for its start. Contenders take
-turns; the ratio is of each one's best. Writes ``benchmarks/learning.json``.
+turns; ratios are of each one's best. Writes ``benchmarks/learning.json``.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from pipeline import encoders
 from pipeline.clips.spectrogram import LogMel
 from pipeline.clips.transforms import FramesToInput
 from pipeline.config import Config, load
+from pipeline.devices import KEEPS_MEMORY
 from pipeline.learning import trainer
 from pipeline.machine import about
 from pipeline.optimizers import new_optimizer
@@ -159,11 +161,14 @@ def loop(rank: int, config: Config, weights: Location, steps: int, port: int, ou
         Path(out).write_text(str(time.perf_counter() - began))
 
 
-def plain(config: Config, weights: Location, steps: int) -> float:
+def plain(config: Config, weights: Location, steps: int, environment: dict[str, str]) -> float:
+    os.environ |= environment
     with tempfile.NamedTemporaryFile("r") as out:
         port = 20_000 + os.getpid() % 20_000
         arguments = (config, weights, steps, port, out.name)
         torch.multiprocessing.spawn(loop, arguments, nprocs=config.learning.workers)
+        for name in environment:
+            del os.environ[name]
         return float(out.read())
 
 
@@ -176,13 +181,15 @@ def main() -> None:
     config = load([str(RESULT.parents[1] / "configs" / "words.yaml"), *more])
     clips = (LONG - SHORT) * config.learning.step_batches * config.learning.batch_size
     connect(config.resources)
-    rates: dict[str, list[float]] = {"plain": [], "ours": []}
+    environments = {"plain": {}, "plain, keeping memory": KEEPS_MEMORY}
+    rates: dict[str, list[float]] = {name: [] for name in (*environments, "ours")}
     with tempfile.TemporaryDirectory() as folder:
         weights = Location.of(folder) / "encoders.safetensors"
         encoders.save_weights(encoders.build(config.encoders, seed=0), weights)
         batches = [ray.put(made_up(config, seed)) for seed in range(4)]
         for _ in range(options.repeats):
-            rates["plain"].append(clips / plain(config, weights, LONG - SHORT))
+            for name, environment in environments.items():
+                rates[name].append(clips / plain(config, weights, LONG - SHORT, environment))
             short, long = (ours(config, weights, batches, steps) for steps in (SHORT, LONG))
             rates["ours"].append(clips / (long - short))
             print({name: round(values[-1], 1) for name, values in rates.items()}, flush=True)
@@ -191,10 +198,12 @@ def main() -> None:
     found[f"{options.workers} workers"] = {
         "about": about("torch", "ray"),
         "clips_per_second": {n: [round(v, 1) for v in values] for n, values in rates.items()},
-        "ratio": round(max(rates["ours"]) / max(rates["plain"]), 3),
+        "ratio to": {
+            name: round(max(rates["ours"]) / max(rates[name]), 3) for name in environments
+        },
     }
     RESULT.write_text(json.dumps(found, indent=1) + "\n")
-    print(found[f"{options.workers} workers"]["ratio"])
+    print(found[f"{options.workers} workers"]["ratio to"])
 
 
 if __name__ == "__main__":
