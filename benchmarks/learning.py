@@ -6,9 +6,10 @@ Same networks (the words' settings), batch, optimiser, threads and front end; XD
 encoders at once. *Plain* is forward, loss, backward, step, in DDP with several workers. *Ours* is
 `pipeline.worker.train_worker` under Ray Train, fed by Ray Data with the same decoded batches, with
 its progress, curves, checks and waiting. Our workers keep freed memory (`devices.KEEPS_MEMORY`), so
-*plain* runs both as it is started by itself and with the same environment. A step's time is the difference of a long and a short
-training over the difference of their steps, so that neither pays for its start. Contenders take
-turns; ratios are of each one's best. Writes ``benchmarks/learning.json``.
+*plain* runs as it is started by itself and with the same environment. A step's time is the
+difference of a long and a short training over the difference of their steps, so that neither pays
+for its start. Contenders take turns; ratios are of each one's best. Writes
+``benchmarks/learning.json``.
 """
 
 from __future__ import annotations
@@ -149,8 +150,7 @@ def loop(rank: int, config: Config, weights: Location, steps: int, port: int, ou
         if step == 2:
             began = time.perf_counter()
         batch = batches[step % len(batches)]
-        mirror = torch.from_numpy(batch["mirror"])
-        inputs = frames(torch.from_numpy(batch["video"]), mirror)
+        inputs = frames(torch.from_numpy(batch["video"]))  # none is mirrored
         logits = network(inputs, spectrogram(torch.from_numpy(batch["audio"])))
         labels = [torch.from_numpy(batch[f"label_{m}"]).long() for m in ("audio", "video")]
         loss = sum(F.cross_entropy(scores, label) for scores, label in zip(logits, labels))

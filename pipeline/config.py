@@ -194,8 +194,8 @@ class LearningConfig(Section):
     patience: Annotated[int, Field(ge=0)] = 0
     # auto: bfloat16 where the GPU multiplies it in hardware, else float32.
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    # torch.compile the encoders. Needs a C++ compiler on CPUs, where the small encoders gain next to
-    # nothing, and a minute the first time on a machine; on GPUs not measured yet.
+    # torch.compile the encoders: needs a C++ compiler on CPUs, where the small encoders gain next
+    # to nothing, and a minute the first time on a machine; on GPUs not measured yet.
     compile: bool = False
 
     @property

@@ -104,7 +104,7 @@ class Learner:
 
     def step(
         self, batches: Sequence[Mapping[str, np.ndarray]], progress: float, workers: int = 1
-    ) -> dict[str, float]:
+    ) -> dict[str, Tensor]:
         """One optimiser step.
 
         Args:
@@ -113,7 +113,7 @@ class Learner:
             progress: share of the round's steps that were taken, in [0, 1).
 
         Returns:
-            Losses and accuracies, means over `batches`.
+            Losses and accuracies, means over `batches`, still on the device; see `read`.
         """
         learning = self.config.learning
         rate = learning.lr * learning.step_batches * rate_factor(learning, progress)
@@ -133,7 +133,7 @@ class Learner:
         if learning.clip_grad_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), learning.clip_grad_norm)
         self.optimizer.step()
-        return {name: sum(one[name] for one in seen) / len(seen) for name in seen[0]}
+        return {name: torch.stack([one[name] for one in seen]).mean() for name in seen[0]}
 
     def _apart(self) -> AbstractContextManager[Any]:
         """Gradients stay with their worker: only a step's last batch is summed over workers."""
@@ -146,9 +146,9 @@ class Learner:
         """Loss and accuracy on held-out clips, BatchNorm in eval mode."""
         self.model.eval()
         losses, hits = self._losses(batch, self.model)
-        total = float(torch.stack(list(losses.values())).sum())
+        total = torch.stack(list(losses.values())).sum()
         named = _named(losses, "held_out_loss") | _named(hits, "held_out_accuracy")
-        return {"held_out_loss": total, **named}
+        return read({"held_out_loss": total, **named})
 
     def _losses(
         self, batch: Mapping[str, np.ndarray], model: nn.Module | None = None
@@ -187,7 +187,7 @@ class Learner:
             )
             data, mirror = data[rows], mirror[rows]
         tensor = on_device(data, self.device)
-        if modality == "video":
+        if modality == "video" and mirror.any():
             return self.front["video"](tensor, on_device(mirror, self.device))
         return self.front[modality](tensor)
 
@@ -213,5 +213,10 @@ class Learner:
         encoders.save_heads(self.model.heads, out / "heads.safetensors")
 
 
-def _named(values: Mapping[str, Tensor], prefix: str) -> dict[str, float]:
-    return {f"{prefix}_{name}": float(value.detach()) for name, value in values.items()}
+def read(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """The numbers in tensors of one element: the host waits here until the device has them."""
+    return dict(zip(values, torch.stack(list(values.values())).tolist()))
+
+
+def _named(values: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}_{name}": value.detach() for name, value in values.items()}

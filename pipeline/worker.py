@@ -37,7 +37,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     from ray.train.torch import prepare_model
 
     from pipeline.devices import use_threads
-    from pipeline.learner import Learner
+    from pipeline.learner import Learner, read
     from pipeline.memory_bank import MemoryBank
     from pipeline.training_state import Checkpoints, TrainingState
 
@@ -72,21 +72,31 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     totals = Totals(state.sums if rank == 0 else {})
     clock = Clock(config.learning.checkpoint_minutes)
     epoch_slots = (job["train_steps"] + job["held_out_steps"]) * per_step
+
+    def book(losses: dict[str, Any], batches: int) -> None:
+        values = read(losses)
+        totals.add(values, batches)
+        metrics.gpu_memory("learn")
+        if rank == 0:
+            for name, value in values.items():
+                state.curve.setdefault(name, []).append(value)
+            _show(job["meter"], per_step, config, len(state.epochs), feed, values)
+
     while len(state.epochs) < job["epochs"]:
         begun = len(state.epochs) * epoch_slots
+        taken: list[tuple[dict[str, Any], int]] = []  # steps whose losses are still to be read
         for number in range((state.slot - begun) // per_step, job["train_steps"]):
             state.slot = begun + (number + 1) * per_step
             step = len(state.epochs) * job["train_steps"] + number
             batches = list(feed.until(state.slot))
-            losses = learner.step(batches, step / (job["train_steps"] * job["epochs"]), world)
-            totals.add(losses, len(batches))
-            metrics.gpu_memory("learn")
-            if rank == 0:
-                for name, value in losses.items():
-                    state.curve.setdefault(name, []).append(value)
-                _show(job["meter"], per_step, config, len(state.epochs), feed, losses)
+            progress = step / (job["train_steps"] * job["epochs"])
+            taken.append((learner.step(batches, progress, world), len(batches)))
+            # Read a step later, while the device has the next one to do.
+            if len(taken) > 1:
+                book(*taken.pop(0))
             is_last = number + 1 == job["train_steps"]
             if (step + 1) % _LOOK_EVERY == 0 and not is_last and clock.is_time():
+                book(*taken.pop())
                 state.sums = totals.over_workers()
                 _write_refused(feed, rank, job)
                 if bank:
@@ -94,6 +104,8 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
                 if rank == 0:
                     state.tensors = learner.state()
                     checkpoints.save(state)
+        if taken:
+            book(*taken.pop())
         state.slot = begun + epoch_slots
         for batch in feed.until(state.slot):
             totals.add(learner.evaluate(batch))

@@ -8,7 +8,7 @@ import torch
 
 from pipeline import encoders
 from pipeline.config import LearningConfig
-from pipeline.learner import Learner
+from pipeline.learner import Learner, read
 from pipeline.optimizers import rate_factor
 from pipeline.storage import Location
 from tests.conftest import tiny
@@ -42,9 +42,9 @@ XDC = {"video": {"audio": 3}, "audio": {"video": 3}}
 
 def test_learns_a_batch_by_heart(tmp_path: Path) -> None:
     trained = learner(tmp_path, XDC, "learning.lr=0.003", "learning.warmup=0")
-    first = trained.step([batch()], 0.0)
+    first = read(trained.step([batch()], 0.0))
     for _ in range(25):
-        last = trained.step([batch()], 0.0)
+        last = read(trained.step([batch()], 0.0))
     assert first["loss_video_audio"] == pytest.approx(np.log(3), abs=0.3)
     assert last["loss_video_audio"] < 0.2
     assert last["loss_audio_video"] < 0.2
@@ -55,7 +55,7 @@ def test_each_head_predicts_the_labels_it_should(tmp_path: Path) -> None:
     """Without labels of one clustering only the heads that predict it have no loss."""
     mdc = {"video": {"video": 3, "audio": 3}, "audio": {"audio": 3, "video": 3}}
     none = np.full(B, -1, np.int32)
-    losses = learner(tmp_path, mdc).step([batch(label_audio=none)], 0.5)
+    losses = read(learner(tmp_path, mdc).step([batch(label_audio=none)], 0.5))
     assert losses["loss_video_audio"] == losses["loss_audio_audio"] == 0
     assert losses["loss_video_video"] > 0.5
     assert losses["loss_audio_video"] > 0.5

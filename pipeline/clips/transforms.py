@@ -24,7 +24,7 @@ class FramesToInput(nn.Module):
         self.register_buffer("std", torch.tensor(config.std), persistent=False)
 
     def forward(self, frames_BTHWC: Tensor, mirror_B: Tensor | None = None) -> Tensor:
-        if mirror_B is not None and bool(mirror_B.any()):
+        if mirror_B is not None:
             mirrored = frames_BTHWC.flip(3)
             frames_BTHWC = torch.where(mirror_B.view(-1, 1, 1, 1, 1), mirrored, frames_BTHWC)
         x = (frames_BTHWC.float() / 255 - self.mean) / self.std
