@@ -116,7 +116,7 @@ def section(finding: Finding, results: Results) -> list[str]:
         heads = ["claim", "comparison", "difference [95%]", "verdict"]
         lines += [*markdown([heads, *(compared(results, c) for c in finding.comparisons)]), ""]
     if finding.key == "F6":
-        lines += held(finding, results)
+        lines += purities(results) + held(finding, results)
     if finding.key == "A1":
         lines += agreements(finding, results)
     if finding.key == "A2":
@@ -149,6 +149,30 @@ def costs(finding: Finding, results: Results) -> list[str]:
         rows.append(
             [trial.name, ", ".join(f"{s:.0f}" for s in whole) or "–", ", ".join(shares) or "–"]
         )
+    return [*markdown(rows), ""]
+
+
+def purities(results: Results) -> list[str]:
+    """How much of the label each modality's clusters hold, by round; mean of the seeds."""
+    trials = [trial.name for trial in FINDINGS[0].trials if trial.every_round]
+    most = max(max(rounds_of(results, name), default=0) for name in trials)
+    rows = [["purity of the clusters after round", *map(str, range(most + 1))]]
+    for name in trials:
+        numbers = sorted(rounds_of(results, name))
+        for modality in MODALITIES if numbers else ():
+            found = [
+                np.mean(
+                    [
+                        each["contents"][modality]["purity"]
+                        for result in results[name].values()
+                        for each in result["rounds"]
+                        if each["round"] == number
+                    ]
+                )
+                for number in numbers
+            ]
+            shown = [f"{value:.2f}" for value in found]
+            rows.append([f"{name}, {modality}", *shown, *["–"] * (most + 1 - len(shown))])
     return [*markdown(rows), ""]
 
 
