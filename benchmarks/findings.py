@@ -209,7 +209,7 @@ def signals(results: Results) -> list[str]:
         for seeds in results.values()
         for result in seeds.values()
         for each in result["rounds"]
-        if each["signals"]
+        if each["signals"] and each["probe"].keys() >= set(MODALITIES)
     ]
     names = sorted({name for found, _ in rows for name in found})
     table = [["signal", "rounds", "video probe", "audio probe", "mean of both"]]

@@ -13,7 +13,7 @@ from pipeline.config import ResourcesConfig
 
 # Environment of a process that trains on a CPU: glibc keeps the memory of freed tensors for the
 # next step. By itself it gives large ones back to the kernel, which hands them out anew page by
-# page, zeroed; with two threads a step of R(2+1)D then takes 1.4 times as long.
+# page, zeroed; with two threads a step of R(2+1)D then takes 1.2 to 1.5 times as long.
 KEEPS_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),

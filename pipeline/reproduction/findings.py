@@ -46,8 +46,7 @@ class Finding:
 OURS = "anchored_audio"
 OURS_RAW = f"{OURS}-raw"
 _XDC = Trial("xdc", "xdc", every_round=True)
-# Of trials that are compared with what others are after their first round: an hour of XDC's three
-# buys three of them.
+# Of trials that are compared with what others are after their first round, a third of the cost.
 _ONE_ROUND = ("rounds=1",)
 _VARIANTS = (
     Trial("sdc", "sdc", every_round=True),
