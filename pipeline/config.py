@@ -129,8 +129,6 @@ class ClusteringConfig(Section):
     iterations: Count = 20
     restarts: Count = 1
     init: Literal["random", "kmeans++", "kmeans||"] = "random"
-    # Begin with the means of the last round's clusters, where there are some (first attempt alone).
-    warm_start: bool = False
     pca_dim: Annotated[int, Field(ge=0)] = 256  # 0: no PCA; capped at the features' rank
     whiten: bool = True  # scale the PCA's components by their eigenvalues to eigen_power
     eigen_power: float = -0.5
@@ -169,8 +167,6 @@ class LearningConfig(Section):
     # linear: as in the paper; batchnorm: features are brought to mean 0 and variance 1 before
     # that, which makes an encoder learn its labels, good or bad, sooner.
     head: Literal["batchnorm", "linear"] = "linear"
-    # Begin with the last round's heads, matched to the new clusters by the clips they share.
-    reuse_heads: bool = False
     sampling: Literal["uniform", "natural"] = "uniform"  # over pseudo-labels, as DeepCluster does
     # Up to so many clips of one file are drawn side by side and share its opening: for long files
     # cut into many clips, without a clip store. 1: every clip by itself.

@@ -60,7 +60,6 @@ class Learner:
         wrap: puts the network on the device and, with several workers, into DDP.
         frozen: the encoders stay as they are, BatchNorm's statistics included; the heads learn.
         bank: is given the features of every batch.
-        before: heads to begin as, instead of new ones.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class Learner:
         wrap: Callable[[nn.Module], nn.Module],
         frozen: bool = False,
         bank: MemoryBank | None = None,
-        before: encoders.HeadsBefore | None = None,
     ) -> None:
         self.frozen, self.bank = frozen, bank
         self.config, self.device, self.heads = config, device, heads
@@ -82,8 +80,6 @@ class Learner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
             self.model = EncodersWithHeads(self.networks, heads, config.learning.head)
-        if before:
-            before.into(self.model.heads)
         if frozen:
             self.model.encoders.requires_grad_(False)
         if config.learning.compile:

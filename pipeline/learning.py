@@ -26,7 +26,6 @@ from pipeline.clips.stream import Augment, Order, stream
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config, LearningConfig
 from pipeline.devices import KEEPS_MEMORY, choose_device
-from pipeline.encoders import HeadsBefore
 from pipeline.errors import UserError
 from pipeline.methods import Method, Update
 from pipeline.placement import decoding, home, training
@@ -57,7 +56,6 @@ def learn(
     title: str,
     frozen: bool = False,
     bank: Mapping[str, Location] | None = None,
-    before: HeadsBefore | None = None,
 ) -> dict[str, Any]:
     """Train the update's encoders on the pseudo-labels; write weights and metrics to `out`.
 
@@ -69,7 +67,6 @@ def learn(
         key: (seed, round, update): what is drawn depends on it alone.
         frozen: only the heads learn (evaluation).
         bank: modality → folder for the features that training computes anyway; None: not kept.
-        before: heads to begin as; None: new ones.
 
     Returns:
         The metrics that were written.
@@ -151,7 +148,6 @@ def learn(
             "frozen": frozen,
             "bank": bank,
             "last_seen": [ray.put(schedule.last_seen())] if bank else None,
-            "before": before,
             "meter": progress.meter,
         }
         metrics = _fit(job, decoded, config, out, title)

@@ -30,7 +30,6 @@ from pipeline.clustering import Progress as KMeansProgress
 from pipeline.config import Config
 from pipeline.devices import choose_device
 from pipeline.embedding import embed, warm_batchnorm
-from pipeline.encoders import HeadsBefore
 from pipeline.errors import UserError
 from pipeline.events import EventLog
 from pipeline.learning import learn
@@ -211,7 +210,6 @@ class RoundLoop:
             resources=self.run.config.resources,
             seed=_seed(self.run.config.seed, version, name),
             out=out,
-            before=self._clusters_before(version, name),
             on_progress=lambda progress: _follow(name, progress),
         )
         if not finished:
@@ -222,13 +220,6 @@ class RoundLoop:
             )
             say(f"{title} · {duration(time.monotonic() - started)} · {shown}")
         return clustering
-
-    def _clusters_before(self, version: int, name: str) -> Location | None:
-        """The clusters to begin k-means with, where it is told to and there are some."""
-        if not self.run.config.clustering.warm_start or version == 0:
-            return None
-        before = self.run.round(version - 1).clusters(name)
-        return before if (before / "clustering.json").exists() else None
 
     def learn(
         self,
@@ -259,7 +250,6 @@ class RoundLoop:
             key,
             title,
             bank=self._bank(this, update),
-            before=self._heads_before(this, number, update),
         )
         last = metrics["epochs"][-1]
         self.events.add(
@@ -273,19 +263,6 @@ class RoundLoop:
         if not self.run.config.embedding.from_training:
             return None
         return {modality: this.features(modality) for modality in update.encoders}
-
-    def _heads_before(self, this: Round, number: int, update: Update) -> HeadsBefore | None:
-        """The last round's heads of this update, where heads are reused and there are some."""
-        if not self.run.config.learning.reuse_heads or this.number == 1:
-            return None
-        matching = {}
-        for name in update.clusterings:
-            version = self._version(name)
-            pair = [self.run.round(v).clusters(name) for v in (version - 1, version)]
-            old, new = (read_labels(place, len(self.clips)) for place in pair)
-            matching[name] = measures.matching(old, new, self.run.config.clustering.k)
-        last = self.run.round(this.number - 1).update(number)
-        return HeadsBefore(last / "heads.safetensors", matching)
 
     # -- shown and logged ----------------------------------------------------------------------
 

@@ -62,7 +62,6 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         prepare_model,
         frozen=job["frozen"],
         bank=bank,
-        before=job["before"],
     )
     if state.tensors:
         learner.restore(state.tensors)

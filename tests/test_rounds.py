@@ -90,14 +90,11 @@ def test_a_whole_run_with_two_workers(
 
 
 @pytest.mark.cluster
-def test_cheaper_rounds(
+def test_features_kept_from_training(
     new_run: Callable[[], Location], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Features kept from training, k-means and heads that begin where the last round ended."""
-    cheaper = ["embedding.from_training=true", "clustering.warm_start=true"]
-    more = ["learning.reuse_heads=true", "embedding.keep=true", "rounds=2"]
-    more += ["learning.epochs=5", "learning.lr=0.005"]
-    run = pretrain(tiny(f"run={new_run()}", "method=anchored_audio", *cheaper, *more))
+    more = ["embedding.from_training=true", "embedding.keep=true", "rounds=2"]
+    run = pretrain(tiny(f"run={new_run()}", "method=anchored_audio", *more))
     assert run.last_round() == 2
     for number in (1, 2):
         for modality in ("video", "audio"):
@@ -106,14 +103,7 @@ def test_cheaper_rounds(
             names = [p.name for p in run.round(number).features(modality).files(".parquet")]
             assert any(name.startswith("bank") for name in names)
             assert np.isfinite(features).all()
-    said = capsys.readouterr().out
-    assert said.count("training kept the features of") == 4
-    # A head that begins as the last one knows from the first step what a new one does not.
-    first, second = (
-        (run.round(number).update(1) / "curve.parquet").read_table()["loss_audio_audio"][0].as_py()
-        for number in (1, 2)
-    )
-    assert second < first - 0.1
+    assert capsys.readouterr().out.count("training kept the features of") == 4
 
 
 def check_one_round(run: Run, workers: int) -> None:
@@ -145,8 +135,8 @@ def check_one_round(run: Run, workers: int) -> None:
 def test_a_run_that_is_older_than_a_setting_goes_on(calm: Calm) -> None:
     saved = Location.of(calm.place / "config.yaml")
     text = saved.read_bytes().decode()
-    assert "  reuse_heads: false\n" in text
-    saved.write_text(text.replace("  reuse_heads: false\n", ""))
+    assert "  from_training: false\n" in text
+    saved.write_text(text.replace("  from_training: false\n", ""))
     assert Run.existing(str(calm.place)).last_round() == 2
     assert pretrain(tiny(f"run={calm.place}", *CALM, "rounds=2")).last_round() == 2
     assert saved.read_bytes().decode() == text

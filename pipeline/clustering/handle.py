@@ -92,7 +92,6 @@ def cluster(
     config: ClusteringConfig,
     seed: int,
     out: Location,
-    before: Location | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     resources: ResourcesConfig | None = None,
 ) -> Clustering:
@@ -107,7 +106,6 @@ def cluster(
         seed: of everything random.
         out: folder to write; partial state of the same clustering in it is continued, a finished
             one is only published.
-        before: a finished clustering of the same clips and k, whose means begin the first attempt.
         on_progress: called on the driver after every step.
         resources: where shards may live.
 
@@ -115,7 +113,7 @@ def cluster(
         UserError: features that cannot be clustered (none, NaN, fewer than k), in one line.
     """
     load_faiss()  # says at once, and here, that it is missing
-    task = Task(tuple(features), num_clips, clips, config, seed, out, before)
+    task = Task(tuple(features), num_clips, clips, config, seed, out)
     if task.finished():
         State.clear(out)
         return publish(out, num_clips=num_clips)

@@ -11,8 +11,8 @@ import numpy as np
 from pipeline.clustering import features as feature_files
 from pipeline.clustering.balance import Overflow, price, sinkhorn_bias
 from pipeline.clustering.blocks import Ordinals, generator
-from pipeline.clustering.labels import read_labels, write_labels
-from pipeline.clustering.seeding import Shards, means_of, seed_centroids
+from pipeline.clustering.labels import write_labels
+from pipeline.clustering.seeding import Shards, seed_centroids
 from pipeline.clustering.splitting import farthest, split
 from pipeline.clustering.state import Attempt, State
 from pipeline.clustering.task import Task
@@ -71,7 +71,8 @@ class KMeans:
             self._prepare()
             return Progress("loading", iterations=config.iterations)
         if state.current is None and state.restart < config.restarts:
-            seeds = self._seeds(state.restart)
+            random = (config.init, self.task.seed, state.restart)
+            seeds = seed_centroids(self.shards, self._ordinals, config.k, *random)
             state.current = Attempt(self._normal(seeds), np.zeros(config.k))
             state.save(self.task.out)
             return Progress("seeding", state.restart, 0, config.iterations)
@@ -119,15 +120,6 @@ class KMeans:
             state.save(task.out)
         self._energy = sum(self.shards.call("energy"))
         self._state = state
-
-    def _seeds(self, restart: int) -> np.ndarray:
-        config, task = self.config, self.task
-        if restart or task.before is None:
-            return seed_centroids(
-                self.shards, self._ordinals, config.k, config.init, task.seed, restart
-            )
-        labels = read_labels(task.before, task.num_clips)
-        return means_of(self.shards, labels, config.k, task.seed)
 
     def _iterate(self, state: State, attempt: Attempt) -> int:
         """One Lloyd iteration: assign, objective, means, split the empty, balance."""

@@ -188,13 +188,6 @@ def churn(before: np.ndarray, after: np.ndarray) -> float:
     return 1.0 - hungarian_accuracy(before, after) if table.total else 0.0
 
 
-def matching(before: np.ndarray, after: np.ndarray, k: int) -> np.ndarray:
-    """int64[k]: for each cluster after, the one before; one to one, sharing the most clips."""
-    both = (before >= 0) & (after >= 0)
-    shared = np.bincount(after[both].astype(np.int64) * k + before[both], minlength=k * k)
-    return linear_sum_assignment(shared.reshape(k, k), maximize=True)[1]
-
-
 def imbalance_factor(sizes: np.ndarray) -> float:
     """k * sum(p^2): 1 for equal sizes, k if all is in one cluster (faiss's definition)."""
     sizes = np.asarray(sizes, np.float64)

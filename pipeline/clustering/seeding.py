@@ -1,4 +1,4 @@
-"""Initial centroids: random rows, k-means++, k-means||, or the means of earlier clusters."""
+"""Initial centroids: random rows, k-means++ or k-means||."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 
 from pipeline.clustering.blocks import Ordinals, generator
 from pipeline.clustering.shard import LostSpreadError
-from pipeline.clustering.splitting import split
 
 # Bahmani et al. 2012, "Scalable k-means++": oversampling 2k a round, five rounds.
 _OVERSAMPLING = 2.0
@@ -51,17 +50,6 @@ def seed_centroids(
             return parallel(shards, ordinals, k, seed, restart)
         except LostSpreadError:
             continue  # a shard died on the way; the same numbers are drawn again
-
-
-def means_of(shards: Shards, labels: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """float32[k, d], the means of given clusters in this space; empty ones are split from others.
-
-    Args:
-        labels: int32[N], -1 for none.
-    """
-    sums, counts = shards.total("sums_of", labels, k)
-    means = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
-    return split(means, counts, generator(seed, "seeding", 0))[0]
 
 
 def random_points(

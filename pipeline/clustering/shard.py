@@ -66,23 +66,6 @@ class Shard:
 
     # -- seeding -----------------------------------------------------------------------------
 
-    def sums_of(self, labels: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sums float64[k, d] and counts int64[k] of given clusters: exact.
-
-        Args:
-            labels: int32[N] of all clips, -1 for none.
-        """
-        self.vectors.prepare()
-        mine = labels[self.vectors.clips]
-        sums = ClusterSums(k, self.vectors.dim, len(mine))
-
-        def one(number: int, block: Vectors) -> None:
-            place = self._place(number)
-            sums.update(place.start, block.x, mine[place])
-
-        self.vectors.each(one)
-        return sums.sums, sums.counts
-
     def spread(self, seeds: np.ndarray, known: int) -> np.ndarray:
         """Squared distance of every row to its nearest seed, summed by block.
 

@@ -28,7 +28,6 @@ class Task:
     config: ClusteringConfig
     seed: int
     out: Location
-    before: Location | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -41,8 +40,6 @@ class Task:
         # Without defaults, so that a setting which is younger than the result does not matter.
         chosen = self.config.model_dump(mode="json", exclude=_RESOURCES, exclude_defaults=True)
         parts = [chosen, self.num_clips, self.seed, listing(self.features)]
-        if self.before is not None:
-            parts.append((self.before / "clustering.json").read_json()["key"])
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def finished(self) -> bool:

@@ -9,12 +9,11 @@ from torch import nn
 
 from pipeline.config import EncoderConfig
 from pipeline.encoders import audio, video
-from pipeline.encoders.heads import HeadsBefore, new_head, save_heads
+from pipeline.encoders.heads import new_head, save_heads
 from pipeline.encoders.weights import load_weights, save_weights
 
 __all__ = [
     "ARCHITECTURES",
-    "HeadsBefore",
     "build",
     "channels_last",
     "load_weights",

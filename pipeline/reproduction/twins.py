@@ -34,7 +34,8 @@ class Twin(RoundLoop):
 
 
 def pretrain_twins(cuts: Location, config: Config, modality: str) -> Run:
-    """Both, to ``config.rounds`` rounds, from wherever they stand; the first one is returned.
+    """The first one, to ``config.rounds`` rounds, and the other as far as that needs it; from
+    wherever they stand.
 
     Args:
         cuts: a cuts table, indexed for both if it was not before.
@@ -54,7 +55,8 @@ def pretrain_twins(cuts: Location, config: Config, modality: str) -> Run:
         if twin.run.last_round() is None:
             twin.begin()
     for number in range(1, config.rounds + 1):
-        for twin in twins:
+        last = number == config.rounds  # nobody learns from the other one's
+        for twin in twins[:1] if last else twins:
             if not twin.run.round(number).is_done:
                 twin.play(twin.run.round(number))
     for twin in twins:

@@ -59,7 +59,6 @@ def run_here(
     seed: int = 0,
     budget: int = 1 << 40,
     device: str = "cpu",
-    before: Location | None = None,
     **settings: Any,
 ) -> list[Progress]:
     """A clustering without Ray, in as many shards as asked for."""
@@ -72,7 +71,7 @@ def run_here(
         )
         for first, last in blocks.split(min(shards, blocks.count))
     ]  # fmt: skip
-    task = Task(tuple(features), num_clips, clips, config, seed, out, before)
+    task = Task(tuple(features), num_clips, clips, config, seed, out)
     kmeans = KMeans(task, Shards(specs))
     steps = []
     while kmeans.result is None:

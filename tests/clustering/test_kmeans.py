@@ -198,35 +198,6 @@ def test_spreading_seeds_beats_random_ones(write_features: Writer, tmp_path: Pat
     assert first["kmeans||"] < 0.5 * first["random"]
 
 
-def test_begins_with_the_means_of_earlier_clusters(write_features: Writer, tmp_path: Path) -> None:
-    """Of clips in another space, where two have gone and two are new."""
-    raw = mixture(600, 24, 9)
-    first, second = np.arange(598), np.arange(2, 600)
-    early = Location.of(tmp_path / "early")
-    run_here([write_features(raw[first], first)], 600, early, k=9, iterations=5)
-    labels = read_labels(early, 600)
-    rotated = raw @ np.linalg.qr(np.random.default_rng(0).normal(size=(24, 24)))[0]
-    features = [write_features(rotated[second], second)]
-    made = {}
-    for shards in (1, 4):
-        out = Location.of(tmp_path / f"{shards}")
-        steps = run_here(features, 600, out, shards=shards, before=early, k=9, restarts=2)
-        made[shards] = files(out)
-    assert made[1] == made[4]
-    x = vectors_of(out, rotated[second])
-    known = labels[second]
-    means = np.stack([x[known == c].mean(axis=0) for c in range(9)])
-    nearest = ((x[:, None] - means[None]) ** 2).sum(axis=2).min(axis=1).sum()
-    assert next(s.objective for s in steps if s.stage == "iterating") == pytest.approx(
-        nearest, rel=1e-5
-    )
-    cold = Location.of(tmp_path / "cold")
-    run_here(features, 600, cold, k=9, restarts=2)
-    assert (out / "clustering.json").read_json()["key"] != (cold / "clustering.json").read_json()[
-        "key"
-    ]
-
-
 def test_tolerance_ends_early(write_features: Writer, tmp_path: Path) -> None:
     features = [write_features(mixture(900, 6, 30, spread=1.0))]
     lengths = []
