@@ -246,7 +246,7 @@ def quick(results: Results) -> list[str]:
     return [
         "## The quick preset",
         "",
-        "XDC's first round on the generated world, as a test runs it: video probe "
+        "XDC's first round on an easy generated world, as a test runs it: video probe "
         f"{spread(before)} of random encoders, {spread(after)} after it. Gain by seed: "
         f"{', '.join(f'{gain:+.3f}' for gain in gains)}; mean {gains.mean():+.3f}, deviation "
         f"{deviation:.3f}. The test asks for {QUICK_MARGIN:+.2f}: {missed} of {len(gains)} seeds "
@@ -302,7 +302,6 @@ def main() -> None:
         for finding in FINDINGS:
             lines += section(finding, results)
         lines += signals(results)
-    # No round knows how many follow: longer trials of the same settings have the same first one.
     first = (
         read(folder / "generated").get("xdc", {}),
         read(folder / "quick/generated").get("xdc", {}),

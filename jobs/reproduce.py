@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
             if name == "words":
                 world = words(options.words)
             else:
-                world = generated(seed, preset.generated_files)
+                world = generated(seed, **preset.generated)
             for trial in trials:
                 place = results / name / f"{trial.name}-{seed}.json"
                 if not place.exists() and trial.fits(world):

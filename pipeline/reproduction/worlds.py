@@ -69,15 +69,15 @@ class World:
         return config.model_copy(update={"store": config.store.model_copy(update={"place": place})})
 
 
-def generated(seed: int, files: int) -> World:
+def generated(seed: int, files: int, classes: int = 8, places: int = 8) -> World:
     """The generated world (`pipeline.synthetic`), another one for every seed; written once."""
+    kind = synthetic.World(seed=seed, difficulty=0.0, classes=classes, places=places)
+    name = f"generated-{files}x{classes}x{places}-{seed}"
 
     def cuts(folder: Location) -> pa.Table:
-        media = Path(folder.path) / "media"
-        made = synthetic.write_world(media, files, synthetic.World(seed=seed, difficulty=0.0))
-        return _read(Location.of(made))
+        return _read(Location.of(synthetic.write_world(Path(folder.path) / "media", files, kind)))
 
-    return World(f"generated-{seed}", (_config("demo"),), ("label",), cuts)
+    return World(name, (_config("demo"),), ("label",), cuts)
 
 
 def words(table: str) -> World:
