@@ -302,11 +302,7 @@ def main() -> None:
         for finding in FINDINGS:
             lines += section(finding, results)
         lines += signals(results)
-    first = (
-        read(folder / "generated").get("xdc", {}),
-        read(folder / "quick/generated").get("xdc", {}),
-    )
-    lines += quick({"xdc": {**first[0], **first[1]}})
+    lines += quick(read(folder / "quick/generated"))
     (HERE / "findings.md").write_text("\n".join(lines).rstrip() + "\n")
 
 

@@ -54,10 +54,8 @@ def main(arguments: list[str]) -> None:
     connect(config.load(list(preset.settings)).resources)
     for seed in options.seeds or preset.seeds:
         for name in wanted:
-            if name == "words":
-                world = words(options.words)
-            else:
-                world = generated(seed, **preset.generated)
+            real = name == "words"
+            world = words(options.words) if real else generated(seed, **preset.generated)
             for trial in trials:
                 place = results / name / f"{trial.name}-{seed}.json"
                 if not place.exists() and trial.fits(world):
