@@ -290,6 +290,8 @@ class RoundLoop:
             old = read_labels(before, len(self.clips))
             values["nmi_to_last"] = measures.normalized_mutual_information(old, new)
             values["churn"] = measures.churn(old, new)
+        if not version:
+            values |= self._of_files(new)
         for other in self.method.clusterings:
             there = self.run.round(self._version(other)).clusters(other)
             if other != name and (there / "clustering.json").exists():
@@ -301,6 +303,16 @@ class RoundLoop:
         if warning:
             say(f"warning: {name} clusters: {warning}")
         return values
+
+    def _of_files(self, labels: np.ndarray) -> dict[str, float]:
+        """How far first clusters follow the files, where these hold several clips: what a file's
+        clips share (a room, a face, a day) is beside the point. Of the clips table's first part.
+        """
+        uris = next(self.clips.read_parts(["uri"]))["uri"].combine_chunks().dictionary_encode()
+        if 2 * len(uris.dictionary) > len(uris):
+            return {}
+        files, labels = uris.indices.to_numpy(), labels[: len(uris)]
+        return {"ami_to_files": measures.adjusted_mutual_information(files, labels)}
 
 
 def check(config: Config, method: Method, clips: ClipTable) -> None:

@@ -20,6 +20,7 @@ import ray
 import torch
 
 from pipeline import encoders
+from pipeline.clips.index import index
 from pipeline.clips.table import ClipTable
 from pipeline.clustering import read_labels
 from pipeline.errors import UserError
@@ -104,6 +105,25 @@ def test_features_kept_from_training(
             assert any(name.startswith("bank") for name in names)
             assert np.isfinite(features).all()
     assert capsys.readouterr().out.count("training kept the features of") == 4
+
+
+def test_first_clusters_that_follow_the_files_are_told(
+    world: Path, new_run: Callable[[], Location], tmp_path: Path
+) -> None:
+    """Two clips a file; clusters that are the files, and clusters that have nothing of them."""
+    config = tiny(f"run={tmp_path / 'cut'}", "index.window_s=0.6")
+    index(str(world.parent / "media"), Location.of(tmp_path / "cut"), config)
+    loop = RoundLoop.opened(config, METHODS["xdc"])
+    assert len(loop.clips) == 96
+    files = np.unique(loop.clips.column("uri").to_pylist(), return_inverse=True)[1]
+    assert loop._of_files(files.astype(np.int32))["ami_to_files"] == pytest.approx(1)
+    apart = np.random.default_rng(0).integers(0, 8, 96).astype(np.int32)
+    assert abs(loop._of_files(apart)["ami_to_files"]) < 0.15
+    loop.events.close()
+
+    whole = RoundLoop.opened(tiny(f"run={new_run()}"), METHODS["xdc"])
+    assert whole._of_files(np.zeros(48, np.int32)) == {}, "a clip a file: nothing to follow"
+    whole.events.close()
 
 
 def check_one_round(run: Run, workers: int) -> None:
