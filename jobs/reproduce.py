@@ -59,7 +59,8 @@ def main(arguments: list[str]) -> None:
             for trial in trials:
                 place = results / name / f"{trial.name}-{seed}.json"
                 if not place.exists() and trial.fits(world):
-                    place.write_json(play(trial, world, seed, preset.settings, out))
+                    settings = preset.settings + (preset.short if trial.short else ())
+                    place.write_json(play(trial, world, seed, settings, out))
                     say(f"{place}")
 
 

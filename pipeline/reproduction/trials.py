@@ -45,6 +45,7 @@ class Trial:
         cuts: the list that is learned from (`worlds.LISTS`).
         settings: that differ from the world's.
         every_round: examine all rounds, not only the last.
+        short: one that may end early, with what a preset has for those (`findings.Preset`).
     """
 
     name: str
@@ -52,6 +53,7 @@ class Trial:
     cuts: str = TRAIN
     settings: tuple[str, ...] = ()
     every_round: bool = False
+    short: bool = False
 
     @property
     def kind(self) -> str:
