@@ -111,6 +111,22 @@ def test_trials_with_labels(world: Path, tmp_path: Path) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("local_ray")
+def test_fine_tuning_takes_another_trials_encoders(world: Path, tmp_path: Path) -> None:
+    small = World("small", tuple(TINY), ("label",), lambda folder: worlds._read(Location.of(world)))
+    out, base = Location.of(tmp_path), Trial("xdc", "xdc")
+    tuned = Trial("xdc-tuned", "tuned:label", base=base)
+    found = play(tuned, small, 0, ("embedding.keep=true",), out)
+    assert set(found["rounds"][0]["probe"]) == {"video", "audio"}
+    run = out / "small" / "trials" / "xdc-0"
+    (tuned_weights,) = Path(str(run / "evaluation")).rglob("encoders.safetensors")
+    start = run / "rounds" / "0001" / "encoders.safetensors"
+    assert tuned_weights.read_bytes() != start.read_bytes()
+    assert (run / "exam" / "tuned" / "held_out" / "video" / "DONE").exists()
+    assert not (out / "small" / "trials" / "xdc-tuned-0").exists()
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("local_ray")
 def test_twins_teach_each_other_and_learn_from_less(world: Path, tmp_path: Path) -> None:
     small = World("small", tuple(TINY), ("label",), lambda folder: worlds._read(Location.of(world)))
     out = Location.of(tmp_path)

@@ -95,12 +95,14 @@ def supervised(
     supervision: Supervision,
     test_split: str,
     modalities: tuple[str, ...] = MODALITIES,
+    start: Location | None = None,
 ) -> Location:
     """Weights of both encoders, trained now unless they were before.
 
     Args:
         test_split: the value of the split column that is tested on (`examples.sides_of`).
-        modalities: whose encoders are trained; another's stays random.
+        modalities: whose encoders are trained; another's stays as it was.
+        start: weights to fine-tune, for as many epochs as one round has; None: the random ones.
 
     Raises:
         UserError: there are no labels to train on.
@@ -108,10 +110,11 @@ def supervised(
     clips = ClipTable.open(run.clips)
     labels, k = supervision.labels(clips)
     labels[sides_of(clips, test_split) != TRAIN] = -1
-    config = _settings(run.config)
+    config = _settings(run.config, rounds=1 if start else run.config.rounds)
+    start = start or run.round(0).encoders
     digest = hashlib.blake2b(labels.tobytes(), digest_size=6)
     digest.update(config.learning.model_dump_json().encode())
-    digest.update(run.round(0).encoders.read_bytes())
+    digest.update(start.read_bytes())
     there = tuple(m for m in modalities if clips.count((m,)))
     if modalities != MODALITIES:
         digest.update(repr(modalities).encode())
@@ -124,7 +127,7 @@ def supervised(
             Method({_LABEL: there}, (update,)),
             update,
             {_LABEL: ([ray.put(labels)], k)},
-            run.round(0).encoders,
+            start,
             out,
             out / "rejects",
             config,
@@ -134,8 +137,8 @@ def supervised(
     return out / "encoders.safetensors"
 
 
-def _settings(config: Config) -> Config:
+def _settings(config: Config, rounds: int) -> Config:
     learning = config.learning.model_copy(
-        update={"epochs": config.learning.epochs * config.rounds, "heldout": 0.0, "patience": 0}
+        update={"epochs": config.learning.epochs * rounds, "heldout": 0.0, "patience": 0}
     )
     return config.model_copy(update={"learning": learning})

@@ -7,7 +7,7 @@ What the paper claims is told as far as its abstract, its repository and reading
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.reproduction.trials import Trial
 
@@ -32,7 +32,7 @@ class Comparison:
 class Finding:
     """
     Attributes:
-        key: F1 … F7 the paper's, A1 … our own; title: of its section.
+        key: F1 … F7 the paper's (F1T: F1, fine-tuned), A1 … our own; title: of its section.
         trials: all that are needed.
         comparisons: the claims put to the test.
     """
@@ -56,6 +56,11 @@ _OURS = Trial(OURS, OURS, every_round=True)
 _RAW = ("clustering.first=raw",)
 _OURS_RAW = Trial(OURS_RAW, OURS, settings=_RAW, every_round=True)
 _FIRST_RAW = (Trial("xdc-raw", "xdc", settings=_RAW, every_round=True), _OURS_RAW)
+_SCRATCH = Trial("scratch", "supervised:label", settings=("rounds=1",))
+_TUNED = tuple(
+    replace(base, name=f"{base.name}-tuned", method="tuned:label", every_round=False, base=base)
+    for base in (_XDC, *_VARIANTS, _OURS_RAW)
+)
 
 
 def _both(better: str, worse: str, claim: str) -> tuple[Comparison, ...]:
@@ -96,6 +101,16 @@ FINDINGS = (
             *_both(OURS_RAW, "random", "(ours) both encoders gain"),
             *_both(OURS_RAW, OURS, "(ours) the first labels from features without an encoder"),
             *_both("xdc-raw", "xdc", "(ours) the same for XDC"),
+        ),
+    ),
+    Finding(
+        "F1T",
+        "The same encoders, fine-tuned with all labels for a round's epochs",
+        (_SCRATCH, *_TUNED),
+        (
+            *_both("xdc-tuned", "scratch", "XDC is a better start than random weights"),
+            *_both("xdc-tuned", "sdc-tuned", "and than single-modality clustering"),
+            *_both(f"{OURS_RAW}-tuned", "xdc-tuned", "(ours) an anchored modality a better one"),
         ),
     ),
     Finding(

@@ -1,7 +1,7 @@
 """One trial: encoders trained in one way, examined on held-out cuts.
 
 OUT/<world>/trials/<name>-<seed>/           the run
-OUT/<world>/trials/<name>-<seed>/exam/      features of labelled cuts, by round
+OUT/<world>/trials/<name>-<seed>/exam/      features of labelled cuts, by round, or ``tuned``
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pipeline.rounds import RoundLoop, pretrain
 from pipeline.run import Run
 from pipeline.storage import Location
 
-SUPERVISED, TWINS = "supervised", "twins"
+SUPERVISED, TUNED, TWINS = "supervised", "tuned", "twins"
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,13 @@ class Trial:
     Attributes:
         name: of its files.
         method: one of `METHODS`; ``supervised:<column>[:<modality>]``: that column of the cuts as
-            labels, for as many epochs as all rounds of the others; ``twins:<modality>``: see
-            twins.py.
+            labels, for as many epochs as all rounds of the others; ``tuned:<column>``: the encoders
+            of another trial, fine-tuned on that column for a round's epochs; ``twins:<modality>``:
+            see twins.py.
         cuts: the list that is learned from (`worlds.LISTS`).
         settings: that differ from the world's.
         every_round: examine all rounds, not only the last.
+        base: the trial that is fine-tuned.
         short: one that may end early, with what a preset has for those (`findings.Preset`).
     """
 
@@ -54,6 +56,7 @@ class Trial:
     settings: tuple[str, ...] = ()
     every_round: bool = False
     short: bool = False
+    base: Trial | None = None
 
     @property
     def kind(self) -> str:
@@ -70,7 +73,7 @@ class Trial:
 
     def fits(self, world: World) -> bool:
         """Whether the world has the labels that it needs."""
-        return self.kind != SUPERVISED or self.detail in world.labels
+        return self.kind not in (SUPERVISED, TUNED) or self.detail in world.labels
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,12 @@ def play(
 ) -> dict[str, Any]:
     """Train and examine, from wherever an earlier attempt stopped; the trial's figures."""
     started = time.monotonic()
-    place = out / world.name / "trials" / f"{trial.name}-{seed}"
+    runs = trial.base or trial  # whose run it is
+    place = out / world.name / "trials" / f"{runs.name}-{seed}"
     own = [f"run={place.full_uri}", f"seed={seed}"]
-    if trial.method in METHODS:
-        own.append(f"method={trial.method}")
-    config = settings_of.load([*world.settings, *preset, *trial.settings, *own])
+    if runs.method in METHODS:
+        own.append(f"method={runs.method}")
+    config = settings_of.load([*world.settings, *preset, *runs.settings, *own])
     if trial.cuts != TRAIN:
         config = _as_many_steps(config, len(world.list_of(TRAIN, out).read_table()))
     cuts = world.list_of(trial.cuts, out)
@@ -153,6 +157,9 @@ def train(trial: Trial, cuts: Location, config: Config) -> Trained:
         labels = Supervision(cuts.full_uri, trial.detail)
         return Trained(loop.run, {0: supervised(loop.run, labels, "test", trial.modalities)})
     run = pretrain(config)
+    if trial.kind == TUNED:
+        labels = Supervision(cuts.full_uri, trial.detail)
+        return Trained(run, {0: supervised(run, labels, "test", start=run.encoders)})
     return Trained(run, _all_rounds(run))
 
 
@@ -168,7 +175,7 @@ def _examined(
     clips, _ = lists[TRAIN]
     clustered = trial.method in METHODS and trial.cuts == TRAIN
     title = f"{trial.name} · seed {config.seed} · round {number}"
-    place = trained.run.location / "exam" / f"{number:04d}"
+    place = trained.run.location / "exam" / (TUNED if trial.base else f"{number:04d}")
     folders = {name: {m: place / name / m for m in trial.modalities} for name in lists}
     if clustered:
         folders[TRAIN] = {m: this.features(m) for m in trial.modalities}
