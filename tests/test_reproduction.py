@@ -82,7 +82,8 @@ def test_presets_name_findings_and_every_comparison_has_its_trials() -> None:
 def test_xdc_learns(tmp_path: Path) -> None:
     """The quick preset, whole: the sound's clusters teach the pictures' encoder what they are of.
 
-    How seldom that fails where nothing is wrong: benchmarks/findings.md, "The quick preset".
+    By 20 seeds (benchmarks/findings.md, "The quick preset"), the margin is missed where nothing is
+    wrong with probability 0.002.
     """
     preset = findings.PRESETS["quick"]
     (trial,) = findings.trials_of(preset.findings)

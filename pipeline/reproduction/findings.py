@@ -217,7 +217,7 @@ class Preset:
 _ALL = tuple(finding.key for finding in FINDINGS)
 # What XDC's video probe gains at least over random encoders in the quick preset, or a test fails;
 # benchmarks/findings.md tells how seldom it does where nothing is wrong.
-QUICK_MARGIN = 0.1
+QUICK_MARGIN = 0.05
 PRESETS = {
     # XDC's first round, two minutes on two cores, in a world with fewer nuisances than the usual
     # one, where seeds are far apart after a single round.
