@@ -124,7 +124,8 @@ def main() -> None:
             ]
             rows.append({"choice": name, "modality": modality, "nmi": scores})
             print(f"{name} · {modality} · " + " ".join(f"{score:.3f}" for score in scores))
-    result = {"about": about("torch", "faiss-cpu", "av"), "seeds": options.seeds, "rows": rows}
+    head = about("torch", "av") | {"faiss": faiss.__version__}
+    result = {"about": head, "seeds": options.seeds, "rows": rows}
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
 
 
