@@ -70,6 +70,13 @@ def test_contents_of_clusters() -> None:
     }
 
 
+def test_a_trial_by_labels_needs_a_world_that_has_them() -> None:
+    generated = worlds.generated(0, 8)
+    for method in ("supervised", "tuned"):
+        assert Trial("x", f"{method}:label").fits(generated)
+        assert not Trial("x", f"{method}:slot").fits(generated)
+
+
 def test_presets_name_findings_and_every_comparison_has_its_trials() -> None:
     known = {trial.name for trial in findings.trials_of([f.key for f in findings.FINDINGS])}
     for finding in findings.FINDINGS:
@@ -101,13 +108,13 @@ def test_xdc_learns(tmp_path: Path) -> None:
     assert {"purity", "nmi", "clusters", "confused"} <= set(last["contents"]["audio"])
 
 
+@pytest.mark.cluster
 @pytest.mark.usefixtures("local_ray")
 def test_trials_with_labels(world: Path, tmp_path: Path) -> None:
     small = World("small", tuple(TINY), ("label",), lambda folder: worlds._read(Location.of(world)))
     preset = ("embedding.keep=true",)
     labels = play(Trial("supervised", "supervised:label"), small, 0, preset, Location.of(tmp_path))
     assert set(labels["rounds"][0]["probe"]) == {"video", "audio"}
-    assert not Trial("x", "supervised:slot").fits(small)
 
 
 @pytest.mark.cluster
@@ -139,11 +146,12 @@ def test_twins_teach_each_other_and_learn_from_less(world: Path, tmp_path: Path)
     assert found["clips"] == clips // 2, "examined on all"
     assert found["config"]["learning"]["epoch_clips"] == round(0.9 * clips), "equal compute"
     first = out / "small" / "trials" / "twins-audio-0"
-    for twin in (first, first / "twin"):
+    for twin, clustered in ((first, ("0000",)), (first / "twin", ("0000", "0001"))):
         assert (twin / "rounds" / "0001" / "DONE").exists()
-        for number in ("0000", "0001"):
+        for number in clustered:  # what the other one learned from
             assert (twin / "rounds" / number / "clusters" / "audio" / "clustering.json").exists()
     assert (first / "rounds" / "0002" / "DONE").exists()
+    assert not (first / "twin" / "rounds" / "0002").exists(), "nobody would learn from it"
     ours, theirs = (
         (place / "rounds" / "0000" / "encoders.safetensors").read_bytes()
         for place in (first, first / "twin")
