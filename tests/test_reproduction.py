@@ -13,7 +13,7 @@ from pipeline.reproduction.contents import contents
 from pipeline.reproduction.trials import Trial, play
 from pipeline.reproduction.worlds import LISTS, World
 from pipeline.storage import Location
-from tests.conftest import TINY
+from tests.conftest import TINY, tiny
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,18 @@ def test_a_trial_by_labels_needs_a_world_that_has_them() -> None:
     for method in ("supervised", "tuned"):
         assert Trial("x", f"{method}:label").fits(generated)
         assert not Trial("x", f"{method}:slot").fits(generated)
+
+
+def test_trials_that_cut_clips_otherwise_share_no_store(tmp_path: Path) -> None:
+    def place(*settings: str) -> str:
+        return (
+            worlds.generated(0, 8)
+            .stored("train", Location.of(tmp_path), tiny(*settings))
+            .store.place
+        )
+
+    assert place() == place("learning.epochs=2")
+    assert place() != place("clips.audio.align=start")
 
 
 def test_presets_name_findings_and_every_comparison_has_its_trials() -> None:

@@ -1,7 +1,7 @@
 """The paper's findings as data: what each one claims, and which trials test it.
 
 What the paper claims is told as far as its abstract, its repository and readings of it tell
-(README, "Findings"); its numbers are not targets here.
+(README, "The paper's findings, tested again"); its numbers are not targets here.
 """
 
 from __future__ import annotations

@@ -2,13 +2,14 @@
 
     OUT/<world>/cuts/<list>.parquet     uri, start_s, end_s, label, split and the world's others
     OUT/<world>/clips/<list>/           the list, indexed
-    OUT/<world>/store/<list>/           its clips, decoded once, where the settings ask for it
+    OUT/<world>/store/<list>-<digest>/  its clips, decoded once, where the settings ask for it
 
 No encoder ever learns from a held-out cut, neither with labels nor without.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +65,9 @@ class World:
         return clips, publish(clips, place, self.stored(name, out, config))
 
     def stored(self, name: str, out: Location, config: Config) -> Config:
-        """`config` with the list's clip store, which all runs on that list share."""
-        place = (out / self.name / "store" / name).full_uri
+        """`config` with the list's clip store, which all runs share that cut their clips alike."""
+        alike = hashlib.blake2b(config.clips.model_dump_json().encode(), digest_size=4).hexdigest()
+        place = (out / self.name / "store" / f"{name}-{alike}").full_uri
         return config.model_copy(update={"store": config.store.model_copy(update={"place": place})})
 
 
