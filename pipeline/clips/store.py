@@ -136,6 +136,7 @@ def _check(place: Location, config: Config) -> None:
         "region": list(video.region) if video.region else None,
         "rate": audio.rate,
         "span_s": config.clips.span_s,
+        "align": audio.align,
         "jitter_s": config.clips.jitter_s,
         "clips_per_shard": config.store.clips_per_shard,
         "codec": config.store.codec,

@@ -168,3 +168,5 @@ def test_clips_that_could_not_be_stored_are_rejects_of_their_media(
     assert str(batch["rejects"]).startswith("[[3, ")
     with pytest.raises(UserError, match=r"short_side: 28 → 40.*store\.place"):
         fill(clips, published, run / "store", tiny("clips.video.short_side=40"))
+    with pytest.raises(UserError, match=r"align: center → start"):
+        fill(clips, published, run / "store", tiny("clips.audio.align=start"))
