@@ -2,53 +2,30 @@
 
 Sections: ``process`` (one process against faiss and scikit-learn), ``shards`` (1, 2, 4 actors on
 the same cores), ``scale`` (time per iteration and memory from 1e5 rows to as many as ``--rows``),
-``labels`` (broadcast of 65 M labels). Each writes its part of ``benchmarks/kmeans.json``, and the
-table ``benchmarks/kmeans.md`` is made of that. Contenders of one row run one after another in
-fresh processes, with the same vectors, initial centroids, iterations and threads.
+``labels`` (broadcast of 65 M labels), ``gpu`` (products on a GPU against those on cores). Each
+writes its part of ``benchmarks/kmeans.json``, and the table ``benchmarks/kmeans.md`` is made of
+that. Contenders of one row run one after another in fresh processes, with the same vectors, initial
+centroids, iterations and threads.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from pipeline.machine import about
+
 HERE = Path(__file__).parent
 SHAPES = ((100_000, 512, 256), (1_000_000, 256, 256), (1_000_000, 128, 1024), (300_000, 512, 4096))
 ITERATIONS = 10
+PACKAGES = ("faiss-cpu", "numpy", "ray", "scikit-learn", "torch")
 ENCODED = 100_000  # vectors of a real encoder that are made in minutes
-
-
-def machine() -> dict[str, Any]:
-    """Hardware, versions, commit and date that a number belongs to."""
-    import faiss
-    import numpy
-    import ray
-    import sklearn
-    import torch
-
-    names = [
-        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    git = ["git", "-C", str(HERE), "rev-parse", "--short", "HEAD"]
-    return {
-        "cpu": names[0].split(":")[1].strip() if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "python": platform.python_version(),
-        "versions": {
-            module.__name__: module.__version__ for module in (faiss, numpy, ray, sklearn, torch)
-        },
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
-        "date": datetime.date.today().isoformat(),
-    }
 
 
 def apart(arguments: list[str], threads: int) -> dict[str, Any]:
@@ -122,9 +99,32 @@ def labels(options: argparse.Namespace) -> list[dict[str, Any]]:
     return [apart(["labels", "65000000", "8"], 1)]
 
 
+def gpu(options: argparse.Namespace) -> list[dict[str, Any]]:
+    import torch
+
+    rows = []
+    for n, d, k in options.shapes:
+        with tempfile.TemporaryDirectory() as folder:
+            apart(["make", folder, "mixture", *(str(v) for v in (n, d, k))], options.threads)
+            row: dict[str, Any] = {"threads": options.threads, "n": n, "d": d, "k": k}
+            row["gpu"] = torch.cuda.get_device_name()
+            for device in ("cpu", "cuda"):
+                arguments = ["ours", folder, str(k), str(ITERATIONS), device]
+                row[device] = apart(arguments, options.threads)
+            rows.append(row)
+            print(row, flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    sections = {"process": process, "shards": shards, "scale": scale, "labels": labels}
+    sections = {
+        "process": process,
+        "gpu": gpu,
+        "shards": shards,
+        "scale": scale,
+        "labels": labels,
+    }
     parser.add_argument("sections", nargs="+", choices=sections)
     parser.add_argument("--data", nargs="+", default=["encoder", "mixture"])
     parser.add_argument("--contenders", nargs="+", default=["faiss", "ours", "sklearn"])
@@ -140,7 +140,7 @@ def main() -> None:
         before = os.getloadavg()[0]
         rows = sections[name](options)
         load = f"{before:.1f}, {os.getloadavg()[0]:.1f}"
-        results[name] = {"machine": machine() | {"load": load}, "rows": rows}
+        results[name] = {"machine": about(*PACKAGES) | {"load": load}, "rows": rows}
         options.output.write_text(json.dumps(results, indent=1) + "\n")
     from kmeans_table import table
 

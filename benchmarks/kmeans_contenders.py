@@ -151,7 +151,7 @@ def sklearn(folder: str, k: str, iterations: str) -> dict[str, Any]:
     return clock.read() | {"objective": objective}
 
 
-def ours(folder: str, k: str, iterations: str) -> dict[str, Any]:
+def ours(folder: str, k: str, iterations: str, device: str = "cpu") -> dict[str, Any]:
     """All iterations in one process, with as many threads as the others get."""
     from pipeline.clustering.blocks import Blocks
     from pipeline.clustering.index import LocalShard
@@ -165,10 +165,10 @@ def ours(folder: str, k: str, iterations: str) -> dict[str, Any]:
     n = sum(len(part.read_table(["clip_index"])) for part in features[0].files(".parquet"))
     settings = config(int(k), int(iterations))
     blocks = Blocks(n, settings.block_size)
-    out = Location.of(folder + "/out")
+    out = Location.of(f"{folder}/out-{device}")
     spec = ShardSpec(
         features, blocks, 0, blocks.count, out, 8 << 30,
-        threads=threads(), products=int(iterations) * int(k),
+        threads=threads(), device=device, products=int(iterations) * int(k),
     )  # fmt: skip
     shard = Shard(spec)
     kmeans = KMeans(Task(features, n, None, settings, 0, out), LocalShard(shard))

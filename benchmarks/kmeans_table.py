@@ -8,7 +8,13 @@ from typing import Any
 
 def table(results: dict[str, Any]) -> str:
     """Markdown of all sections that have been run."""
-    makers = {"process": _process, "shards": _shards, "scale": _scale, "labels": _labels}
+    makers = {
+        "process": _process,
+        "gpu": _gpu,
+        "shards": _shards,
+        "scale": _scale,
+        "labels": _labels,
+    }
     parts = ["# k-means\n\nMade by `python benchmarks/kmeans.py`; numbers in `kmeans.json`.\n"]
     for name, make in makers.items():
         if name in results:
@@ -19,7 +25,7 @@ def table(results: dict[str, Any]) -> str:
 def _machine(machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB; Python "
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GB; Python "
         f"{machine['python']}, {versions}; commit {machine['commit']}, {machine['date']}; load "
         f"average of the machine before and after {machine.get('load', 'not noted')}.\n"
     )
@@ -60,6 +66,22 @@ def _process(rows: list[dict[str, Any]]) -> str:
         "threads that were asked for, the machine was shared: then the wall-clock columns say "
         "nothing, and even processor seconds are only good to some 20%.\n\n"
     ) + _grid(head, map(line, rows))
+
+
+def _gpu(rows: list[dict[str, Any]]) -> str:
+    head = "rows | k | threads | cores s | GPU s | GPU / cores | objective, relative"
+
+    def line(row: dict[str, Any]) -> str:
+        cpu, cuda = (row[name] for name in ("cpu", "cuda"))
+        each = [one["seconds"] / len(one["objective"]) for one in (cpu, cuda)]
+        return (
+            f"{row['n']:,} x {row['d']} | {row['k']} | {row['threads']} | {each[0]:.3f} | "
+            f"{each[1]:.3f} | {each[1] / each[0]:.2f} | "
+            f"{cuda['objective'][-1] / cpu['objective'][-1] - 1:+.1e}"
+        )
+
+    title = f"## The products on one {rows[0]['gpu']}, seconds per iteration\n\n"
+    return title + _grid(head, map(line, rows))
 
 
 def _shards(rows: list[dict[str, Any]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,10 +27,11 @@ def by_definition(x: np.ndarray, c: np.ndarray, bias: np.ndarray | None) -> np.n
 def all_screens(c: np.ndarray, bias: np.ndarray | None = None) -> dict[str, object]:
     prepared = Centroids(c, bias)
     plain = SgemmScreen(prepared)
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     return {
         "sgemm": plain,
         "bfloat16": Bfloat16Screen(prepared, plain),
-        "cuda's, on the CPU": CudaScreen(prepared, "cpu"),
+        **{f"cuda's, on {device}": CudaScreen(prepared, device) for device in devices},
         "faiss": CentroidIndex(prepared),
     }
 
