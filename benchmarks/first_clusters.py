@@ -4,8 +4,9 @@
 
 Everything later is learned from the first clusters, and they cost no training: features of random
 encoders, clustered by Lloyd's algorithm, against the labels of the training cuts. One process,
-without Ray, on the pipeline's own decoding, front ends, networks and transform; faiss's k-means.
-Writes ``benchmarks/first_clusters.json``: NMI with the labels by choice, modality and seed.
+without Ray, on the pipeline's own decoding, front ends, networks, transform and refilling.
+Writes ``benchmarks/first_clusters.json``: NMI with the labels by choice, modality and seed, and how
+many clusters ended an iteration empty.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import torch
@@ -26,7 +28,9 @@ from pipeline.clips.decode import DecodedClip, decode_clips
 from pipeline.clips.sampling import centred
 from pipeline.clips.spectrogram import LogMel
 from pipeline.clips.transforms import FramesToInput
+from pipeline.clustering.features import unit
 from pipeline.clustering.measures import normalized_mutual_information
+from pipeline.clustering.splitting import split
 from pipeline.clustering.transform import Moments, Transform, power_of_two
 from pipeline.config import ClipsConfig, ClusteringConfig, load
 from pipeline.machine import about
@@ -46,7 +50,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "spectrograms not normalised": ("clips.audio.normalize=none",),
     "audio: stock ResNet-18": ("encoders.audio=resnet18",),
     "audio: VMZ's ResNet-18": ("encoders.audio=resnet18_vmz",),
+    "k = 256": ("clustering.k=256",),
+    "k = 1024": ("clustering.k=1024",),
 }
+JOINT = "joint"
 
 
 def decoded(cuts: pa.Table, config: ClipsConfig) -> dict[str, torch.Tensor]:
@@ -80,23 +87,41 @@ def features(modality: str, network: str, data: torch.Tensor, seed: int) -> np.n
     return torch.cat([encoder(batch) for batch in data.split(64)]).numpy()
 
 
-def clusters(found: np.ndarray, config: ClusteringConfig, seed: int) -> np.ndarray:
-    """int64 [N]: Lloyd's algorithm from k random rows of the transformed features."""
+def vectors(found: np.ndarray, config: ClusteringConfig) -> np.ndarray:
+    """float32 [N, d'], as they are clustered."""
     scale, moments = power_of_two(float(np.abs(found).max())), None
     if config.pca_dim:
         moments = Moments.of(found, scale, len(found))
-    x = Transform.fit((found.shape[1],), scale, moments, config)(found)
-    x = np.ascontiguousarray(x, np.float32)
-    kmeans = faiss.Kmeans(
-        x.shape[1],
-        config.k,
-        niter=config.iterations,
-        seed=seed,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(x),
-    )
-    kmeans.train(x)
-    return kmeans.index.search(x, 1)[1][:, 0].astype(np.int64)
+    return Transform.fit((found.shape[1],), scale, moments, config)(found).astype(np.float32)
+
+
+def clusters(
+    x: np.ndarray, config: ClusteringConfig, seed: int, refill: bool = True
+) -> tuple[np.ndarray, int]:
+    """int64 [N], Lloyd's algorithm from k random rows; how many clusters an iteration left empty.
+
+    Args:
+        refill: whether these get half of a large one, or are lost.
+    """
+    random = np.random.default_rng(seed)
+    centroids = x[random.choice(len(x), config.k, replace=False)]
+    emptied = 0
+    for _ in range(config.iterations):
+        labels = nearest(x, centroids)
+        counts = np.bincount(labels, minlength=len(centroids))
+        emptied += int((counts == 0).sum())
+        sums = np.zeros(centroids.shape, np.float64)
+        np.add.at(sums, labels, x)
+        centroids = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
+        if refill:
+            centroids, _ = split(centroids, counts, random)
+        else:
+            centroids = centroids[counts > 0]
+    return nearest(x, centroids), emptied
+
+
+def nearest(x: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    return (x @ centroids.T - 0.5 * np.square(centroids).sum(axis=1)).argmax(axis=1)
 
 
 def main() -> None:
@@ -107,26 +132,58 @@ def main() -> None:
     world = words(options.words)
     cuts = LISTS[TRAIN](world.cuts(Location.of(".")))
     labels = np.unique(cuts["label"].to_pylist(), return_inverse=True)[1]
-    rows = []
+    rows: list[dict[str, Any]] = []
     decode, encode = cache(partial(decoded, cuts)), cache(features)
+
+    def measure(
+        choice: str,
+        modality: str,
+        config: ClusteringConfig,
+        found: Callable[[int], np.ndarray],
+        refill: bool = True,
+    ) -> None:
+        scores, emptied = [], []
+        for seed in options.seeds:
+            assigned, empty = clusters(vectors(found(seed), config), config, seed, refill)
+            scores.append(normalized_mutual_information(assigned, labels))
+            emptied.append(empty)
+        rows.append({"choice": choice, "modality": modality, "nmi": scores, "emptied": emptied})
+        shown = " ".join(f"{score:.3f}" for score in scores)
+        print(f"{choice} · {modality} · {shown} · emptied {emptied}", flush=True)
+
     for name, settings in CHOICES.items():
         config = load([*world.settings, *settings])
         clips = decode(config.clips)
+        made = {m: partial(encode, m, getattr(config.encoders, m), clips[m]) for m in MODALITIES}
         for modality in MODALITIES:
             if modality == "video" and any("audio" in setting for setting in settings):
                 continue
-            network, data = getattr(config.encoders, modality), clips[modality]
-            scores = [
-                normalized_mutual_information(
-                    clusters(encode(modality, network, data, seed), config.clustering, seed), labels
-                )
-                for seed in options.seeds
-            ]
-            rows.append({"choice": name, "modality": modality, "nmi": scores})
-            print(f"{name} · {modality} · " + " ".join(f"{score:.3f}" for score in scores))
-    head = about("torch", "av") | {"faiss": faiss.__version__}
+            measure(name, modality, config.clustering, made[modality])
+            if name.startswith("k ="):
+                choice = f"{name}, empty clusters are lost"
+                measure(choice, modality, config.clustering, made[modality], refill=False)
+        if not settings:
+            for choice, change in {
+                "each of length 1 before": unit,
+                "joined as they are": _as_is,
+            }.items():
+                joined = partial(_joined, made, change)
+                measure(choice, JOINT, config.clustering, joined)
+    head = about("torch", "av", "numpy")
     result = {"about": head, "seeds": options.seeds, "rows": rows}
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _as_is(found: np.ndarray) -> np.ndarray:
+    return found
+
+
+def _joined(
+    made: Mapping[str, Callable[[int], np.ndarray]],
+    change: Callable[[np.ndarray], np.ndarray],
+    seed: int,
+) -> np.ndarray:
+    return np.concatenate([change(found(seed)) for found in made.values()], axis=1)
 
 
 if __name__ == "__main__":

@@ -75,7 +75,12 @@ _OTHERWISE = {
     ),
     "window-start": ("audio windows centred on the frames help", ("clips.audio.align=start",)),
     "loud": ("spectrograms normalised by clip help", ("clips.audio.normalize=none",)),
+    "one-scale": ("pictures of several scales help", ("clips.video.train_short_side=[36,36]",)),
 }
+_AUDIO_NETWORKS = tuple(
+    Trial(f"xdc-{network}", "xdc", settings=(f"encoders.audio={network}",), short=True)
+    for network in ("resnet18_vmz", "resnet18")
+)
 
 
 def _k(k: int) -> Trial:
@@ -185,11 +190,20 @@ FINDINGS = (
                 Trial(f"xdc-{name}", "xdc", settings=settings, short=True)
                 for name, (_, settings) in _OTHERWISE.items()
             ),
+            *_AUDIO_NETWORKS,
         ),
-        tuple(
-            comparison
-            for name, (claim, _) in _OTHERWISE.items()
-            for comparison in _both("xdc", f"xdc-{name}", claim)
+        (
+            *(
+                comparison
+                for name, (claim, _) in _OTHERWISE.items()
+                for comparison in _both("xdc", f"xdc-{name}", claim)
+            ),
+            Comparison(
+                "xdc-resnet18_vmz",
+                "xdc-resnet18",
+                "audio",
+                "VMZ's audio network is better than a stock one",
+            ),
         ),
     ),
 )
