@@ -295,10 +295,9 @@ class RoundLoop:
         for other in self.method.clusterings:
             there = self.run.round(self._version(other)).clusters(other)
             if other != name and (there / "clustering.json").exists():
-                # Without labels, the best sign that learning goes well (benchmarks/README.md).
+                # Without labels, the best sign that learning goes well (benchmarks/findings.md).
                 theirs = read_labels(there, len(self.clips))
-                agreement = measures.normalized_mutual_information(theirs, new)
-                values[f"agreement_with_{other}"] = agreement
+                values[f"agreement_with_{other}"] = measures.agreement(theirs, new)
         warning = measures.collapse_alarm(sizes)
         if warning:
             say(f"warning: {name} clusters: {warning}")

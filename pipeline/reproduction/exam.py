@@ -98,7 +98,7 @@ def signals(this: Round, assigned: Mapping[str, np.ndarray]) -> dict[str, float]
         found[f"effective_clusters_{modality}"] = measures.effective_clusters(sizes)
     if len(assigned) == 2:
         first, second = assigned.values()
-        found["agreement"] = measures.normalized_mutual_information(first, second)
+        found["agreement"] = measures.agreement(first, second)
     for update in this.metrics.read_json().get("updates", []):
         last = update["epochs"][-1]
         found |= {name: value for name, value in last.items() if name.startswith("held_out_acc")}
