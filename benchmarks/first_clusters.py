@@ -95,14 +95,8 @@ def vectors(found: np.ndarray, config: ClusteringConfig) -> np.ndarray:
     return Transform.fit((found.shape[1],), scale, moments, config)(found).astype(np.float32)
 
 
-def clusters(
-    x: np.ndarray, config: ClusteringConfig, seed: int, refill: bool = True
-) -> tuple[np.ndarray, int]:
-    """int64 [N], Lloyd's algorithm from k random rows; how many clusters an iteration left empty.
-
-    Args:
-        refill: whether these get half of a large one, or are lost.
-    """
+def clusters(x: np.ndarray, config: ClusteringConfig, seed: int) -> tuple[np.ndarray, int]:
+    """int64 [N], Lloyd's algorithm from k random rows; how many clusters iterations left empty."""
     random = np.random.default_rng(seed)
     centroids = x[random.choice(len(x), config.k, replace=False)]
     emptied = 0
@@ -113,10 +107,7 @@ def clusters(
         sums = np.zeros(centroids.shape, np.float64)
         np.add.at(sums, labels, x)
         centroids = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
-        if refill:
-            centroids, _ = split(centroids, counts, random)
-        else:
-            centroids = centroids[counts > 0]
+        centroids, _ = split(centroids, counts, random)
     return nearest(x, centroids), emptied
 
 
@@ -136,15 +127,11 @@ def main() -> None:
     decode, encode = cache(partial(decoded, cuts)), cache(features)
 
     def measure(
-        choice: str,
-        modality: str,
-        config: ClusteringConfig,
-        found: Callable[[int], np.ndarray],
-        refill: bool = True,
+        choice: str, modality: str, config: ClusteringConfig, found: Callable[[int], np.ndarray]
     ) -> None:
         scores, emptied = [], []
         for seed in options.seeds:
-            assigned, empty = clusters(vectors(found(seed), config), config, seed, refill)
+            assigned, empty = clusters(vectors(found(seed), config), config, seed)
             scores.append(normalized_mutual_information(assigned, labels))
             emptied.append(empty)
         rows.append({"choice": choice, "modality": modality, "nmi": scores, "emptied": emptied})
@@ -159,9 +146,6 @@ def main() -> None:
             if modality == "video" and any("audio" in setting for setting in settings):
                 continue
             measure(name, modality, config.clustering, made[modality])
-            if name.startswith("k ="):
-                choice = f"{name}, empty clusters are lost"
-                measure(choice, modality, config.clustering, made[modality], refill=False)
         if not settings:
             for choice, change in {
                 "each of length 1 before": unit,
