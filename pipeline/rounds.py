@@ -27,6 +27,7 @@ from pipeline.clips.stream import Order
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.clustering import Clustering, cluster, measures, read_labels
 from pipeline.clustering import Progress as KMeansProgress
+from pipeline.clustering.agreement import agreement
 from pipeline.config import Config
 from pipeline.devices import choose_device
 from pipeline.embedding import embed, warm_batchnorm
@@ -290,28 +291,24 @@ class RoundLoop:
             old = read_labels(before, len(self.clips))
             values["nmi_to_last"] = measures.normalized_mutual_information(old, new)
             values["churn"] = measures.churn(old, new)
-        if not version:
-            values |= self._of_files(new)
+        files = self.clips.files()
+        if not version and files is not None:
+            # How far first clusters follow what a file's clips share, which is beside the point.
+            first = new[: len(files)]
+            values["ami_to_files"] = measures.adjusted_mutual_information(files, first)
         for other in self.method.clusterings:
             there = self.run.round(self._version(other)).clusters(other)
             if other != name and (there / "clustering.json").exists():
                 # Without labels, the best sign that learning goes well (benchmarks/findings.md).
                 theirs = read_labels(there, len(self.clips))
-                values[f"agreement_with_{other}"] = measures.agreement(theirs, new)
+                values[f"agreement_with_{other}"] = agreement(theirs, new)
+                if files is not None:
+                    some = (theirs[: len(files)], new[: len(files)])
+                    values[f"agreement_with_{other}_beyond_files"] = agreement(*some, files)
         warning = measures.collapse_alarm(sizes)
         if warning:
             say(f"warning: {name} clusters: {warning}")
         return values
-
-    def _of_files(self, labels: np.ndarray) -> dict[str, float]:
-        """How far first clusters follow the files, where these hold several clips: what a file's
-        clips share (a room, a face, a day) is beside the point. Of the clips table's first part.
-        """
-        uris = next(self.clips.read_parts(["uri"]))["uri"].combine_chunks().dictionary_encode()
-        if 2 * len(uris.dictionary) > len(uris):
-            return {}
-        files, labels = uris.indices.to_numpy(), labels[: len(uris)]
-        return {"ami_to_files": measures.adjusted_mutual_information(files, labels)}
 
 
 def check(config: Config, method: Method, clips: ClipTable) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,11 +23,12 @@ import torch
 from pipeline import encoders
 from pipeline.clips.index import index
 from pipeline.clips.table import ClipTable
-from pipeline.clustering import read_labels
+from pipeline.clustering import measures, read_labels
+from pipeline.clustering.agreement import agreement
 from pipeline.errors import UserError
 from pipeline.evaluation.rounds import as_table, evaluate_rounds
 from pipeline.features import read_features
-from pipeline.methods import METHODS
+from pipeline.methods import METHODS, MODALITIES
 from pipeline.rounds import RoundLoop, pretrain
 from pipeline.run import Run
 from pipeline.storage import Location
@@ -107,23 +109,32 @@ def test_features_kept_from_training(
     assert capsys.readouterr().out.count("training kept the features of") == 4
 
 
-def test_first_clusters_that_follow_the_files_are_told(
-    world: Path, new_run: Callable[[], Location], tmp_path: Path
+def clusterings_of(run: Run) -> list[dict[str, Any]]:
+    lines = (run.location / "events.jsonl").read_bytes().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == "cluster"]
+
+
+def test_where_files_hold_several_clips_what_these_share_is_told_apart(
+    calm: Calm, world: Path, tmp_path: Path
 ) -> None:
-    """Two clips a file; clusters that are the files, and clusters that have nothing of them."""
     config = tiny(f"run={tmp_path / 'cut'}", "index.window_s=0.6")
     index(str(world.parent / "media"), Location.of(tmp_path / "cut"), config)
-    loop = RoundLoop.opened(config, METHODS["xdc"])
-    assert len(loop.clips) == 96
-    files = np.unique(loop.clips.column("uri").to_pylist(), return_inverse=True)[1]
-    assert loop._of_files(files.astype(np.int32))["ami_to_files"] == pytest.approx(1)
-    apart = np.random.default_rng(0).integers(0, 8, 96).astype(np.int32)
-    assert abs(loop._of_files(apart)["ami_to_files"]) < 0.15
-    loop.events.close()
+    run = pretrain(config)
+    first_audio, first_video, video, audio = clusterings_of(run)
+    files = np.unique(ClipTable.open(run.clips).column("uri").to_pylist(), return_inverse=True)[1]
+    assert len(files) == 96, "two clips a file"
+    labels = {m: read_labels(run.round(0).clusters(m), 96) for m in MODALITIES}
+    for told, modality in ((first_audio, "audio"), (first_video, "video")):
+        expected = measures.adjusted_mutual_information(files, labels[modality])
+        assert told["ami_to_files"] == pytest.approx(expected)
+    assert first_video["agreement_with_audio_beyond_files"] == pytest.approx(
+        agreement(labels["audio"], labels["video"], files)
+    )
+    assert "ami_to_files" not in video
+    assert "agreement_with_video_beyond_files" in audio
 
-    whole = RoundLoop.opened(tiny(f"run={new_run()}"), METHODS["xdc"])
-    assert whole._of_files(np.zeros(48, np.int32)) == {}, "a clip a file: nothing to follow"
-    whole.events.close()
+    for told in clusterings_of(Run.existing(str(calm.place))):
+        assert not any("files" in name for name in told), "a clip a file: nothing to tell apart"
 
 
 def check_one_round(run: Run, workers: int) -> None:

@@ -109,6 +109,11 @@ class ClipTable:
             [chunk for t in self.read_parts([name]) for chunk in t[name].chunks]
         )
 
+    def files(self) -> np.ndarray | None:
+        """int32 [n]: the file of each clip of the first part; None where few files hold several."""
+        uris = next(self.read_parts(["uri"]))["uri"].combine_chunks().dictionary_encode()
+        return None if 2 * len(uris.dictionary) > len(uris) else uris.indices.to_numpy()
+
     def count(self, modalities: tuple[str, ...]) -> int:
         """Clips that have at least the rarer of `modalities`."""
         counts = dict.fromkeys(modalities, 0)

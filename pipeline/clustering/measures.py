@@ -15,7 +15,6 @@ from scipy.optimize import linear_sum_assignment
 from scipy.special import gammaln
 
 _CHUNK = 1 << 22  # labels counted at once
-_COMPARED = 1_000_000  # clips that tell how far two clusterings agree
 
 
 @dataclass(frozen=True)
@@ -110,16 +109,6 @@ def adjusted_mutual_information(first: np.ndarray, second: np.ndarray) -> float:
     tiny = np.finfo(float).eps
     denominator = min(denominator, -tiny) if denominator < 0 else max(denominator, tiny)
     return float((table.mutual_information() - expected) / denominator)
-
-
-def agreement(first: np.ndarray, second: np.ndarray) -> float:
-    """How far two clusterings of the clips agree: adjusted mutual information, of some of many.
-
-    Without the adjustment more clusters would agree more by chance alone: at k = 1024 the words'
-    3,000 clips have a normalised mutual information of 0.83, of which 0.06 is agreement.
-    """
-    every = max(1, len(first) // _COMPARED)
-    return adjusted_mutual_information(first[::every], second[::every])
 
 
 def expected_mutual_information(rows: np.ndarray, columns: np.ndarray, total: int) -> float:

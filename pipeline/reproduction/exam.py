@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.clustering import cluster, measures, read_labels
+from pipeline.clustering.agreement import agreement
 from pipeline.config import Config
 from pipeline.embedding import embed
 from pipeline.evaluation.probes import linear_probes
@@ -86,11 +87,11 @@ def clusters_of(this: Round, modality: str, clips: ClipTable, config: Config) ->
     return read_labels(out, len(clips))
 
 
-def signals(this: Round, assigned: Mapping[str, np.ndarray]) -> dict[str, float]:
+def signals(this: Round, assigned: Mapping[str, np.ndarray], clips: ClipTable) -> dict[str, float]:
     """What a user without labels could go by; compared with the probes in the study.
 
     Args:
-        assigned: modality → its clusters, int32 [N].
+        assigned: modality → its clusters of `clips`, int32 [N].
     """
     found = {}
     for modality, labels in assigned.items():
@@ -98,7 +99,11 @@ def signals(this: Round, assigned: Mapping[str, np.ndarray]) -> dict[str, float]
         found[f"effective_clusters_{modality}"] = measures.effective_clusters(sizes)
     if len(assigned) == 2:
         first, second = assigned.values()
-        found["agreement"] = measures.agreement(first, second)
+        found["agreement"] = agreement(first, second)
+        files = clips.files()
+        if files is not None:
+            some = (first[: len(files)], second[: len(files)])
+            found["agreement_beyond_files"] = agreement(*some, files)
     for update in this.metrics.read_json().get("updates", []):
         last = update["epochs"][-1]
         found |= {name: value for name, value in last.items() if name.startswith("held_out_acc")}

@@ -193,4 +193,4 @@ def _examined(
                 labels.indices.to_numpy().astype(np.int64),
                 labels.dictionary.to_pylist(),
             )
-    return found | {"signals": signals(this, assigned)}
+    return found | {"signals": signals(this, assigned, clips)}
