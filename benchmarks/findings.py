@@ -126,14 +126,20 @@ def section(finding: Finding, results: Results) -> list[str]:
 
 def agreements(finding: Finding, results: Results) -> list[str]:
     """By round, how much audio and video clusters agree: what there is to choose by."""
-    rows = []
+    most = max(max(rounds_of(results, trial.name), default=0) for trial in finding.trials)
+    rows = [["mean agreement after round", *map(str, range(most + 1))]]
     for trial in finding.trials:
-        seeds = results.get(trial.name, {}).values()
-        found = [[r["signals"].get("agreement") for r in result["rounds"]] for result in seeds]
-        means = [f"{np.mean(values):.3f}" for values in zip(*found)]
-        rows.append([trial.name, *means])
-    heads = ["agreement after round", *map(str, range(max(map(len, rows)) - 1))]
-    return [*markdown([heads, *rows]), ""]
+        for signal in ("agreement", "agreement_beyond_files"):
+            found: dict[int, list[float]] = defaultdict(list)
+            for result in results.get(trial.name, {}).values():
+                for each in result["rounds"]:
+                    if signal in each["signals"]:
+                        found[each["round"]].append(each["signals"][signal])
+            means = [f"{np.mean(found[n]):.3f}" if found[n] else "–" for n in range(most + 1)]
+            rows.append(
+                [f"{trial.name}{signal.removeprefix('agreement').replace('_', ' ')}", *means]
+            )
+    return [*markdown(rows), ""]
 
 
 def costs(finding: Finding, results: Results) -> list[str]:

@@ -206,6 +206,12 @@ FINDINGS = (
             ),
         ),
     ),
+    Finding(
+        "A4",
+        "(ours) One encoder after the other, the weak one first",
+        (_XDC, Trial("xdc_video_first", "xdc_video_first", short=True)),
+        _both("xdc_video_first", "xdc", "the second learns from better clusters than at once"),
+    ),
 )
 
 
