@@ -303,8 +303,7 @@ class RoundLoop:
                 theirs = read_labels(there, len(self.clips))
                 values[f"agreement_with_{other}"] = agreement(theirs, new)
                 if files is not None:
-                    some = (theirs[: len(files)], new[: len(files)])
-                    values[f"agreement_with_{other}_beyond_files"] = agreement(*some, files)
+                    values[f"agreement_with_{other}_beyond_files"] = agreement(theirs, new, files)
         warning = measures.collapse_alarm(sizes)
         if warning:
             say(f"warning: {name} clusters: {warning}")

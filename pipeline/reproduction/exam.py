@@ -102,8 +102,7 @@ def signals(this: Round, assigned: Mapping[str, np.ndarray], clips: ClipTable) -
         found["agreement"] = agreement(first, second)
         files = clips.files()
         if files is not None:
-            some = (first[: len(files)], second[: len(files)])
-            found["agreement_beyond_files"] = agreement(*some, files)
+            found["agreement_beyond_files"] = agreement(first, second, files)
     for update in this.metrics.read_json().get("updates", []):
         last = update["epochs"][-1]
         found |= {name: value for name, value in last.items() if name.startswith("held_out_acc")}

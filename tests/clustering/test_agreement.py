@@ -47,3 +47,10 @@ def test_clips_without_labels_are_left_out() -> None:
     b, kept = np.where(random.random(3000) < 0.3, -1, a), random.random(3000) < 0.8
     assert agreement(a, b, files) == pytest.approx(1)
     assert agreement(np.where(kept, a, -1), a, files) == agreement(a[kept], a[kept], files[kept])
+
+
+def test_only_clips_whose_file_is_told_are_compared() -> None:
+    random = np.random.default_rng(0)
+    files, a = np.repeat(np.arange(500), 6), random.integers(20, size=3000)
+    b = np.where(np.arange(3000) < 1800, a, random.integers(20, size=3000))
+    assert agreement(a, b, files[:1800]) == pytest.approx(1)
