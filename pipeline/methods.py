@@ -64,7 +64,8 @@ def _other(modality: str) -> str:
 
 
 def _alternating(first: str) -> Method:
-    """XDC, one encoder after the other: the second learns from the first's new clusters."""
+    """XDC, one encoder after the other (best the weak one first): the second learns from the
+    first's new clusters."""
     second = _other(first)
     return Method(_APART, (Update({first: (second,)}), Update({second: (first,)})))
 

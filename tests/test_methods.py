@@ -23,6 +23,15 @@ def test_the_papers_four_variants_are_wired_as_in_its_figure_1() -> None:
     assert METHODS["cdc"].clusterings == {"joint": ("video", "audio")}
 
 
+def test_ours_update_one_encoder_after_the_other() -> None:
+    first, second = METHODS["xdc_video_first"].updates
+    assert first.heads == {"video": ("audio",)}
+    assert second.heads == {"audio": ("video",)}
+    weak, anchor = METHODS["anchored_audio"].updates
+    assert weak.heads == {"video": ("audio",)}
+    assert anchor.heads == {"audio": ("audio", "video")}
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_are_consistent(name: str) -> None:
     method = METHODS[name]
