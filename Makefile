@@ -28,7 +28,7 @@ bench: .venv/ready
 	$(PYTHON) jobs/reproduce.py runs/study --preset quick
 
 submit: .venv/ready
-	$(PYTHON) -m pipeline.upload .
+	$(PYTHON) -m pipeline.runtime.upload .
 	RAY_AUTH_MODE=$${RAY_AUTH_MODE:-token} .venv/bin/ray job submit --address $(ADDRESS) --working-dir . -- python $(JOB)
 
 clean:

@@ -20,11 +20,11 @@ from typing import Any
 import ray
 
 from pipeline import synthetic
-from pipeline.clips.index import index
+from pipeline.clips.indexing import index
 from pipeline.config import load
-from pipeline.machine import about
-from pipeline.session import connect
+from pipeline.runtime.session import connect
 from pipeline.storage import Location
+from pipeline.telemetry.machine import about
 from tests.conftest import TINY
 from tests.fake_cloud import CLOUD, LESSON, LOSSES, FakeCloud, Sample, Story
 

@@ -8,8 +8,8 @@ readers take the same clips in one run, turn by turn in changing order, on one t
 compared is CPU time, so that other load on the machine matters little. Writes `decode.json` and
 `decode.md` beside this script.
 
-- ours: `pipeline.clips.decode.decode_clips`; isolated: the same through its child process (CPU
-  time of both processes).
+- ours: `pipeline.clips.decoding.decode.decode_clips`; isolated: the same through its child process
+  (CPU time of both processes).
 - torchcodec: VideoDecoder and AudioDecoder, one thread; of exact and approximate seek mode, and of
   its own transforms and torchvision's resize, the fastest for each row.
 - decord: VideoReader at the scaled size, AudioReader (which has no seek), one thread.
@@ -50,7 +50,7 @@ from decode_readers import (
     torchcodec_readers,
 )
 
-from pipeline.clips.probe import MediaInfo, probe
+from pipeline.clips.decoding.probe import MediaInfo, probe
 from pipeline.storage import Location
 
 HERE = Path(__file__).parent
@@ -78,7 +78,7 @@ ROWS = {
 
 def child_cpu() -> float:
     """CPU time of the decoding process, which getrusage tells only of processes that ended."""
-    from pipeline.clips import isolation
+    from pipeline.clips.decoding import isolation
 
     child = isolation._CHILD
     if child is None or child.process.poll() is not None:

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import av
 
-from pipeline.clips import isolation
-from pipeline.clips.decode import ClipRequest, DecodedClip, decode_clips
-from pipeline.clips.isolation import decode_clips_isolated
-from pipeline.clips.probe import MediaInfo, probe
+from pipeline.clips.decoding import isolation
+from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, decode_clips
+from pipeline.clips.decoding.isolation import decode_clips_isolated
+from pipeline.clips.decoding.probe import MediaInfo, probe
 from pipeline.config import ClipsConfig, VideoConfig
-from pipeline.machine import about
 from pipeline.storage import Location
+from pipeline.telemetry.machine import about
 
 HERE = Path(__file__).parent
 VIDEO = VideoConfig(size=112, short_side=128, train_short_side=(128, 160))

@@ -9,11 +9,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-from pipeline.clips import packets
-from pipeline.clips.decode import ClipRequest, DecodedClip, decode_clips
-from pipeline.clips.isolation import decode_clips_isolated
-from pipeline.clips.media import opened
-from pipeline.clips.probe import MediaInfo
+from pipeline.clips.decoding import packets
+from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, decode_clips
+from pipeline.clips.decoding.isolation import decode_clips_isolated
+from pipeline.clips.decoding.media import opened
+from pipeline.clips.decoding.probe import MediaInfo
 from pipeline.config import ClipsConfig, VideoConfig
 from pipeline.storage import Location
 

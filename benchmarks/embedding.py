@@ -1,4 +1,4 @@
-"""A frozen encoder over many clips: `pipeline.embedding.embed` against the bare work.
+"""A frozen encoder over many clips: `pipeline.embedding.embed.embed` against the bare work.
 
     python benchmarks/embedding.py [--clips 10000] [--repeats 3]
 
@@ -25,16 +25,15 @@ import torch
 from stream import BOTH, pool
 
 from pipeline import encoders
-from pipeline.clips.index import index
-from pipeline.clips.spectrogram import LogMel
+from pipeline.clips.frontend import FramesToInput, LogMel
+from pipeline.clips.indexing import index
 from pipeline.clips.stream import Order
 from pipeline.clips.table import ClipTable
-from pipeline.clips.transforms import FramesToInput
 from pipeline.config import Config, load
-from pipeline.embedding import embed
-from pipeline.machine import about
-from pipeline.session import connect
+from pipeline.embedding.embed import embed
+from pipeline.runtime.session import connect
 from pipeline.storage import Location
+from pipeline.telemetry.machine import about
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "embedding.json"

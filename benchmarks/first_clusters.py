@@ -24,19 +24,18 @@ import pyarrow as pa
 import torch
 
 from pipeline import encoders
-from pipeline.clips.decode import DecodedClip, decode_clips
+from pipeline.clips.decoding.decode import DecodedClip, decode_clips
+from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.sampling import centred
-from pipeline.clips.spectrogram import LogMel
-from pipeline.clips.transforms import FramesToInput
-from pipeline.clustering.features import unit
+from pipeline.clustering.inputs import unit
 from pipeline.clustering.measures import normalized_mutual_information
 from pipeline.clustering.splitting import split
 from pipeline.clustering.transform import Moments, Transform, power_of_two
 from pipeline.config import ClipsConfig, ClusteringConfig, load
-from pipeline.machine import about
 from pipeline.methods import MODALITIES
 from pipeline.reproduction.worlds import LISTS, TRAIN, words
 from pipeline.storage import Location
+from pipeline.telemetry.machine import about
 
 RESULT = Path(__file__).with_suffix(".json")
 PLAIN = ("clustering.pca_dim=0", "clustering.whiten=false", "clustering.l2=false")

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pipeline.machine import about
+from pipeline.telemetry.machine import about
 
 HERE = Path(__file__).parent
 SHAPES = ((100_000, 512, 256), (1_000_000, 256, 256), (1_000_000, 128, 1024), (300_000, 512, 4096))

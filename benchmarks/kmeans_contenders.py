@@ -52,8 +52,8 @@ def encoded_sound(n: int) -> np.ndarray:
     import torch
 
     from pipeline import encoders
-    from pipeline.clips.decode import ClipRequest, decode_clips
-    from pipeline.clips.spectrogram import LogMel
+    from pipeline.clips.decoding.decode import ClipRequest, decode_clips
+    from pipeline.clips.frontend import LogMel
     from pipeline.config import AudioConfig, ClipsConfig, EncoderConfig
 
     torch.set_num_threads(threads())

@@ -4,8 +4,9 @@
 
 Same networks (the words' settings), batch, optimiser, threads and front end; XDC's update, both
 encoders at once. *Plain* is forward, loss, backward, step, in DDP with several workers. *Ours* is
-`pipeline.worker.train_worker` under Ray Train, fed by Ray Data with the same decoded batches, with
-its progress, curves, checks and waiting. Our workers keep freed memory (`devices.KEEPS_MEMORY`), so
+`pipeline.learning.worker.train_worker` under Ray Train, fed by Ray Data with the same decoded
+batches, with its progress, curves, checks and waiting. Our workers keep freed memory
+(`devices.KEEPS_MEMORY`), so
 *plain* runs as it is started by itself and with the same environment. A step's time is the
 difference of a long and a short training over the difference of their steps, so that neither pays
 for its start. Contenders take turns; ratios are of each one's best. Writes
@@ -31,17 +32,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipeline import encoders
-from pipeline.clips.spectrogram import LogMel
-from pipeline.clips.transforms import FramesToInput
+from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.config import Config, load
-from pipeline.devices import KEEPS_MEMORY
-from pipeline.learning import trainer
-from pipeline.machine import about
-from pipeline.optimizers import new_optimizer
-from pipeline.progress import Progress
-from pipeline.session import connect
+from pipeline.learning.learn import trainer
+from pipeline.learning.optimizers import new_optimizer
+from pipeline.runtime.devices import KEEPS_MEMORY
+from pipeline.runtime.ray_data import set_up_ray_data
+from pipeline.runtime.session import connect
 from pipeline.storage import Location
-from pipeline.streaming import set_up_ray_data
+from pipeline.telemetry.machine import about
+from pipeline.telemetry.progress import Progress
 
 RESULT = Path(__file__).resolve().parent / "learning.json"
 SHORT, LONG = 20, 80  # steps of the two trainings

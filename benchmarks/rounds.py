@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.machine import about
+from pipeline.telemetry.machine import about
 
 RESULT = Path(__file__).with_suffix(".json")
 

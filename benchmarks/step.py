@@ -3,7 +3,7 @@
     python benchmarks/step.py                 # the full networks on a GPU
     python benchmarks/step.py --small         # small ones, to see that it runs
 
-*Ours* is `pipeline.learner.Learner`: uint8 clips from the host, front ends on the device,
+*Ours* is `pipeline.learning.learner.Learner`: uint8 clips from the host, front ends on the device,
 channels-last, bfloat16 where the device multiplies it. *Reference* is the step of torchvision's
 video classification recipe (references/video_classification of torchvision 0.26: normalised float
 clips, channels first, SGD; float32, and with its switch for automatic mixed precision). MFU is the
@@ -28,10 +28,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import encoders
 from pipeline.config import Config, load
-from pipeline.learner import Learner
-from pipeline.machine import about
-from pipeline.optimizers import new_optimizer
+from pipeline.learning.learner import Learner
+from pipeline.learning.optimizers import new_optimizer
 from pipeline.storage import Location
+from pipeline.telemetry.machine import about
 
 RESULT = Path(__file__).with_suffix(".json")
 CASES = {

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.clips.decode import DecodedClip
-from pipeline.clips.isolation import decode_clips_isolated, probe_isolated, shrink_isolated
+from pipeline.clips.decoding.decode import DecodedClip
+from pipeline.clips.decoding.isolation import decode_clips_isolated, probe_isolated, shrink_isolated
 from pipeline.clips.rejects import Reject
 from pipeline.clips.sampling import augmented
 from pipeline.config import AudioConfig, ClipsConfig, VideoConfig, load
-from pipeline.machine import about
 from pipeline.storage import Location
+from pipeline.telemetry.machine import about
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "store.json"

@@ -28,15 +28,15 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from pipeline.clips.index import index
+from pipeline.clips.indexing import index
 from pipeline.clips.stream import Augment, DecodeSlot, Order, stream
 from pipeline.clips.table import DECODING_COLUMNS, ClipTable
 from pipeline.config import Config, load
-from pipeline.machine import about
-from pipeline.placement import decoding
-from pipeline.schedule import beside_neighbours, file_numbers
-from pipeline.session import connect
+from pipeline.learning.schedule import beside_neighbours, file_numbers
+from pipeline.runtime.placement import decoding
+from pipeline.runtime.session import connect
 from pipeline.storage import Location
+from pipeline.telemetry.machine import about
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "stream.json"

@@ -14,9 +14,9 @@ from pipeline import config
 from pipeline.clustering import Progress, cluster
 from pipeline.clustering.measures import collapse_alarm, imbalance_factor
 from pipeline.clustering.tables import as_features
-from pipeline.progress import say
-from pipeline.session import connect, run_job
+from pipeline.runtime.session import connect, run_job
 from pipeline.storage import Location
+from pipeline.telemetry.progress import say
 
 
 def main(arguments: list[str]) -> None:

@@ -32,10 +32,10 @@ import argparse
 
 from pipeline.errors import UserError
 from pipeline.evaluation import datasets
-from pipeline.progress import say
 from pipeline.run import Run
-from pipeline.session import connect, run_job
+from pipeline.runtime.session import connect, run_job
 from pipeline.storage import Location
+from pipeline.telemetry.progress import say
 
 PROTOCOLS = ("linear", "svm", "knn", "retrieval", "clusters", "fc", "finetune")
 
@@ -111,7 +111,7 @@ def main(arguments: list[str]) -> None:
 
 def by_round(run: Run, options: argparse.Namespace, numbers: list[int]) -> None:
     # Imported when the run is known to be there: torch takes seconds.
-    from pipeline.evaluation.rounds import as_table, evaluate_rounds
+    from pipeline.evaluation.by_round import as_table, evaluate_rounds
 
     connect(run.config.resources)
     report = evaluate_rounds(run, numbers, options.test_split)

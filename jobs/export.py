@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline.progress import say
 from pipeline.run import Run
-from pipeline.session import run_job
+from pipeline.runtime.session import run_job
 from pipeline.storage import Location
+from pipeline.telemetry.progress import say
 
 
 def main(arguments: list[str]) -> None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 
 from pipeline import config
-from pipeline.clips.index import REJECTS, index
+from pipeline.clips.indexing import REJECTS, index
 from pipeline.clips.store import fill, store_place
 from pipeline.clips.table import ClipTable
-from pipeline.progress import say
-from pipeline.session import connect, run_job
+from pipeline.runtime.session import connect, run_job
 from pipeline.storage import Location
+from pipeline.telemetry.progress import say
 
 
 def main(arguments: list[str]) -> None:

@@ -8,7 +8,7 @@ an earlier one stopped. Inside ``ray job submit`` it uses that cluster, else it 
 from __future__ import annotations
 
 from pipeline import config
-from pipeline.session import connect, run_job
+from pipeline.runtime.session import connect, run_job
 
 
 def main(arguments: list[str]) -> None:

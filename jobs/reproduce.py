@@ -15,9 +15,9 @@ import argparse
 
 from pipeline import config
 from pipeline.errors import UserError
-from pipeline.progress import say
-from pipeline.session import connect, run_job
+from pipeline.runtime.session import connect, run_job
 from pipeline.storage import Location
+from pipeline.telemetry.progress import say
 
 
 def main(arguments: list[str]) -> None:

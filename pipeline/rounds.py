@@ -21,7 +21,7 @@ from typing import Any, Self
 import numpy as np
 import ray
 
-from pipeline import methods, metrics
+from pipeline import methods
 from pipeline.clips.store import publish
 from pipeline.clips.stream import Order
 from pipeline.clips.table import ClipTable, PublishedClips
@@ -29,17 +29,19 @@ from pipeline.clustering import Clustering, cluster, measures, read_labels
 from pipeline.clustering import Progress as KMeansProgress
 from pipeline.clustering.agreement import agreement
 from pipeline.config import Config
-from pipeline.devices import choose_device
-from pipeline.embedding import embed, warm_batchnorm
+from pipeline.embedding.embed import embed, warm_batchnorm
 from pipeline.errors import UserError
-from pipeline.events import EventLog
-from pipeline.learning import learn
+from pipeline.learning.learn import learn
 from pipeline.methods import MODALITIES, Method, Update
-from pipeline.placement import Standby, decoding, for_clustering, for_learning
-from pipeline.progress import duration, say
 from pipeline.run import Round, Run
+from pipeline.runtime.devices import choose_device
+from pipeline.runtime.placement import decoding
+from pipeline.runtime.standby import Standby, for_clustering, for_learning
 from pipeline.storage import Location
-from pipeline.tracking import Trackers
+from pipeline.telemetry import metrics
+from pipeline.telemetry.events import EventLog
+from pipeline.telemetry.progress import duration, say
+from pipeline.telemetry.trackers import Trackers
 
 
 def pretrain(config: Config) -> Run:

@@ -18,9 +18,9 @@ import pytest
 import ray
 
 from pipeline import config, synthetic
-from pipeline.clips.index import index
+from pipeline.clips.indexing import index
 from pipeline.config import Config, ResourcesConfig
-from pipeline.session import connect
+from pipeline.runtime.session import connect
 from pipeline.storage import Location
 
 SHARED_MEDIA = Path(__file__).resolve().parents[2] / "shared" / "media"

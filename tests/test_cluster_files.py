@@ -21,7 +21,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.tags import TAG_RAY_USER_NODE_TYPE
 from ray.scripts import scripts
 
-from pipeline import spot
+from pipeline.runtime import spot
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCHED = {"aws": "cluster.yaml", "gcp": "cluster-gcp.yaml"}
@@ -97,7 +97,7 @@ def test_the_start_commands_are_ones_that_ray_and_the_watcher_know(
             assert {option.partition("=")[0] for option in options} <= known
         else:
             assert words[words.index("-m") + 1] == spot.__name__
-    assert any("pipeline.spot" in command for command in cluster["worker_start_ray_commands"])
+    assert any(spot.__name__ in command for command in cluster["worker_start_ray_commands"])
 
 
 def test_every_worker_may_read_the_bucket(cluster: dict[str, Any]) -> None:

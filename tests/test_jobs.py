@@ -82,7 +82,7 @@ def test_a_job_that_is_told_to_stop_says_so() -> None:
     main = """
 import ray
 from pipeline.config import ResourcesConfig
-from pipeline.session import connect, run_job
+from pipeline.runtime.session import connect, run_job
 
 @ray.remote
 def never_ends():

@@ -18,7 +18,8 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
 from ray.autoscaler._private.util import validate_config
 from ray.scripts import scripts
 
-from pipeline import config, spot
+from pipeline import config
+from pipeline.runtime import spot
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = yaml.safe_load((ROOT / "tests" / "kuberay_schema.yaml").read_text())

@@ -21,13 +21,13 @@ import ray
 import torch
 
 from pipeline import encoders
-from pipeline.clips.index import index
+from pipeline.clips.indexing import index
 from pipeline.clips.table import ClipTable
 from pipeline.clustering import measures, read_labels
 from pipeline.clustering.agreement import agreement
+from pipeline.embedding.shards import read_features
 from pipeline.errors import UserError
-from pipeline.evaluation.rounds import as_table, evaluate_rounds
-from pipeline.features import read_features
+from pipeline.evaluation.by_round import as_table, evaluate_rounds
 from pipeline.methods import METHODS, MODALITIES
 from pipeline.rounds import RoundLoop, pretrain
 from pipeline.run import Run
@@ -304,7 +304,7 @@ def test_clip_tables_of_other_schema_versions_are_refused(tmp_path: Path) -> Non
 
 def test_time_goes_on(tmp_path: Path) -> None:
     """The diary is appended to, never rewritten."""
-    from pipeline.events import EventLog
+    from pipeline.telemetry.events import EventLog
 
     place = Location.of(tmp_path)
     for number in range(2):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.clips.decode import ClipRequest
+from pipeline.clips.decoding.decode import ClipRequest
 from pipeline.config import ClipsConfig
 
 

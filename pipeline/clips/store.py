@@ -23,14 +23,14 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from pipeline.clips.isolation import shrink_isolated
+from pipeline.clips.decoding.isolation import shrink_isolated
 from pipeline.clips.rejects import Reject
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import ClipsConfig, Config
 from pipeline.errors import UserError
-from pipeline.placement import decoding
-from pipeline.progress import Progress
+from pipeline.runtime.placement import decoding
 from pipeline.storage import Location
+from pipeline.telemetry.progress import Progress
 
 _TAR_HEADER = 512  # bytes before a member's data (POSIX ustar)
 _ENTRY = np.dtype([("shard", "i4"), ("offset", "i8"), ("bytes", "i4"), ("origin_s", "f8")])

@@ -20,14 +20,14 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from pipeline import metrics
-from pipeline.clips.decode import ClipRequest, DecodedClip
-from pipeline.clips.isolation import decode_clips_isolated
+from pipeline.clips.decoding.decode import ClipRequest, DecodedClip
+from pipeline.clips.decoding.isolation import decode_clips_isolated
 from pipeline.clips.rejects import Reject
 from pipeline.clips.sampling import augmented, centred
 from pipeline.clips.table import PublishedClips
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
+from pipeline.telemetry import metrics
 
 NO_CLIP = -1  # index of the padding in a last batch that is not full
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.clustering import features as feature_files
+from pipeline.clustering import inputs as feature_files
 from pipeline.clustering.balance import Overflow, price, sinkhorn_bias
 from pipeline.clustering.blocks import Ordinals, generator
 from pipeline.clustering.labels import write_labels

@@ -8,7 +8,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.clustering.features import listing
+from pipeline.clustering.inputs import listing
 from pipeline.config import ClusteringConfig
 from pipeline.storage import Location
 

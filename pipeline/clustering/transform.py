@@ -15,7 +15,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from pipeline.clustering.blocks import snap
-from pipeline.clustering.features import unit
+from pipeline.clustering.inputs import unit
 from pipeline.config import ClusteringConfig
 from pipeline.storage import Location
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from pipeline.clustering import features as feature_files
+from pipeline.clustering import inputs as feature_files
 from pipeline.clustering.blocks import Blocks
 from pipeline.clustering.screens import Vectors
 from pipeline.clustering.transform import Transform

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.clips.index import REJECTS, index
+from pipeline.clips.indexing import REJECTS, index
 from pipeline.clips.sampling import centre_range
 from pipeline.clips.table import SCHEMA, ClipTable, clip_id
 from pipeline.config import ClipsConfig, Config

@@ -17,11 +17,11 @@ from safetensors.numpy import load
 from pipeline.clips.store import fill, publish
 from pipeline.clips.table import SCHEMA, ClipTable, PublishedClips
 from pipeline.config import Config, LearningConfig
-from pipeline.embedding import embed
+from pipeline.embedding.embed import embed
+from pipeline.embedding.shards import read_features
 from pipeline.evaluation.classifiers import Verdict, average
 from pipeline.evaluation.examples import Examples, clips_of_each
-from pipeline.features import read_features
-from pipeline.learning import learn
+from pipeline.learning.learn import learn
 from pipeline.methods import Method, Update
 from pipeline.run import Run
 from pipeline.storage import Location

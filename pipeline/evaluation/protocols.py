@@ -19,7 +19,8 @@ import sklearn
 from pipeline.clips.store import publish
 from pipeline.clips.table import ClipTable
 from pipeline.clustering import read_labels
-from pipeline.embedding import embed
+from pipeline.embedding.embed import embed
+from pipeline.embedding.shards import read_features
 from pipeline.errors import UserError
 from pipeline.evaluation import examples as examples_module
 from pipeline.evaluation.classifiers import (
@@ -34,10 +35,9 @@ from pipeline.evaluation.figures import FROZEN, accuracies, judge, result_of, su
 from pipeline.evaluation.finetuning import RECIPES, recipe_of, tuned
 from pipeline.evaluation.retrieval import agreement
 from pipeline.evaluation.supervision import Supervision, supervised
-from pipeline.features import read_features
-from pipeline.progress import say
 from pipeline.run import Run
 from pipeline.storage import Location
+from pipeline.telemetry.progress import say
 
 TUNED = tuple(RECIPES)
 _BOTH = "both"  # the two modalities' features side by side, each of length one

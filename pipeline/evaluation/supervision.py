@@ -22,7 +22,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.evaluation.datasets.labelled import TRAIN
 from pipeline.evaluation.examples import sides_of
-from pipeline.learning import learn
+from pipeline.learning.learn import learn
 from pipeline.methods import MODALITIES, Method, Update
 from pipeline.run import Run
 from pipeline.storage import Location

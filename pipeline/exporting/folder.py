@@ -25,7 +25,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import pipeline
-from pipeline.clips.spectrogram import DEVIATION_FLOOR, FLOOR, mel_settings
+from pipeline.clips.frontend import DEVIATION_FLOOR, FLOOR, mel_settings
 from pipeline.config import ClipsConfig
 from pipeline.encoders import audio, save_weights, video
 from pipeline.encoders.checkpoints import blank, load_encoder

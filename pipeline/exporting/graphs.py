@@ -16,8 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.clips.spectrogram import LogMel
-from pipeline.clips.transforms import FramesToInput
+from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.config import ClipsConfig
 from pipeline.errors import UserError
 

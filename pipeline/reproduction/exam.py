@@ -13,9 +13,9 @@ from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.clustering import cluster, measures, read_labels
 from pipeline.clustering.agreement import agreement
 from pipeline.config import Config
-from pipeline.embedding import embed
+from pipeline.embedding.embed import embed
+from pipeline.embedding.shards import read_features
 from pipeline.evaluation.probes import linear_probes
-from pipeline.features import read_features
 from pipeline.reproduction.worlds import TRAIN
 from pipeline.run import Round
 from pipeline.storage import Location

@@ -16,13 +16,11 @@ import numpy as np
 
 from pipeline import config as settings_of
 from pipeline import methods
-from pipeline.clips.index import index
+from pipeline.clips.indexing import index
 from pipeline.clips.table import ClipTable
 from pipeline.config import Config
 from pipeline.evaluation.supervision import Supervision, supervised
-from pipeline.machine import about
 from pipeline.methods import METHODS, MODALITIES
-from pipeline.progress import say
 from pipeline.reproduction.contents import contents
 from pipeline.reproduction.exam import Lists, clusters_of, features_of, probed, signals
 from pipeline.reproduction.twins import pretrain_twins
@@ -30,6 +28,8 @@ from pipeline.reproduction.worlds import HELD_OUT, TRAIN, World
 from pipeline.rounds import RoundLoop, pretrain
 from pipeline.run import Run
 from pipeline.storage import Location
+from pipeline.telemetry.machine import about
+from pipeline.telemetry.progress import say
 
 SUPERVISED, TUNED, TWINS = "supervised", "tuned", "twins"
 

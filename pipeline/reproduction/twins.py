@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from pipeline.clips.index import index
+from pipeline.clips.indexing import index
 from pipeline.clustering import Clustering
 from pipeline.config import Config
 from pipeline.methods import Method, Update

@@ -21,7 +21,7 @@ import pyarrow.csv
 
 import pipeline
 from pipeline import synthetic
-from pipeline.clips.index import index
+from pipeline.clips.indexing import index
 from pipeline.clips.store import publish
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config

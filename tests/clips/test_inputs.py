@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.sampling import augmented, centre_range, centred
-from pipeline.clips.spectrogram import LogMel
-from pipeline.clips.transforms import FramesToInput
 from pipeline.config import AudioConfig, ClipsConfig, VideoConfig
 
 

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 import ray
 
-from pipeline.clips.decode import ClipRequest, DecodedClip, decode_clips
+from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, decode_clips
+from pipeline.clips.decoding.shrink import shrink
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.clips.sampling import centre_range
-from pipeline.clips.shrink import shrink
 from pipeline.clips.store import fill
 from pipeline.clips.stream import Augment, DecodeSlot, Order
 from pipeline.clips.table import ClipTable
 from pipeline.config import AudioConfig, ClipsConfig
 from pipeline.errors import UserError
 from pipeline.storage import Location
-from tests.clips.media_factory import VIDEO, Film, heard, number, turn, write
+from tests.clips.decoding.media_factory import VIDEO, Film, heard, number, turn, write
 from tests.conftest import copy_clips, s3_uri, tiny
 
 CONFIG = ClipsConfig(video=VIDEO, audio=AudioConfig(window_s=1.0))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import ray
 
-from pipeline.clips.index import index
+from pipeline.clips.indexing import index
 from pipeline.clips.stream import Augment, Order, stream
 from pipeline.clips.table import ClipTable
 from pipeline.storage import Location

@@ -10,11 +10,11 @@ import pytest
 from pipeline import methods
 from pipeline.clips.store import publish
 from pipeline.clips.table import ClipTable
-from pipeline.events import EventLog
 from pipeline.rounds import RoundLoop
 from pipeline.run import Run
 from pipeline.storage import Location
 from pipeline.synthetic import write_mp4
+from pipeline.telemetry.events import EventLog
 from tests.conftest import tiny
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from pipeline.errors import UserError
 from pipeline.evaluation.datasets.actions import read_hmdb51, read_kinetics, read_ucf101
+from pipeline.evaluation.datasets.cuts import read_folders, read_table
 from pipeline.evaluation.datasets.labelled import LabelledMedia
 from pipeline.evaluation.datasets.sounds import (
     read_audioset,
@@ -18,7 +19,6 @@ from pipeline.evaluation.datasets.sounds import (
     read_esc50,
     read_vggsound,
 )
-from pipeline.evaluation.datasets.tables import read_folders, read_table
 from pipeline.storage import Location
 
 __all__ = ["KINDS", "LabelledMedia", "read"]

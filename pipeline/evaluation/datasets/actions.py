@@ -6,6 +6,7 @@ import csv
 import re
 
 from pipeline.errors import UserError
+from pipeline.evaluation.datasets.cuts import read_folders
 from pipeline.evaluation.datasets.labelled import (
     TEST,
     TRAIN,
@@ -16,7 +17,6 @@ from pipeline.evaluation.datasets.labelled import (
     seconds,
     stem_of,
 )
-from pipeline.evaluation.datasets.tables import read_folders
 from pipeline.storage import Location
 
 _SPLITS = ("1", "2", "3")

@@ -1,0 +1,1 @@
+"""Media → arrays: the only package that imports PyAV."""

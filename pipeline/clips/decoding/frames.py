@@ -1,0 +1,278 @@
+"""Which packets must be decoded to show a picture at given times, and the frames they give."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import av
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+
+from pipeline.clips.decoding.media import Media
+from pipeline.clips.decoding.packets import starts
+from pipeline.clips.rejects import Reason, Reject
+
+# Timestamps are rounded to the container's tick: a picture meant to appear exactly at a target
+# may be stamped this much after it.
+TOLERANCE_S = 0.002
+# Codecs whose decoders leave out, on demand, frames that no other frame refers to. (HEVC: only
+# without temporal layers, see `_droppable`.)
+_SKIPPING = {"h264", "hevc", "mpeg1video", "mpeg2video", "vp8"}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One decoded frame and the targets, by their place in the list, that it is displayed at.
+
+    ``at_s`` is the media time at which it appears; ``until_s`` the one of the next frame, or its
+    own end where it is the last.
+    """
+
+    frame: VideoFrame
+    at_s: float
+    until_s: float
+    targets: range
+
+
+def shown(
+    media: Media, packets: Sequence[Packet], targets_s: Sequence[float], deadline: float
+) -> Iterator[Shown]:
+    """Decode what is displayed at each of ``targets_s`` (sorted media seconds).
+
+    ``packets`` are in decoding order from a keyframe on. Where every packet is stamped, only the
+    groups of pictures that matter are decoded, from their keyframe to the last frame needed, and
+    frames on the way that no other frame needs are left out. Targets before the first frame get
+    the first, targets after the last get the last.
+
+    Raises:
+        Reject: TIMEOUT past ``deadline`` (of time.monotonic).
+    """
+    assert media.video is not None
+    done: set[int] = set()
+    schedule = _schedule(media, packets, targets_s)
+    if schedule is not None:
+        for item in _planned(media, packets, schedule, deadline):
+            done.update(item.targets)
+            yield item
+    if len(done) < len(targets_s):
+        # Unstamped packets, or damage ate a frame that the plan counted on: show what a player
+        # would, the last frame that did come out.
+        for item in _swept(media, packets, targets_s, deadline):
+            missing = [i for i in item.targets if i not in done]
+            for i in missing:
+                yield Shown(item.frame, item.at_s, item.until_s, range(i, i + 1))
+
+
+@dataclass(frozen=True)
+class _Schedule:
+    """Packets to decode, as runs [first, last] of places, and what each wanted stamp is for."""
+
+    runs: list[tuple[int, int]]
+    wanted: dict[int, tuple[float, float, range]]  # pts → (at_s, until_s, targets)
+
+
+def _schedule(
+    media: Media, packets: Sequence[Packet], targets_s: Sequence[float]
+) -> _Schedule | None:
+    """The plan, or None where stamps are missing or repeat."""
+    assert media.video is not None
+    video, base = media.video, media.video.time_base
+    if base is None:
+        return None
+    stamped: dict[int, int] = {}  # pts of a frame that is shown → place of its packet
+    for place, packet in enumerate(packets):
+        if packet.pts is None or packet.is_corrupt:
+            return None
+        if packet.is_discard:
+            continue
+        if packet.pts in stamped:
+            return None
+        stamped[packet.pts] = place
+    if not stamped or not starts(packets[0]) or _counted(media, packets):
+        return None
+    order = sorted(stamped)
+    clock = [media.seconds(pts, video) for pts in order]
+    wanted: dict[int, tuple[float, float, range]] = {}
+    first = 0
+    while first < len(targets_s):
+        rank = max(0, bisect_right(clock, targets_s[first] + TOLERANCE_S) - 1)
+        pts = order[rank]
+        if rank + 1 < len(order):
+            until = clock[rank + 1]
+            after = bisect_left(targets_s, until - TOLERANCE_S, lo=first + 1)
+        else:
+            until = clock[rank] + float((packets[stamped[pts]].duration or 0) * base)
+            after = len(targets_s)
+        wanted[pts] = (clock[rank], until, range(first, max(after, first + 1)))
+        first = max(after, first + 1)
+    keys = [place for place, packet in enumerate(packets) if starts(packet)]
+    runs: list[tuple[int, int]] = []
+    for place in sorted(stamped[pts] for pts in wanted):
+        key = bisect_right(keys, place) - 1
+        # A picture that is shown before its keyframe refers to the group before.
+        leading = packets[place].pts < packets[keys[key]].pts  # type: ignore[operator]
+        start = keys[max(0, key - 1)] if leading else keys[key]
+        if runs and start <= runs[-1][1] + 1:
+            runs[-1] = (runs[-1][0], max(place, runs[-1][1]))
+        else:
+            runs.append((start, place))
+    return _Schedule(runs, wanted)
+
+
+def _counted(media: Media, packets: Sequence[Packet]) -> bool:
+    """Whether the packets' presentation stamps are made up.
+
+    AVI stores none: its n-th picture is shown at n / fps. Where frames are reordered, or a packet
+    holds two of them and the next is a placeholder (DivX), libavformat's guess is in the wrong
+    order; then only the order in which the decoder gives them is right.
+    """
+    if media.container.format.name != "avi":
+        return False
+    return any(p.pts is None or p.dts is None or p.pts != p.dts for p in packets)
+
+
+def _planned(
+    media: Media, packets: Sequence[Packet], schedule: _Schedule, deadline: float
+) -> Iterator[Shown]:
+    assert media.video is not None
+    context = media.video.codec_context
+    droppable = _droppable(context, packets)
+    for first, last in schedule.runs:
+        context.flush_buffers()
+
+        def leave_out(packet: Packet) -> bool:
+            return droppable and packet.pts not in schedule.wanted
+
+        try:
+            for frame in _decoded(context, packets[first : last + 1], deadline, leave_out):
+                found = schedule.wanted.get(frame.pts) if frame.pts is not None else None
+                if found is not None:
+                    yield Shown(frame, *found)
+        finally:
+            context.skip_frame = "DEFAULT"
+    context.flush_buffers()
+
+
+def _swept(
+    media: Media, packets: Sequence[Packet], targets_s: Sequence[float], deadline: float
+) -> Iterator[Shown]:
+    """Decode everything, and show at each target the last frame stamped at or before it."""
+    assert media.video is not None
+    base = media.video.time_base
+    step = 1 / float(media.video.average_rate or media.video.guessed_rate or 25)
+    clock = _Clock(media, packets, targets_s[0], step)
+    context = media.video.codec_context
+    context.flush_buffers()
+    done = 0
+    previous: VideoFrame | None = None
+    previous_s = float("-inf")
+    for frame in _decoded(context, packets, deadline, None):
+        at = clock.of(frame)
+        if at < previous_s:
+            continue
+        after = bisect_left(targets_s, at - TOLERANCE_S, lo=done)
+        if after > done:
+            # Nothing is displayed before the first frame: it stands in.
+            yield Shown(previous or frame, previous_s if previous else at, at, range(done, after))
+            done = after
+        previous, previous_s = frame, at
+        if done == len(targets_s):
+            return
+    if previous is not None and done < len(targets_s):
+        length = float((previous.duration or 0) * (base or 0)) or step
+        yield Shown(previous, previous_s, previous_s + length, range(done, len(targets_s)))
+    context.flush_buffers()
+
+
+class _Clock:
+    """When decoded frames are shown, where packets do not say so reliably."""
+
+    def __init__(self, media: Media, packets: Sequence[Packet], start_s: float, step: float):
+        assert media.video is not None
+        self._media, self._video = media, media.video
+        self._packets, self._step = packets, step
+        self._counted = _counted(media, packets)
+        self._delay: int | None = None  # of the decoder, in ticks
+        self._faults = [0, 0]  # times that presentation and decoding stamps ran backwards
+        self._last = [-(1 << 63), -(1 << 63)]
+        self._at = start_s - step
+
+    def of(self, frame: VideoFrame) -> float:
+        """Media time of the decoder's next frame."""
+        stamp = self._decoding_time(frame) if self._counted else self._best_effort(frame)
+        if stamp is None:
+            self._at += self._step
+        else:
+            self._at = self._media.seconds(stamp, self._video)
+        return self._at
+
+    def _decoding_time(self, frame: VideoFrame) -> int | None:
+        first = self._packets[0].dts
+        if frame.dts is None or first is None:
+            return None
+        if self._delay is None:
+            self._delay = frame.dts - first
+        return frame.dts - self._delay
+
+    def _best_effort(self, frame: VideoFrame) -> int | None:
+        """The stamp that ran backwards less often, which libavcodec calls so and PyAV hides."""
+        for kind, stamp in enumerate((frame.pts, frame.dts)):
+            self._faults[kind] += stamp is None or stamp <= self._last[kind]
+            self._last[kind] = stamp if stamp is not None else self._last[kind]
+        first, second = frame.pts, frame.dts
+        if self._faults[0] > self._faults[1]:
+            first, second = second, first
+        return first if first is not None else second
+
+
+def _decoded(
+    context: VideoCodecContext,
+    packets: Sequence[Packet],
+    deadline: float,
+    leave_out: Callable[[Packet], bool] | None,
+) -> Iterator[VideoFrame]:
+    """Frames of a run of packets, as the decoder gives them; damaged packets give none."""
+    skipping = False
+    for packet in packets:
+        if time.monotonic() > deadline:
+            raise Reject(Reason.TIMEOUT, "decoding pictures")
+        if leave_out is not None and leave_out(packet) != skipping:
+            skipping = not skipping
+            context.skip_frame = "NONREF" if skipping else "DEFAULT"
+        try:
+            yield from context.decode(packet)
+        except (av.error.FFmpegError, ValueError):
+            continue
+    try:
+        yield from context.decode(None)
+    except (av.error.FFmpegError, ValueError):
+        return
+
+
+def _droppable(context: VideoCodecContext, packets: Sequence[Packet]) -> bool:
+    """Whether frames that nothing refers to may be left out without harm to others."""
+    if context.name not in _SKIPPING:
+        return False
+    return context.name != "hevc" or not any(_is_layered(bytes(packet)) for packet in packets)
+
+
+def _is_layered(data: bytes) -> bool:
+    """Whether an HEVC packet is, or may be, of a temporal layer above the base.
+
+    There "not referred to" holds within the layer only (H.265 7.4.2.2). Reads the NAL unit
+    headers of length-prefixed packets; start codes (transport streams) are not searched.
+    """
+    place = 0
+    while place + 6 <= len(data):
+        length = int.from_bytes(data[place : place + 4], "big")
+        if length < 2 or place + 4 + length > len(data):
+            return True
+        kind, layer = (data[place + 4] >> 1) & 0x3F, data[place + 5] & 0x07
+        if kind < 32 and layer != 1:
+            return True
+        place += 4 + length
+    return False

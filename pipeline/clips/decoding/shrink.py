@@ -1,0 +1,195 @@
+"""A clip's window as a small film of its own: all that later rounds may sample, and no more.
+
+Pictures are scaled to the largest short side that training draws (never enlarged) and cut to
+`VideoConfig.region`; each keeps its own time stamp. Sound is mono at the front end's rate. The
+result is Matroska in memory, which `decode.decode_clips` reads like any other file.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.container import OutputContainer
+from av.filter import Graph
+from av.packet import Packet
+from av.video.frame import VideoFrame
+
+from pipeline.clips.decoding import frames, packets
+from pipeline.clips.decoding import samples as sound
+from pipeline.clips.decoding.decode import OUTSIDE_S
+from pipeline.clips.decoding.media import Media, opened
+from pipeline.clips.decoding.reasons import explain
+from pipeline.clips.decoding.scaling import region_within
+from pipeline.clips.rejects import Reason, Reject
+from pipeline.clips.sampling import reach
+from pipeline.config import ClipsConfig, VideoConfig
+from pipeline.storage import Location
+
+# Matroska counts milliseconds, frames.TOLERANCE_S forgives twice that.
+_TICK = Fraction(1, 1000)
+_LEAST_FPS = 30.0
+# Constant quality: hard to tell from the source at this size. Each picture of "jpeg" stands alone,
+# "h264" is a fifth of its size and decodes at most seven pictures for the one that is wanted.
+_CODECS = {
+    "jpeg": ("mjpeg", {"qmin": "2", "qmax": "4"}),
+    "h264": ("libx264", {"crf": "18", "preset": "veryfast", "tune": "fastdecode", "g": "8"}),
+}
+
+
+def shrink(
+    source: Location, start_s: float, end_s: float, config: ClipsConfig, codec: str
+) -> tuple[bytes, float] | Reject:
+    """Everything that a clip sampled in the window [start_s, end_s] may show or sound.
+
+    Returns:
+        The small film, and the media time of its time 0 in seconds; or why there is none.
+    """
+    begin, end = reach(start_s, end_s, config)
+    try:
+        with opened(source, config.timeout_s, decoder=config.decoder) as media:
+            return _film(media, begin, end, config, codec), begin
+    except Exception as error:
+        return explain(error, Reason.CORRUPT)
+
+
+def _film(media: Media, begin: float, end: float, config: ClipsConfig, codec: str) -> bytes:
+    deadline = time.monotonic() + config.timeout_s
+    video = (begin, end) if media.video is not None else None
+    audio = (begin, end) if media.audio is not None else None
+    span = packets.read(media, video, audio, deadline)
+    pictures = _pictures(media, span.video, begin, end, config, codec, deadline) if video else []
+    samples = _samples(media, span.audio, begin, end, config) if audio else None
+    if not pictures and samples is None:
+        raise Reject(Reason.CORRUPT, f"nothing between {begin:.2f} and {end:.2f} s")
+    data = io.BytesIO()
+    # bitexact: no random identifiers, so that a shard made again has the same bytes.
+    exact = {"fflags": "bitexact"}
+    with av.open(data, "w", format="matroska", container_options=exact) as film:
+        # Every track is made before the first packet is written.
+        tracks: list[tuple[Any, list[Any]]] = []
+        if pictures:
+            tracks.append((_picture_track(film, pictures[0], codec), [*pictures]))
+        if samples is not None:
+            rate = config.audio.rate
+            tracks.append(
+                (film.add_stream("flac", rate=rate, layout="mono"), [_wave(samples, rate)])
+            )
+        for track, content in tracks:
+            for frame in [*content, None]:
+                film.mux(track.encode(frame))
+    return data.getvalue()
+
+
+def _pictures(
+    media: Media,
+    read: Sequence[Packet],
+    begin: float,
+    end: float,
+    config: ClipsConfig,
+    codec: str,
+    deadline: float,
+) -> list[VideoFrame]:
+    """The pictures displayed in [begin, end], shrunk and stamped in ticks since `begin`."""
+    # Every picture of usual video, of faster video those 30 times a second: whatever is sampled
+    # later shows the instant that it asks for, to within a picture.
+    rate = max(config.video.fps, _LEAST_FPS)
+    targets = [begin + i / rate for i in range(math.floor((end - begin) * rate) + 1)]
+    shrunk: dict[int, VideoFrame] = {}
+    graph: _Shrinker | None = None
+    for item in frames.shown(media, read, targets, deadline):
+        if item.at_s > end + OUTSIDE_S or item.until_s < begin - OUTSIDE_S:
+            continue
+        if graph is None or not graph.fits(item.frame):
+            graph = _Shrinker(item.frame, config.video, codec)
+        stamp = max(0, round((item.at_s - begin) / _TICK))
+        frame = graph.shrunk(item.frame)
+        frame.pts, frame.time_base = stamp, _TICK
+        shrunk[stamp] = frame
+    return [shrunk[stamp] for stamp in sorted(shrunk)]
+
+
+def _samples(
+    media: Media, read: Sequence[Packet], begin: float, end: float, config: ClipsConfig
+) -> np.ndarray | None:
+    """int16 [n] mono from `begin` to `end`, zero where there is no sound; None without any."""
+    stretches = sound.decoded(media, read, begin, end)
+    if not any(s.start_s < end + OUTSIDE_S and s.end_s > begin - OUTSIDE_S for s in stretches):
+        return None
+    rate = config.audio.rate
+    wave = sound.window(stretches, begin, math.ceil((end - begin) * rate), rate)
+    return np.round(wave * 32767).astype(np.int16)
+
+
+def _picture_track(film: OutputContainer, first: VideoFrame, codec: str) -> Any:
+    name, options = _CODECS[codec]
+    track: Any = film.add_stream(name, rate=30, options=options)
+    track.width, track.height, track.pix_fmt = first.width, first.height, first.format.name
+    track.time_base = track.codec_context.time_base = _TICK
+    return track
+
+
+def _wave(samples: np.ndarray, rate: int) -> AudioFrame:
+    wave: Any = AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
+    wave.sample_rate, wave.pts, wave.time_base = rate, 0, Fraction(1, rate)
+    return wave
+
+
+class _Shrinker:
+    """Frames of one kind: region, upright, scaled, in the pixel format that is stored."""
+
+    def __init__(self, frame: VideoFrame, config: VideoConfig, codec: str) -> None:
+        self._kind = self._kind_of(frame)
+        turns = round(frame.rotation / 90) % 4
+        upright = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
+        x, y, w, h = region_within(config.region, *upright)
+        side = min(w, h)
+        short = min(side, max(config.short_side, config.train_short_side[1], config.size))
+        width, height = (max(2, round(edge * short / side / 2) * 2) for edge in (w, h))
+        # Shrunk to half or less, the chroma planes of usual video still tell every pixel apart.
+        chroma = "444" if 2 * short <= side else "420"
+        kind = "yuvj" if codec == "jpeg" else "yuv"
+        self._graph = Graph()
+        self._graph.threads = 1
+        source = (
+            f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}"
+            f":time_base=1/1000:pixel_aspect=1/1"
+            f":colorspace={int(frame.colorspace)}:range={int(frame.color_range)}"
+        )
+        steps = [
+            ("buffer", source),
+            *_TURNS[turns],
+            ("crop", f"{w}:{h}:{x}:{y}:exact=1"),
+            ("scale", f"{width}:{height}:flags=area"),
+            ("format", f"{kind}{chroma}p"),
+            ("buffersink", ""),
+        ]
+        self._graph.link_nodes(*(self._graph.add(*step) for step in steps)).configure()
+
+    def fits(self, frame: VideoFrame) -> bool:
+        return self._kind == self._kind_of(frame)
+
+    def shrunk(self, frame: VideoFrame) -> VideoFrame:
+        self._graph.vpush(frame)
+        return self._graph.vpull()
+
+    @staticmethod
+    def _kind_of(frame: VideoFrame) -> tuple[object, ...]:
+        shape = (frame.width, frame.height, frame.format.name)
+        return (*shape, frame.colorspace, frame.color_range, frame.rotation)
+
+
+# Filters for quarter turns counter-clockwise.
+_TURNS: dict[int, list[tuple[str, str]]] = {
+    0: [],
+    1: [("transpose", "cclock")],
+    2: [("hflip", ""), ("vflip", "")],
+    3: [("transpose", "clock")],
+}

@@ -1,0 +1,85 @@
+"""The front end: decoded clips → network inputs, batched on the device.
+
+Video is mirrored, normalised and reordered; audio becomes a log-mel spectrogram.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchaudio.transforms import MelSpectrogram
+
+from pipeline.config import AudioConfig, VideoConfig
+
+FLOOR = 1e-6  # added to mel power before the logarithm; digital silence becomes log(1e-6)
+DEVIATION_FLOOR = 1e-5  # added to a clip's deviation, which is 0 in digital silence
+
+
+class FramesToInput(nn.Module):
+    """uint8 frames [B, T, H, W, 3] → float32 network input [B, 3, T, H, W], with the channels
+    still last in memory.
+
+    A clip is mirrored as a whole, never frame by frame (as FAIR's VMZ does).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: VideoConfig) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
+        self.register_buffer("std", torch.tensor(config.std), persistent=False)
+
+    def forward(self, frames_BTHWC: Tensor, mirror_B: Tensor | None = None) -> Tensor:
+        if mirror_B is not None:
+            mirrored = frames_BTHWC.flip(3)
+            frames_BTHWC = torch.where(mirror_B.view(-1, 1, 1, 1, 1), mirrored, frames_BTHWC)
+        x = (frames_BTHWC.float() / 255 - self.mean) / self.std
+        return x.permute(0, 4, 1, 2, 3)
+
+
+def mel_settings(config: AudioConfig) -> dict[str, Any]:
+    """What torchaudio's `MelSpectrogram` is made with (plain values, also for JSON)."""
+    hop = max(config.samples // config.spectrogram_frames, 1)
+    window = max(round(config.rate * config.fft_window_ms / 1000), hop)
+    return {
+        "sample_rate": config.rate,
+        "n_fft": 1 << max(window - 1, 511).bit_length(),
+        "win_length": window,
+        "hop_length": hop,
+        "n_mels": config.mels,
+        "center": True,
+        "power": 2.0,
+        "mel_scale": "htk",
+        "norm": "slaney",
+    }
+
+
+class LogMel(nn.Module):
+    """waveform float32 [B, samples] → log-mel spectrogram float32 [B, 1, mels, frames].
+
+    HTK mel scale from 0 to Nyquist, symmetric in time about the window: with ``center`` the n-th
+    frame stands at n · hop. The hop is chosen so that the window gives ``spectrogram_frames``
+    frames (the paper's 40×100 over 2 s: a hop of 20 ms).
+    """
+
+    def __init__(self, config: AudioConfig) -> None:
+        super().__init__()
+        self.frames = config.spectrogram_frames
+        self.normalize = config.normalize
+        self.mel = MelSpectrogram(**mel_settings(config))
+
+    def forward(self, waveform_BS: Tensor) -> Tensor:
+        power = self.mel(waveform_BS.float())[..., : self.frames]
+        if self.normalize == "none":
+            x = torch.log(power + FLOOR)
+        else:
+            # The same less a constant, which the mean takes out, too; but silence is exactly 0
+            # here, where there its mean's rounding error would be divided by DEVIATION_FLOOR.
+            x = torch.log1p(power / FLOOR)
+            mean = x.mean(dim=(1, 2), keepdim=True)
+            deviation = x.std(dim=(1, 2), keepdim=True)
+            x = (x - mean) / (deviation + DEVIATION_FLOOR)
+        return x.unsqueeze(1)

@@ -1,0 +1,297 @@
+"""Media in, clips table and rejects table out: every file is probed once and cut into clips.
+
+Every input lands in exactly one of the two tables. Adding media later appends clips and keeps all
+clip indices, so labels and features of earlier runs stay valid.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+
+from pipeline.clips import rejects
+from pipeline.clips.decoding.isolation import probe_isolated
+from pipeline.clips.decoding.probe import MediaInfo
+from pipeline.clips.listing import list_media
+from pipeline.clips.rejects import Reason, Reject
+from pipeline.clips.table import SCHEMA, clip_id
+from pipeline.config import Config, IndexConfig
+from pipeline.runtime.placement import decoding
+from pipeline.storage import Location
+from pipeline.telemetry import metrics
+from pipeline.telemetry.progress import Progress
+
+REJECTS = "rejects/index.parquet"
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """Counts of one indexing run; ``listed == indexed + rejected`` in units of `unit`."""
+
+    unit: str  # "files", or "cuts" for a cuts table
+    listed: int
+    already_known: int
+    indexed: int
+    rejected: int
+    clips: int  # added by this run
+    total_clips: int
+    reasons: dict[str, int]
+
+
+def index(source: str, run: Location, config: Config, retry_rejects: bool = False) -> IndexReport:
+    """List, probe, cut, and append to ``run/clips`` and ``run/rejects``; resumable by file chunks.
+
+    Args:
+        source: see `list_media`.
+        retry_rejects: probe again what an earlier run rejected.
+
+    Raises:
+        UserError: there is nothing to index at `source`.
+    """
+    listing = list_media(source)
+    known = _Known.read(run, retry_rejects)
+    todo = listing.filter(pc.invert(known.contains(listing)))
+    scan = run / "scratch" / f"index-{_fingerprint(todo, config.index)}"
+    chunks = _chunks_by_file(todo, config.index.files_per_task)
+    _probe(todo, chunks, scan, config)
+    clips = _append(
+        run / "clips", _scanned(scan, len(chunks), "clips"), known.num_clips, config.index
+    )
+    refused = pa.concat_tables(
+        [rejects.SCHEMA.empty_table(), *_scanned(scan, len(chunks), "rejects")]
+    )
+    known.add_rejects(run / REJECTS, refused, tried=todo)
+    scan.delete()
+    return IndexReport(
+        unit="files" if listing["start_s"].null_count == len(listing) else "cuts",
+        listed=len(listing),
+        already_known=len(listing) - len(todo),
+        indexed=len(todo) - len(refused),
+        rejected=len(refused),
+        clips=clips,
+        total_clips=known.num_clips + clips,
+        reasons=dict(Counter(refused["reason"].to_pylist()).most_common()),
+    )
+
+
+class _Known:
+    """What earlier runs indexed or rejected."""
+
+    def __init__(self, clips: list[pa.Table], rejected: pa.Table, retry: bool) -> None:
+        self.num_clips = sum(len(table) for table in clips)
+        self.rejected = rejected
+        seen = [] if retry else [rejected.select(["uri", "clip_id"])]
+        self.table = pa.concat_tables([*clips, *seen]) if clips or seen else None
+
+    @classmethod
+    def read(cls, run: Location, retry: bool) -> _Known:
+        parts = [p.read_table(["uri", "clip_id"]) for p in (run / "clips").files(".parquet")]
+        place = run / REJECTS
+        rejected = place.read_table() if place.exists() else rejects.SCHEMA.empty_table()
+        return cls(parts, rejected, retry)
+
+    def contains(self, listing: pa.Table) -> pa.ChunkedArray | pa.Array:
+        """bool [rows]: a file by its URI, a cut by its clip id."""
+        if self.table is None or len(self.table) == 0:
+            return pa.array(np.zeros(len(listing), bool))
+        by_uri = pc.is_in(listing["uri"], self.table["uri"].combine_chunks())
+        if listing["start_s"].null_count == len(listing):
+            return by_uri
+        ids = pa.array([_cut_id(row) for row in listing.select(_CUT).to_pylist()], pa.string())
+        return pc.is_in(ids, self.table["clip_id"].combine_chunks())
+
+    def add_rejects(self, place: Location, refused: pa.Table, tried: pa.Table) -> None:
+        """Rewrite the rejects table: earlier rejects not tried again, then the new ones."""
+        again = pc.is_in(self.rejected["uri"], tried["uri"].combine_chunks())
+        attempts = dict(zip(self.rejected["uri"].to_pylist(), self.rejected["attempt"].to_pylist()))
+        attempt = [attempts.get(uri, 0) + 1 for uri in refused["uri"].to_pylist()]
+        column = refused.schema.get_field_index("attempt")
+        refused = refused.set_column(column, "attempt", pa.array(attempt, pa.int32()))
+        place.write_table(pa.concat_tables([self.rejected.filter(pc.invert(again)), refused]))
+
+
+_CUT = ["uri", "start_s", "end_s"]
+
+
+def _cut_id(row: dict[str, Any]) -> str | None:
+    if row["start_s"] is None or row["end_s"] is None:
+        return None
+    return clip_id(row["uri"], row["start_s"], row["end_s"])
+
+
+def _fingerprint(todo: pa.Table, config: IndexConfig) -> str:
+    """Names the scratch folder: the same listing and settings go on where they stopped."""
+    digest = hashlib.blake2b(config.model_dump_json().encode(), digest_size=8)
+    for batch in todo.select(_CUT).to_batches():
+        digest.update(repr(batch.to_pydict()).encode())
+    return digest.hexdigest()
+
+
+def _chunks_by_file(todo: pa.Table, files: int) -> list[tuple[int, int]]:
+    """Row ranges of `todo` that hold at most `files` runs of equal URIs each."""
+    if len(todo) == 0:
+        return []
+    codes = todo["uri"].combine_chunks().dictionary_encode().indices.to_numpy()
+    starts = np.flatnonzero(np.diff(codes, prepend=-1) != 0)
+    bounds = [*starts[::files].tolist(), len(todo)]
+    return list(pairwise(bounds))
+
+
+def _probe(todo: pa.Table, chunks: list[tuple[int, int]], scan: Location, config: Config) -> None:
+    """Probe all chunks that no earlier attempt finished; one Parquet pair a chunk."""
+    done = {place.name for place in scan.files("rejects.parquet")}
+    missing = [n for n in range(len(chunks)) if f"{n:08d}-rejects.parquet" not in done]
+    if not missing:
+        return
+    work = _ProbeChunk([ray.put(todo)], chunks, scan, config.index)
+    with Progress("index", len(todo), "inputs") as progress:
+        counted = (
+            ray.data.from_arrow(pa.table({"chunk": pa.array(missing, pa.int64())}))
+            .repartition(min(len(missing), 20_000))
+            .map_batches(work, batch_size=1, **decoding(config.resources))
+        )
+        for batch in counted.iter_batches(batch_size=None):
+            progress.meter.add(
+                done=int(batch["inputs"].sum()),
+                clips=int(batch["clips"].sum()),
+                rejects=int(batch["rejects"].sum()),
+            )
+
+
+@dataclass(frozen=True)
+class _ProbeChunk:
+    todo: list[ray.ObjectRef]
+    chunks: list[tuple[int, int]]
+    scan: Location
+    config: IndexConfig
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        number = int(batch["chunk"][0])
+        start, stop = self.chunks[number]
+        rows = ray.get(self.todo[0]).slice(start, stop - start).to_pylist()
+        clips: list[dict[str, Any]] = []
+        refused: list[dict[str, Any]] = []
+        for uri, cuts in _by_file(rows):
+            info = probe_isolated(Location.of(uri), self.config.timeout_s) if uri else _NO_URI
+            for cut in cuts:
+                made = _clips_of(uri, info, cut, self.config)
+                if isinstance(made, Reject):
+                    refused.append(_refusal(cut, made))
+                else:
+                    clips += made
+        empty = SCHEMA.remove(SCHEMA.get_field_index("clip_index"))
+        # The rejects are written last: they mark the chunk as finished.
+        (self.scan / f"{number:08d}-clips.parquet").write_table(pa.Table.from_pylist(clips, empty))
+        (self.scan / f"{number:08d}-rejects.parquet").write_table(
+            pa.Table.from_pylist(refused, rejects.SCHEMA)
+        )
+        metrics.rejects(row["reason"] for row in refused)
+        counts = {"inputs": stop - start, "clips": len(clips), "rejects": len(refused)}
+        return {name: np.array([value]) for name, value in counts.items()}
+
+
+_NO_URI = Reject(Reason.BAD_CUT, "the cuts table names no file in this row")
+
+
+def _by_file(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    group: list[dict[str, Any]] = []
+    for row in rows:
+        if group and group[0]["uri"] != row["uri"]:
+            yield group[0]["uri"], group
+            group = []
+        group.append(row)
+    if group:
+        yield group[0]["uri"], group
+
+
+def _clips_of(
+    uri: str, info: MediaInfo | Reject, cut: dict[str, Any], config: IndexConfig
+) -> list[dict[str, Any]] | Reject:
+    """The clips of one input row: the given cut, or equal windows over the whole file."""
+    if isinstance(info, Reject):
+        return info
+    start, end = cut["start_s"], cut["end_s"]
+    if start is None and end is None:
+        length = info.end_s - info.start_s
+        if length < config.min_s:
+            return Reject(Reason.TOO_SHORT, f"{length:.3f} s; index.min_s is {config.min_s:g}")
+        count = max(int(length // config.window_s), 1)
+        edges = np.linspace(info.start_s, info.end_s, count + 1).tolist()
+        windows = list(pairwise(edges))
+    elif start is None or end is None or not start < end:
+        return Reject(Reason.BAD_CUT, f"start_s={start}, end_s={end}")
+    elif (start + end) / 2 < info.start_s or (start + end) / 2 > info.end_s:
+        span = f"[{info.start_s:.3f}, {info.end_s:.3f}]"
+        return Reject(Reason.BAD_CUT, f"[{start:g}, {end:g}] s lies outside the file's {span} s")
+    else:
+        windows = [(start, end)]
+    shared = {
+        "uri": uri,
+        "fps": info.fps,
+        "width": info.width,
+        "height": info.height,
+        "rotation": info.rotation,
+        "has_video": info.has_video,
+        "has_audio": info.has_audio,
+        "audio_rate": info.audio_rate,
+        "channels": info.channels,
+        "label": cut["label"],
+        "split": cut["split"],
+    }
+    return [{"clip_id": clip_id(uri, a, b), "start_s": a, "end_s": b, **shared} for a, b in windows]
+
+
+def _refusal(cut: dict[str, Any], reject: Reject) -> dict[str, Any]:
+    return {
+        "uri": cut["uri"],
+        "clip_id": _cut_id(cut),
+        "stage": "probe",
+        "reason": reject.reason.value,
+        "detail": reject.detail[:500],
+        "attempt": 0,  # set when the table is written
+    }
+
+
+def _scanned(scan: Location, num_chunks: int, kind: str) -> Iterator[pa.Table]:
+    for number in range(num_chunks):
+        yield (scan / f"{number:08d}-{kind}.parquet").read_table()
+
+
+def _append(folder: Location, tables: Iterator[pa.Table], first: int, config: IndexConfig) -> int:
+    """Number the clips from `first` on and write them as further parts; how many there were.
+
+    A part holds whole chunks, hence whole files: killed between two parts, the files of the
+    missing ones are simply not known yet.
+    """
+    number = len(list(folder.files(".parquet")))
+    held: list[pa.Table] = []
+    total = 0
+
+    def write() -> None:
+        nonlocal number, total
+        table = pa.concat_tables(held)
+        start = first + total
+        indices = pa.array(np.arange(start, start + len(table)), pa.int64())
+        part = pa.table([indices, *table.select(SCHEMA.names[1:]).columns], schema=SCHEMA)
+        (folder / f"part-{number:06d}.parquet").write_table(part)
+        number, total = number + 1, total + len(table)
+        held.clear()
+
+    for table in tables:
+        if len(table):
+            held.append(table)
+        if sum(map(len, held)) >= config.clips_per_part:
+            write()
+    if held:
+        write()
+    return total

@@ -1,0 +1,1 @@
+"""Clips → feature shards: the encoders over all clips, on Ray Data."""

@@ -1,0 +1,87 @@
+"""Features that training computed anyway, kept so that the next embedding pass need not.
+
+As in DeepCluster-v2 (facebookresearch/swav, main_deepclusterv2.py), a clip's features are those of
+the last time that training saw it: of an augmented sample, in train mode, by an encoder that still
+changed a little. Held-out clips' are as an embedding pass makes them. They lie where that pass
+would write them (shards.py); the clips that training did not see are left to it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pipeline.embedding.shards import BANKED, as_feature_array, records, write_shards
+from pipeline.storage import Location
+
+
+class MemoryBank:
+    """One worker's part.
+
+    Args:
+        out: modality → folder of the features.
+        last_seen: bool [slots · B], see `Schedule.last_seen`.
+        rows_per_file: kept on the device until there are so many.
+        rank: of the worker.
+        slot: where the training goes on; what was kept from there on is removed, by rank 0.
+    """
+
+    def __init__(
+        self,
+        out: Mapping[str, Location],
+        last_seen: np.ndarray,
+        rows_per_file: int,
+        rank: int,
+        slot: int,
+    ) -> None:
+        self.out, self.last_seen = out, last_seen
+        self.rows_per_file, self.rank = rows_per_file, rank
+        self._held: list[tuple[int, dict[str, np.ndarray], dict[str, torch.Tensor]]] = []
+        if rank == 0:
+            for folder in (*out.values(), records(out)):
+                for part in folder.files(".parquet"):
+                    if slot == 0 or _first_slot(part.name) >= slot:
+                        part.delete()
+
+    def add(self, batch: Mapping[str, np.ndarray], features: Mapping[str, torch.Tensor]) -> None:
+        """
+        Args:
+            batch: as `DecodeSlot` makes it, without the leading axis.
+            features: modality → float [B, d].
+        """
+        slot, clips = int(batch["slot"]), batch["clip_index"]
+        refused = [index for index, _, _ in json.loads(str(batch["rejects"]))]
+        last = self.last_seen[slot * len(clips) :][: len(clips)]
+        rows = np.flatnonzero(last & ~np.isin(clips, refused))
+        if not len(rows):
+            return
+        columns = {"clip_index": clips[rows].copy()}
+        columns |= {m: batch[f"has_{m}"][rows].copy() for m in self.out}
+        kept = {m: features[m][torch.from_numpy(rows)].to(torch.float16) for m in self.out}
+        self._held.append((slot, columns, kept))
+        if sum(len(columns["clip_index"]) for _, columns, _ in self._held) >= self.rows_per_file:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is held; before every checkpoint, so that none falls into a file."""
+        if not self._held:
+            return
+        first, held, self._held = self._held[0][0], self._held, []
+
+        def joined(name: str) -> np.ndarray:
+            return np.concatenate([columns[name] for _, columns, _ in held])
+
+        table = {"clip_index": pa.array(joined("clip_index"), pa.int64())}
+        for modality in self.out:
+            values = torch.cat([kept[modality] for _, _, kept in held]).cpu().numpy()
+            table[modality] = as_feature_array(values, joined(modality))
+        table["reason"] = pa.nulls(len(table["clip_index"]), pa.string())
+        write_shards(self.out, f"{BANKED}-{first:09d}-{self.rank:04d}.parquet", pa.table(table))
+
+
+def _first_slot(name: str) -> int:
+    return int(name.split("-")[1])

@@ -1,0 +1,1 @@
+"""Pseudo-labels → encoders: one update of a method, on Ray Train."""

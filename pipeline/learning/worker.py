@@ -1,0 +1,256 @@
+"""What each training worker runs: batches from Ray Data, steps of the `Learner`, metrics back.
+
+Ray Train's controller and helpers import this module too: what is heavy is imported by the
+function that needs it, which spares seconds of every round on small machines.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.train
+from ray.train.collective import broadcast_from_rank_zero
+
+from pipeline.clips.table import write_rejects
+from pipeline.config import Config
+from pipeline.telemetry import metrics
+from pipeline.telemetry.progress import Meter
+
+Batch = dict[str, np.ndarray]
+
+_STARVED = 0.2  # share of waiting above which it is said what to do
+_LOOK_EVERY = 20  # steps between two looks at the clock and for a notice of preemption
+
+
+def train_worker(job: dict[str, Any]) -> dict[str, Any]:
+    """Train for a round, from where an earlier attempt stood; rank 0 returns the update's metrics.
+
+    Every worker takes the same decisions, since losses are averaged over workers first. A step is
+    the same whatever the number of workers: they take its batches in turn.
+    """
+    from ray.train.torch import prepare_model
+
+    from pipeline.embedding.memory_bank import MemoryBank
+    from pipeline.learning.checkpoint import Checkpoints, TrainingState
+    from pipeline.learning.learner import Learner, read
+    from pipeline.runtime.devices import use_threads
+
+    config = Config.model_validate(job["config"])
+    per_step = config.learning.step_batches
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    use_threads(job["device"], context.get_local_world_size(), config.learning.threads)
+    state = TrainingState.of(job["out"])
+    state.schedule = job["schedule"]
+    bank = None
+    if job["bank"]:
+        last_seen = ray.get(job["last_seen"][0])
+        rows_per_file = config.embedding.rows_per_file
+        bank = MemoryBank(job["bank"], last_seen, rows_per_file, rank, state.slot)
+    learner = Learner(
+        job["heads"],
+        job["weights"],
+        config,
+        job["key"],
+        ray.train.torch.get_device(),
+        prepare_model,
+        frozen=job["frozen"],
+        bank=bank,
+    )
+    if state.tensors:
+        learner.restore(state.tensors)
+    resumed_at = state.slot // per_step
+    checkpoints = Checkpoints(job["out"])
+    feed = Feed(ray.train.get_dataset_shard("train"), state.slot, rank, world)
+    totals = Totals(state.sums if rank == 0 else {})
+    clock = Clock(config.learning.checkpoint_minutes)
+    epoch_slots = (job["train_steps"] + job["held_out_steps"]) * per_step
+
+    def book(losses: dict[str, Any], batches: int) -> None:
+        values = read(losses)
+        totals.add(values, batches)
+        metrics.gpu_memory("learn")
+        if rank == 0:
+            for name, value in values.items():
+                state.curve.setdefault(name, []).append(value)
+            _show(job["meter"], per_step, config, len(state.epochs), feed, values)
+
+    while len(state.epochs) < job["epochs"]:
+        begun = len(state.epochs) * epoch_slots
+        taken: list[tuple[dict[str, Any], int]] = []  # steps whose losses are still to be read
+        for number in range((state.slot - begun) // per_step, job["train_steps"]):
+            state.slot = begun + (number + 1) * per_step
+            step = len(state.epochs) * job["train_steps"] + number
+            batches = list(feed.until(state.slot))
+            progress = step / (job["train_steps"] * job["epochs"])
+            taken.append((learner.step(batches, progress, world), len(batches)))
+            # Read a step later, while the device has the next one to do.
+            if len(taken) > 1:
+                book(*taken.pop(0))
+            is_last = number + 1 == job["train_steps"]
+            if (step + 1) % _LOOK_EVERY == 0 and not is_last and clock.is_time():
+                book(*taken.pop())
+                state.sums = totals.over_workers()
+                _write_refused(feed, rank, job)
+                if bank:
+                    bank.flush()
+                if rank == 0:
+                    state.tensors = learner.state()
+                    checkpoints.save(state)
+        if taken:
+            book(*taken.pop())
+        state.slot = begun + epoch_slots
+        for batch in feed.until(state.slot):
+            totals.add(learner.evaluate(batch))
+        state.epochs.append(totals.means())
+        totals = Totals({})
+        if learner.should_stop([losses.get("held_out_loss") for losses in state.epochs]):
+            break
+    _write_refused(feed, rank, job)
+    if bank:
+        bank.flush()
+    if rank == 0:
+        checkpoints.finish()
+        learner.save(job["out"])
+        (job["out"] / "curve.parquet").write_table(pa.table(state.curve))
+    steps = len(state.epochs) * job["train_steps"]
+    return {
+        "epochs": state.epochs,
+        "steps": steps,
+        "resumed_at": resumed_at,
+        "clips": steps * per_step * config.learning.batch_size,
+        "wait_share": round(feed.wait_share, 4),
+        "train_seconds": round(feed.seconds, 2),
+        "workers": world,
+        "rejected": len(feed.refused),
+    }
+
+
+class Clock:
+    """Says when to write a checkpoint: after so many minutes, and once when a node will go."""
+
+    def __init__(self, minutes: float) -> None:
+        self._minutes = minutes
+        self._last = time.monotonic()
+        self._warned = False
+
+    def is_time(self) -> bool:
+        """Every worker must ask at the same steps, and hears the same."""
+        if not self._minutes:
+            return False
+        notice = ray.train.get_preemption_info() is not None and not self._warned
+        self._warned |= notice
+        due = time.monotonic() - self._last >= 60 * self._minutes
+        if broadcast_from_rank_zero(notice or due):
+            self._last = time.monotonic()
+            return True
+        return False
+
+
+class Totals:
+    """Sums of an epoch's values, of one worker or of all."""
+
+    def __init__(self, sums: dict[str, tuple[float, int]]) -> None:
+        self._sums = dict(sums)
+
+    def add(self, values: dict[str, float], batches: int = 1) -> None:
+        for name, value in values.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value * batches, count + batches)
+
+    def over_workers(self) -> dict[str, tuple[float, int]]:
+        """The same on every worker."""
+        import torch
+
+        if not torch.distributed.is_initialized():
+            return self._sums
+        parts: list[dict[str, tuple[float, int]]] = [{}] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(parts, self._sums)
+        names = dict.fromkeys(name for part in parts for name in part)
+        return {
+            name: (
+                sum(part.get(name, (0.0, 0))[0] for part in parts),
+                sum(part.get(name, (0.0, 0))[1] for part in parts),
+            )
+            for name in names
+        }
+
+    def means(self) -> dict[str, float]:
+        return {name: total / count for name, (total, count) in self.over_workers().items()}
+
+
+class Feed:
+    """A worker's batches in their order; notes the time spent waiting and what was rejected.
+
+    Raises:
+        RuntimeError: Ray Data handed this worker a batch that was another's.
+    """
+
+    def __init__(self, shard: ray.data.DataIterator, first: int, rank: int, world: int) -> None:
+        """Slots from `first` on are dealt to the workers in turn."""
+        self._batches = iter(shard.iter_batches(batch_size=1, prefetch_batches=2))
+        self._due, self._world = first + rank, world
+        self._started = time.monotonic()
+        self._waited = 0.0
+        self.first = first
+        self.refused: list[tuple[int, str, str]] = []
+
+    def until(self, end: int) -> Iterator[Batch]:
+        """This worker's batches of the slots before `end`."""
+        while self._due < end:
+            yield self._next()
+
+    def _next(self) -> Batch:
+        before = time.monotonic()
+        batch = {name: column[0] for name, column in next(self._batches).items()}
+        self._waited += time.monotonic() - before
+        if int(batch["slot"]) != self._due:
+            raise RuntimeError(f"batch {int(batch['slot'])} came where {self._due} was due")
+        self._due += self._world
+        self.refused += [tuple(reject) for reject in json.loads(str(batch["rejects"]))]
+        return batch
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the time so far that was spent waiting for data."""
+        return self._waited / max(self.seconds, 1e-9)
+
+
+def _show(
+    meter: Meter, batches: int, config: Config, epoch: int, feed: Feed, losses: dict[str, float]
+) -> None:
+    shown = {name: round(value, 3) for name, value in losses.items() if name.startswith("loss")}
+    waiting = f"{feed.wait_share:.0%}"
+    if feed.wait_share > _STARVED and feed.seconds > 60:
+        waiting += f" (decode-bound: {1 / (1 - feed.wait_share):.1f}× the CPU cores would keep up)"
+    clips = batches * config.learning.batch_size
+    metrics.level("xdc_wait_share", feed.wait_share)
+    for name, value in losses.items():
+        metrics.level("xdc_loss", value, loss=name)
+    meter.add({"epoch": epoch + 1, "waiting": waiting, **shown}, done=clips)
+
+
+def _write_refused(feed: Feed, rank: int, job: dict[str, Any]) -> None:
+    """The clips that failed in this worker, each once, as a part of the round's rejects."""
+    if feed.refused:
+        unique = {reject[0]: reject for reject in feed.refused}
+        index, reason, detail = zip(*unique.values())
+        failed = pa.table(
+            {
+                "clip_index": pa.array(index, pa.int64()),
+                "reason": pa.array(reason, pa.string()),
+                "detail": pa.array(detail, pa.string()),
+            }
+        )
+        name = f"{job['refused_as']}-{feed.first:09d}-{rank:04d}.parquet"
+        write_rejects(job["refused"] / name, failed, job["clips"], "learn")

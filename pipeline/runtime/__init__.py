@@ -1,0 +1,1 @@
+"""Ray and the machine: sessions, placement, devices, nodes that come and go."""

@@ -1,0 +1,107 @@
+"""Where the work of each stage lives.
+
+A cluster may give its nodes a role by the label ``role`` (cluster.yaml):
+
+    decode   decoding tasks: cheap nodes, easily lost
+    memory   the shards of k-means
+    gpu      encoder actors and training workers, and no decoding unless it is wanted there
+
+What lives as long as the run (the clips table, pseudo-labels, their index) is kept on the driver's
+node: an object or an actor anywhere else would keep a node from ever being idle, and a spot node
+would take it along. Without roles, as on a laptop, stages ask for CPUs and GPUs alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from pipeline.config import ClusteringConfig, LearningConfig, ResourcesConfig
+
+Options = dict[str, Any]  # of a Ray task, actor or `map_batches`
+
+_ENCODER_CPUS = 0.5
+
+
+def decoding(resources: ResourcesConfig, decoder: str = "cpu", packed: bool = False) -> Options:
+    """A decoding task: its cores, in the logical CPUs that stand for them, and its part of a GPU
+    where that decodes.
+
+    Args:
+        packed: few tasks share few nodes. Ray Data would deal them to all nodes in turn, and none
+            of these would ever be idle while learning takes its clips more slowly than all decode.
+    """
+    on_gpu = decoder == "cuda"
+    cpus = resources.decode_cpus
+    if not os.environ.get("RAY_ADDRESS"):
+        cpus *= max(1.0, local_cpus(resources) / (os.cpu_count() or 1))
+    return {
+        "num_cpus": cpus,
+        "num_gpus": resources.decode_gpus if on_gpu else 0.0,
+        **({"scheduling_strategy": "DEFAULT"} if packed else {}),
+        **_on(resources.train_on if on_gpu else resources.decode_on, resources),
+    }
+
+
+def encoding(resources: ResourcesConfig, device: str, decoder: str = "cpu") -> Options:
+    """An encoder actor. Ray Data would make one actor of two stages that ask for the same, and
+    decode in it, one batch after the other: it asks for a little more or less than decoding."""
+    cpus = _ENCODER_CPUS
+    if decoding(resources, decoder)["num_cpus"] == cpus:
+        cpus += 0.01
+    gpus = 1 if device == "cuda" else 0
+    return {"num_cpus": cpus, "num_gpus": gpus, **_on(resources.train_on, resources)}
+
+
+def writing(resources: ResourcesConfig) -> Options:
+    """A task that writes a shard of features."""
+    return {"num_cpus": 0.25, **_on(resources.decode_on, resources)}
+
+
+def training(config: LearningConfig, resources: ResourcesConfig, device: str) -> Options:
+    """A training worker."""
+    return {
+        "num_cpus": config.cpus_per_worker,
+        "num_gpus": 1 if device == "cuda" else 0,
+        **_on(resources.train_on, resources),
+    }
+
+
+def clustering(config: ClusteringConfig, resources: ResourcesConfig) -> Options:
+    """A shard of k-means."""
+    return {
+        "num_cpus": config.cpus_per_shard,
+        "num_gpus": config.gpus_per_shard,
+        **_on(resources.shards_on, resources),
+    }
+
+
+def on_driver_node() -> Options:
+    """Something small that lives long: on the driver's node, which must last anyway."""
+    node = ray.get_runtime_context().get_node_id()
+    return {"num_cpus": 0, "label_selector": {"ray.io/node-id": node}}
+
+
+def may_grow(resources: ResourcesConfig) -> bool:
+    """Whether more nodes may come than there are: roles say so, and a head that does no work."""
+    return has_roles(resources) or ray.cluster_resources().get("CPU", 0.0) == 0.0
+
+
+def has_roles(resources: ResourcesConfig) -> bool:
+    if resources.roles == "auto":
+        return any("role" in (node["Labels"] or {}) for node in ray.nodes() if node["Alive"])
+    return resources.roles
+
+
+def local_cpus(resources: ResourcesConfig) -> int:
+    """Logical CPUs of a Ray that the job starts for itself."""
+    return resources.local_cpus or max(4, os.cpu_count() or 1)
+
+
+def _on(roles: Sequence[str], resources: ResourcesConfig) -> Options:
+    if not roles or not has_roles(resources):
+        return {}
+    return {"label_selector": {"role": f"in({','.join(roles)})"}}

@@ -1,0 +1,98 @@
+"""How a job connects to Ray, and how it ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+# Read by Ray when it is imported or started, hence set before.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+if not os.environ.get("RAY_ADDRESS"):
+    # A Ray that the job starts for itself listens on loopback only and needs no token; it ends
+    # with the job, so nothing announces its end; and it starts processes when they are needed.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    # Training shares the cores with decoding here: threads that wait by spinning cost a tenth.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import ray
+
+from pipeline.config import ResourcesConfig
+from pipeline.errors import UserError
+from pipeline.runtime.placement import local_cpus
+from pipeline.runtime.ray_data import set_up_ray_data
+
+_GOES_ON = "the same command goes on from here"
+
+
+_signals: list[int] = []  # that told this process to stop
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """`ray job stop`, the machine going down, or Ctrl-C."""
+    # Said at once, and not by `print`, which this may have interrupted: the job has a few seconds.
+    word = "interrupted" if number == signal.SIGINT else "stopped"
+    os.write(2, f"{word}; {_GOES_ON}\n".encode())
+    _signals.append(number)
+    signal.signal(number, signal.SIG_DFL)  # who asks twice need not wait
+    # Any other exception is lost where the signal meets Ray waiting (`ray.get`).
+    raise KeyboardInterrupt
+
+
+def connect(resources: ResourcesConfig) -> None:
+    """Join the cluster in ``RAY_ADDRESS`` (set inside a submitted job), else start Ray here.
+
+    A Ray started here has at least four logical CPUs, however few cores there are: with two, the
+    training workers and the decoding tasks that feed them would wait for each other for ever.
+    """
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    if ray.is_initialized():
+        pass
+    elif os.environ.get("RAY_ADDRESS"):
+        ray.init(**quiet)
+    else:
+        ray.init(
+            num_cpus=local_cpus(resources),
+            object_store_memory=resources.object_store_mb * 2**20,
+            include_dashboard=False,
+            **quiet,
+        )
+    if threading.current_thread() is threading.main_thread():
+        # Ray's own handler, which `ray.init` sets, prints its C++ stack and dies on the spot.
+        signal.signal(signal.SIGTERM, _stop)
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is in the background
+            signal.signal(signal.SIGINT, _stop)
+    set_up_ray_data()
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+
+
+def run_job(main: Callable[[list[str]], None]) -> None:
+    """Run a job's `main` on the command line's arguments and leave with its exit code.
+
+    0 when it ended; 2 with one clear message for a `UserError`; 130 after Ctrl-C; 143 when it was
+    told to stop; Python's traceback and 1 for anything else.
+    """
+    code = 0
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        code = 2
+    except KeyboardInterrupt:
+        code = 128 + (_signals[0] if _signals else signal.SIGINT)
+    finally:
+        if ray.is_initialized():
+            ray.shutdown()
+    sys.exit(code)

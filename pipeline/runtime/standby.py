@@ -1,0 +1,98 @@
+"""Nodes that are asked for before the stage that needs them begins."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from typing import Protocol
+
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from pipeline.config import Config, ResourcesConfig
+from pipeline.runtime.placement import Options, clustering, may_grow, training
+
+
+class Advance(Protocol):
+    """How far a stage is: `done` of `total` units."""
+
+    done: int
+    total: int
+
+
+class Standby:
+    """Nodes for a stage to come, asked for when the stage before it nears its end, then kept.
+
+    They are a placement group, which counts as demand of its own. Ray's other way, a request for
+    resources, does not serve beside a dataset: Ray Data's coordinator overwrites it within seconds,
+    and the autoscaler leaves out the whole of it as soon as one bundle, of Ray Data's too, exceeds
+    what the cluster may ever have.
+
+    Args:
+        options: of each actor that the stage will start.
+        count: how many it will start.
+        freed: how many of them fit where the stage before works; they are kept when it has ended.
+    """
+
+    def __init__(
+        self, options: Options, count: int, resources: ResourcesConfig, freed: int = 0
+    ) -> None:
+        asked = {"CPU": options["num_cpus"], "GPU": options["num_gpus"]}
+        self._bundle = {name: value for name, value in asked.items() if value}
+        self._labels = options.get("label_selector", {})
+        self._later = min(freed, count)
+        self._ahead = count - self._later
+        self._lead_s = 60 * resources.lead_minutes if may_grow(resources) else 0.0
+        self._groups: list[PlacementGroup] = []
+        self._over = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    def __enter__(self) -> Standby:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+    def before(self, progress: Advance) -> None:
+        """The stage before it begins; watch how much of that is left."""
+        if self._lead_s and self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, args=(progress,), daemon=True)
+            self._watcher.start()
+
+    def release(self) -> None:
+        """The stage begins and asks for itself."""
+        self._over.set()
+        if self._watcher is not None:
+            self._watcher.join()
+        while self._groups:
+            remove_placement_group(self._groups.pop())
+
+    def _watch(self, progress: Advance) -> None:
+        began = time.monotonic()
+        while not self._over.wait(1.0):
+            rate = progress.done / (time.monotonic() - began)
+            left = progress.total - progress.done
+            if self._ahead and left <= rate * self._lead_s:
+                self._keep(self._ahead)
+                self._ahead = 0
+            if self._later and left <= 0:
+                self._keep(self._later)
+                self._later = 0
+
+    def _keep(self, count: int) -> None:
+        labels = [self._labels] * count if self._labels else None
+        self._groups.append(placement_group([self._bundle] * count, bundle_label_selector=labels))
+
+
+def for_clustering(config: Config, num_clips: int) -> Standby:
+    """After an embedding: the shards of k-means, if so many clips take any."""
+    blocks = math.ceil(num_clips / config.clustering.block_size)
+    count = min(config.clustering.shards, blocks) if blocks > 1 else 0
+    return Standby(clustering(config.clustering, config.resources), count, config.resources)
+
+
+def for_learning(config: Config, device: str) -> Standby:
+    """After an embedding: the training workers, some of them where its encoders were."""
+    options = training(config.learning, config.resources, device)
+    freed = max(config.embedding.actors, config.embedding.max_actors)
+    return Standby(options, config.learning.workers, config.resources, freed)

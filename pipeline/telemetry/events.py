@@ -1,0 +1,64 @@
+"""The run's diary: one JSON object a line in ``events.jsonl``, and the numbers for TensorBoard and
+the trackers of trackers.py."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from pipeline.storage import Location
+from pipeline.telemetry.trackers import Trackers
+
+
+class EventLog:
+    """Appends to ``run/events.jsonl`` and ``run/tensorboard``; also to a run in a bucket.
+
+    An object store cannot append: there the diary is kept here and written anew at every event,
+    which is at most a few a minute.
+    """
+
+    def __init__(self, run: Location, trackers: Trackers | None = None) -> None:
+        self.trackers = trackers
+        self.place = run / "events.jsonl"
+        self.lines = self.place.read_bytes().decode() if self.place.exists() else ""
+        self._local_board: tempfile.TemporaryDirectory[str] | None = None
+        if run.is_local:
+            board = (run / "tensorboard").uri
+            run.make()
+        else:
+            self._local_board = tempfile.TemporaryDirectory()
+            board = self._local_board.name
+        self.board = SummaryWriter(board)
+        self.remote_board = run / "tensorboard"
+
+    def add(self, event: str, **values: Any) -> None:
+        """Write one event; numbers with a ``round`` also go to TensorBoard and the trackers."""
+        line = json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n"
+        if self.place.is_local:
+            with open(self.place.uri, "a") as stream:
+                stream.write(line)
+        else:
+            self.lines += line
+            self.place.write_text(self.lines)
+        if "round" in values:
+            step = values.pop("round")
+            about = f"{event}/{values['clustering']}" if "clustering" in values else event
+            numbers = {f"{about}/{n}": v for n, v in values.items() if isinstance(v, int | float)}
+            for name, value in numbers.items():
+                self.board.add_scalar(name, value, step)
+            self.board.flush()
+            if self.trackers is not None:
+                self.trackers.log(numbers, step)
+
+    def close(self) -> None:
+        self.board.close()
+        if self.trackers is not None:
+            self.trackers.close()
+        if self._local_board is not None:
+            for source in Location.of(self._local_board.name).files():
+                (self.remote_board / source.name).write_bytes(source.read_bytes())
+            self._local_board.cleanup()
