@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import encoders
 from pipeline.clips.table import ClipTable
-from pipeline.embedding.embed import embed as embedding
+from pipeline.embedding import embed as embedding
 from pipeline.embedding.shards import as_feature_array, finish, read_features, write_shards
 from pipeline.storage import Location
 from tests.conftest import tiny
