@@ -2,8 +2,8 @@
 
     python benchmarks/decode.py --media ../shared/media [--seconds 6] [--only h264]
 
-One clip: 8 pictures at 30 a second, scaled to short side 128 and cropped to 112, and 2 s of mono
-sound at 16 kHz around them; one clip a file and open, as when each batch draws other files. All
+One clip: 8 frames at 30 a second, scaled to short side 128 and cropped to 112, and 2 s of mono
+audio at 16 kHz around them; one clip a file and open, as when each batch draws other files. All
 readers take the same clips in one run, turn by turn in changing order, on one thread each; what is
 compared is CPU time, so that other load on the machine matters little. Writes `decode.json` and
 `decode.md` beside this script.
@@ -14,7 +14,7 @@ compared is CPU time, so that other load on the machine matters little. Writes `
   its own transforms and torchvision's resize, the fastest for each row.
 - decord: VideoReader at the scaled size, AudioReader (which has no seek), one thread.
 - pyav: what one writes first: seek, decode, reformat and to_ndarray of every frame needed.
-- floor: libavcodec decoding, from the keyframe to the last frame shown, and the sound packets of
+- floor: libavcodec decoding, from the keyframe to the last frame shown, and the audio packets of
   the window; packets are in memory already, nothing is opened, scaled or resampled. Ours may beat
   it: it leaves out frames that nothing refers to.
 """
@@ -50,7 +50,8 @@ from decode_readers import (
     torchcodec_readers,
 )
 
-from pipeline.clips.decoding.probe import MediaInfo, probe
+from pipeline.clips.decoding.decode import probe
+from pipeline.clips.decoding.decoder import MediaInfo
 from pipeline.storage import Location
 
 HERE = Path(__file__).parent
@@ -210,7 +211,7 @@ def table(report: dict) -> str:
         + ", ".join(f"{k} {v}" for k, v in about["versions"].items())
         + f". torchcodec's FFmpeg: {about['torchcodec_ffmpeg']}.",
         "",
-        "CPU milliseconds a clip (8 pictures at 30/s → 112×112, 2 s of sound → 16 kHz mono), and "
+        "CPU milliseconds a clip (8 frames at 30/s → 112×112, 2 s of audio → 16 kHz mono), and "
         "how many times as fast ours is. Made by `python benchmarks/decode.py`, which says what "
         "each reader does.",
         "",

@@ -19,9 +19,9 @@ from pathlib import Path
 import av
 
 from pipeline.clips.decoding import isolation
-from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, decode_clips
+from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, decode_clips, probe
+from pipeline.clips.decoding.decoder import MediaInfo
 from pipeline.clips.decoding.isolation import decode_clips_isolated
-from pipeline.clips.decoding.probe import MediaInfo, probe
 from pipeline.config import ClipsConfig, VideoConfig
 from pipeline.storage import Location
 from pipeline.telemetry.machine import about

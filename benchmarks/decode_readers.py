@@ -9,11 +9,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-from pipeline.clips.decoding import packets
 from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, decode_clips
+from pipeline.clips.decoding.decoder import MediaInfo
 from pipeline.clips.decoding.isolation import decode_clips_isolated
 from pipeline.clips.decoding.media import opened
-from pipeline.clips.decoding.probe import MediaInfo
+from pipeline.clips.decoding.packets import read_packets
 from pipeline.config import ClipsConfig, VideoConfig
 from pipeline.storage import Location
 
@@ -68,7 +68,7 @@ def pyav(path: Path, centre: float, info: MediaInfo) -> object:
         while last is not None and len(shown) < FRAMES:
             rgb = last.reformat(width, height, "rgb24").to_ndarray()
             shown.append(rgb[y : y + SIZE, x : x + SIZE])
-        sound = None
+        audio = None
         if info.has_audio:
             track = container.streams.audio[0]
             track.thread_type = "NONE"
@@ -81,8 +81,8 @@ def pyav(path: Path, centre: float, info: MediaInfo) -> object:
                     break
                 piece.pts = None
                 parts += [out.to_ndarray()[0] for out in resampler.resample(piece)]
-            sound = np.concatenate(parts)[: int(RATE * WINDOW_S)]
-    return np.stack(shown), sound
+            audio = np.concatenate(parts)[: int(RATE * WINDOW_S)]
+    return np.stack(shown), audio
 
 
 def torchcodec_readers() -> dict[str, Reader]:
@@ -108,12 +108,12 @@ def torchcodec_readers() -> dict[str, Reader]:
             if not inside:
                 shown = functional.resize(shown, [height, width], antialias=True)
                 shown = functional.center_crop(shown, [SIZE, SIZE])
-            sound = None
+            audio = None
             if info.has_audio:
-                audio = AudioDecoder(str(path), sample_rate=RATE, num_channels=1)
-                start = max(centre - WINDOW_S / 2, audio.metadata.begin_stream_seconds or 0.0)
-                sound = audio.get_samples_played_in_range(start, start + WINDOW_S).data
-            return shown, sound
+                decoder = AudioDecoder(str(path), sample_rate=RATE, num_channels=1)
+                start = max(centre - WINDOW_S / 2, decoder.metadata.begin_stream_seconds or 0.0)
+                audio = decoder.get_samples_played_in_range(start, start + WINDOW_S).data
+            return shown, audio
 
         return read
 
@@ -136,12 +136,12 @@ def decord_reader() -> Reader:
         numbers = [min(max(int(t * rate), 0), len(video) - 1) for t in times(centre)]
         x, y = (width - SIZE) // 2, (height - SIZE) // 2
         shown = video.get_batch(numbers).asnumpy()[:, y : y + SIZE, x : x + SIZE]
-        sound = None
+        audio = None
         if info.has_audio:
-            audio = decord.AudioReader(str(path), ctx=decord.cpu(0), sample_rate=RATE, mono=True)
+            track = decord.AudioReader(str(path), ctx=decord.cpu(0), sample_rate=RATE, mono=True)
             first = int(max(0.0, centre - WINDOW_S / 2) * RATE)
-            sound = audio[first : first + int(WINDOW_S * RATE)].asnumpy()
-        return shown, sound
+            audio = track[first : first + int(WINDOW_S * RATE)].asnumpy()
+        return shown, audio
 
     return read
 
@@ -156,7 +156,7 @@ class Floor:
         wanted = times(centre)
         window = (centre - WINDOW_S / 2, centre + WINDOW_S / 2) if info.has_audio else None
         with opened(Location.of(path), 60) as media:
-            span = packets.read(media, (wanted[0], wanted[-1]), window, time.monotonic() + 60)
+            span = read_packets(media, (wanted[0], wanted[-1]), window, time.monotonic() + 60)
             assert media.video is not None
             stamps = [p.pts for p in span.video if p.pts is not None]
             shown = [s for s in stamps if media.seconds(s, media.video) <= wanted[-1] + 2e-3]

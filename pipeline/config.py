@@ -79,9 +79,10 @@ class ClipsConfig(Section):
     # A window shorter than a clip is sampled at its middle, give or take this much when learning.
     jitter_s: Annotated[float, Field(ge=0)] = 0.0
     timeout_s: Positive = 20.0  # to decode one clip
-    # cuda: NVIDIA's decoder for pictures in codecs that it knows, on GPU nodes alone; sound, other
-    # codecs and indexing stay on the CPU.
-    decoder: Literal["cpu", "cuda"] = "cpu"
+    # A name in `pipeline.clips.decoding.decoder.DECODERS`, or the import path of a class of yours,
+    # package.module:Class. cuda: NVIDIA's decoder for video in codecs that it knows, on GPU nodes
+    # alone; audio, other codecs and indexing stay on the CPU.
+    decoder: str = "cpu"
 
     @property
     def span_s(self) -> float:

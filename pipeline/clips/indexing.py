@@ -20,8 +20,8 @@ import ray
 import ray.data
 
 from pipeline.clips import rejects
+from pipeline.clips.decoding.decoder import MediaInfo
 from pipeline.clips.decoding.isolation import probe_isolated
-from pipeline.clips.decoding.probe import MediaInfo
 from pipeline.clips.listing import list_media
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.clips.table import SCHEMA, clip_id

@@ -21,18 +21,21 @@ from pipeline.clips.table import ClipTable
 from pipeline.config import AudioConfig, ClipsConfig
 from pipeline.errors import UserError
 from pipeline.storage import Location
-from tests.clips.decoding.media_factory import VIDEO, Film, heard, number, turn, write
+from tests.clips.decoding.media_factory import VIDEO, GeneratedVideo, heard, number, turn, write
 from tests.conftest import copy_clips, s3_uri, tiny
 
 CONFIG = ClipsConfig(video=VIDEO, audio=AudioConfig(window_s=1.0))
 FILMS = {
-    "h264 in mp4": ("mp4", Film()),
-    "cut from a long recording": ("ts", Film(audio="mp2", shift=3000.0)),
-    "reordered, 30 fps": ("mkv", Film(fps=Fraction(30), bframes=2)),
-    "variable rate": ("mkv", Film(times=[0.0, 0.2, 0.25, 1.0, 1.04, 2.0, 2.5, 2.54, 3.1, 3.9])),
-    "sound alone": ("mp4", Film(video=None)),
-    "pictures alone": ("mp4", Film(audio=None)),
-    "16 kHz stereo": ("mkv", Film(audio="flac", rate=16_000, layout="stereo")),
+    "h264 in mp4": ("mp4", GeneratedVideo()),
+    "cut from a long recording": ("ts", GeneratedVideo(audio="mp2", shift=3000.0)),
+    "reordered, 30 fps": ("mkv", GeneratedVideo(fps=Fraction(30), bframes=2)),
+    "variable rate": (
+        "mkv",
+        GeneratedVideo(times=[0.0, 0.2, 0.25, 1.0, 1.04, 2.0, 2.5, 2.54, 3.1, 3.9]),
+    ),
+    "sound alone": ("mp4", GeneratedVideo(video=None)),
+    "pictures alone": ("mp4", GeneratedVideo(audio=None)),
+    "16 kHz stereo": ("mkv", GeneratedVideo(audio="flac", rate=16_000, layout="stereo")),
 }
 
 
@@ -65,7 +68,7 @@ def test_a_clip_is_the_same_from_the_store(name: str, codec: str, tmp_path: Path
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_region_and_rotation_are_applied_once(rotation: int, tmp_path: Path) -> None:
     """The region of the upright picture, read from the store as from the media."""
-    film = write(tmp_path / "film.mp4", Film(audio=None, size=(160, 128)))
+    film = write(tmp_path / "film.mp4", GeneratedVideo(audio=None, size=(160, 128)))
     turned = Location.of(turn(film, rotation))
     config = CONFIG.model_copy(
         update={"video": VIDEO.model_copy(update={"region": (10, 5, 100, 110)})}
@@ -84,7 +87,7 @@ def test_what_cannot_be_stored_says_why(tmp_path: Path) -> None:
     missing = shrink(Location.of(tmp_path / "none.mp4"), 0, 1, CONFIG, "jpeg")
     assert isinstance(missing, Reject)
     assert missing.reason is Reason.MISSING
-    source = Location.of(write(tmp_path / "film.mp4", Film()))
+    source = Location.of(write(tmp_path / "film.mp4", GeneratedVideo()))
     outside = shrink(source, 90.0, 91.0, CONFIG, "jpeg")
     assert isinstance(outside, Reject)
     assert outside.reason is Reason.CORRUPT

@@ -1,31 +1,32 @@
-"""Pictures and sound of clips, cut at the same instant of a file's presentation clock.
+"""Video and audio of clips, cut at the same instant of a file's presentation clock.
 
-Frame ``i`` of ``T`` is the picture *displayed* at ``centre_s + (i - (T - 1) / 2) / fps``: the last
-one presented at or before that time. Before a track's first picture that is the first one, after
-the end the last one. Sound is the samples of the same clock, zero where the track has none.
+Frame ``i`` of ``T`` is the one *displayed* at ``centre_s + (i - (T - 1) / 2) / fps``: the last one
+presented at or before that time. Before a track's first frame that is the first one, after the end
+the last one. Audio is the samples of the same clock, zero where the track has none.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
-from av.packet import Packet
 
-from pipeline.clips.decoding import frames
-from pipeline.clips.decoding import packets as reading
-from pipeline.clips.decoding import samples as sound
-from pipeline.clips.decoding.media import Media, Source, opened
-from pipeline.clips.decoding.reasons import explain
-from pipeline.clips.decoding.scaling import Converter, View
+from pipeline.clips.decoding.decoder import (
+    OUTSIDE_S,
+    Decoder,
+    Interval,
+    MediaInfo,
+    Source,
+    View,
+    load_decoder,
+)
+from pipeline.clips.decoding.exceptions import reject_for
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig
 
-# A clip this far outside its track, or a picture that damage holds for this long, is not what was
-# asked for.
-OUTSIDE_S = 1.0
 # Requests closer than this are read in one sweep rather than with a seek each.
 _NEAR_S = 1.0
 
@@ -36,7 +37,7 @@ class ClipRequest:
 
     Attributes:
         centre_s: media time of the clip's middle, in seconds of the presentation clock.
-        short_side: the upright picture (after `VideoConfig.region`) is scaled to this short side.
+        short_side: the upright frame (after `VideoConfig.region`) is scaled to this short side.
         crop_x, crop_y: place of the size×size crop in the free room, 0 to 1; 0.5 is the centre.
         video, audio: which modalities are wanted.
     """
@@ -67,16 +68,31 @@ class _Plan:
     """A request with its times (media seconds) worked out."""
 
     request: ClipRequest
-    frames_s: tuple[float, ...]  # one per picture; empty where no picture is wanted
-    sound_s: tuple[float, float] | None
+    frames_s: tuple[float, ...]  # one per frame; empty where no video is wanted
+    audio_s: Interval | None
 
     @property
     def start_s(self) -> float:
-        return min([*self.frames_s[:1], *(self.sound_s or ())[:1]])
+        return min([*self.frames_s[:1], *(self.audio_s or ())[:1]])
 
     @property
     def end_s(self) -> float:
-        return max([*self.frames_s[-1:], *(self.sound_s or ())[1:]])
+        return max([*self.frames_s[-1:], *(self.audio_s or ())[1:]])
+
+
+def probe(source: Source, timeout_s: float = 30.0, decoder: str = "cpu") -> MediaInfo | Reject:
+    """Look into a file. Bad media are a returned `Reject`; nothing is raised for them.
+
+    At least one frame of each reported track has been decoded.
+
+    Raises:
+        UserError: there is no such decoder.
+    """
+    kind = load_decoder(decoder)
+    try:
+        return kind.probe(source, timeout_s)
+    except Exception as error:
+        return reject_for(error, Reason.CORRUPT)
 
 
 def decode_clips(
@@ -84,8 +100,11 @@ def decode_clips(
 ) -> list[DecodedClip | Reject]:
     """Decode clips of one file with one open; results in the order of the requests.
 
-    Faults of the media are returned, never raised. The time limit is checked between packets; use
+    Bad media are returned as rejects, never raised. The time limit is checked between packets; use
     `isolation.decode_clips_isolated` where a decoder that hangs or crashes must not do harm.
+
+    Raises:
+        UserError: there is no such decoder as `ClipsConfig.decoder`.
     """
     results: list[DecodedClip | Reject] = [Reject(Reason.CORRUPT, "not decoded")] * len(requests)
     for number, result in each_clip(source, requests, config):
@@ -107,9 +126,10 @@ def each_clip(
     left = set(range(len(requests)))
     if not left:
         return
+    decoder = load_decoder(config.decoder)
     allow(config.timeout_s)
     try:
-        with opened(source, config.timeout_s, decoder=config.decoder) as media:
+        with closing(decoder.open(source, config.timeout_s)) as media:
             plans = []
             for number, request in enumerate(requests):
                 plan = _plan(request, media, config)
@@ -124,16 +144,16 @@ def each_clip(
                     left.discard(number)
                     yield number, result
     except Exception as error:
-        fault = explain(error, Reason.CORRUPT)
+        reject = reject_for(error, Reason.CORRUPT)
         for number in sorted(left):
-            yield number, fault
+            yield number, reject
 
 
-def _plan(request: ClipRequest, media: Media, config: ClipsConfig) -> _Plan | Reject:
-    video = request.video and media.video is not None
-    audio = request.audio and media.audio is not None
+def _plan(request: ClipRequest, media: Decoder, config: ClipsConfig) -> _Plan | Reject:
+    video = request.video and media.has_video
+    audio = request.audio and media.has_audio
     if not video and not audio:
-        lacks = "picture" if request.video else "sound"
+        lacks = "video" if request.video else "audio"
         return Reject(Reason.NO_STREAMS, f"the file has no {lacks} that can be decoded")
     count, fps = config.video.frames, config.video.fps
     times = tuple(request.centre_s + (i - (count - 1) / 2) / fps for i in range(count))
@@ -156,96 +176,80 @@ def _groups(plans: Sequence[tuple[int, _Plan]]) -> list[list[tuple[int, _Plan]]]
 
 
 def _decode_group(
-    media: Media, plans: Sequence[_Plan], config: ClipsConfig, allow: Callable[[float], None]
+    media: Decoder, plans: Sequence[_Plan], config: ClipsConfig, allow: Callable[[float], None]
 ) -> list[DecodedClip | Reject]:
+    """The clips of one sweep. Where that fails, each is decoded alone and fails alone."""
     budget_s = config.timeout_s * len(plans)
     allow(budget_s)
     deadline = time.monotonic() + budget_s
     try:
-        pictures = [p.frames_s for p in plans if p.frames_s]
-        windows = [p.sound_s for p in plans if p.sound_s]
-        video = (min(t[0] for t in pictures), max(t[-1] for t in pictures)) if pictures else None
+        frames_s = [p.frames_s for p in plans if p.frames_s]
+        windows = [p.audio_s for p in plans if p.audio_s]
+        video = (min(t[0] for t in frames_s), max(t[-1] for t in frames_s)) if frames_s else None
         audio = (min(w[0] for w in windows), max(w[1] for w in windows)) if windows else None
-        span = reading.read(media, video, audio, deadline)
-        shown = _pictures(media, span.video, plans, config, deadline) if video else {}
-        stretches = sound.decoded(media, span.audio, *audio) if audio else []
+        media.read(video, audio, deadline)
+        videos = _videos(media, plans, config, deadline) if video else {}
+        audios = iter(
+            media.samples(windows, config.audio.samples, config.audio.rate) if audio else ()
+        )
     except Exception as error:
         if len(plans) == 1:
-            return [explain(error, Reason.CORRUPT)]
+            return [reject_for(error, Reason.CORRUPT)]
         return [_decode_group(media, [plan], config, allow)[0] for plan in plans]
-    return [_assembled(i, plan, shown, stretches, config) for i, plan in enumerate(plans)]
+    return [
+        _clip(plan, videos.get(number), next(audios) if plan.audio_s else None)
+        for number, plan in enumerate(plans)
+    ]
 
 
-def _assembled(
-    number: int,
-    plan: _Plan,
-    shown: dict[int, np.ndarray | Reject],
-    stretches: Sequence[sound.Stretch],
-    config: ClipsConfig,
+def _clip(
+    plan: _Plan, video: np.ndarray | Reject | None, audio: np.ndarray | None
 ) -> DecodedClip | Reject:
-    video: np.ndarray | None = None
-    audio: np.ndarray | None = None
-    fault: Reject | None = None
-    if plan.frames_s:
-        pictures = shown[number]
-        if isinstance(pictures, Reject):
-            fault = pictures
-        else:
-            video = pictures
-    if plan.sound_s is not None:
-        lo, hi = plan.sound_s
-        if any(s.start_s < hi + OUTSIDE_S and s.end_s > lo - OUTSIDE_S for s in stretches):
-            audio = sound.window(stretches, lo, config.audio.samples, config.audio.rate)
-        elif fault is None:
-            fault = Reject(Reason.CORRUPT, f"no sound between {lo:.2f} and {hi:.2f} s")
+    """What came of a plan; a reject where nothing did."""
+    if isinstance(video, Reject):
+        return video if audio is None else DecodedClip(None, audio)
     if video is None and audio is None:
-        return fault or Reject(Reason.CORRUPT)
+        assert plan.audio_s is not None
+        lo, hi = plan.audio_s
+        return Reject(Reason.CORRUPT, f"no audio between {lo:.2f} and {hi:.2f} s")
     return DecodedClip(video, audio)
 
 
-def _pictures(
-    media: Media,
-    packets: Sequence[Packet],
-    plans: Sequence[_Plan],
-    config: ClipsConfig,
-    deadline: float,
+def _videos(
+    media: Decoder, plans: Sequence[_Plan], config: ClipsConfig, deadline: float
 ) -> dict[int, np.ndarray | Reject]:
-    """The pictures of every plan, uint8 [T, size, size, 3], or why there are none."""
+    """By place of the plan its frames, uint8 [T, size, size, 3], or why there are none."""
     size = config.video.size
     targets = sorted((t, n, i) for n, plan in enumerate(plans) for i, t in enumerate(plan.frames_s))
     stacks: dict[int, np.ndarray] = {}
     views: dict[int, View] = {}
-    converters: dict[View, Converter] = {}
     for n, plan in enumerate(plans):
         if plan.frames_s:
             request = plan.request
             side = max(size, request.short_side)
             views[n] = View(size, side, request.crop_x, request.crop_y, config.video.region)
-            converters.setdefault(views[n], Converter(views[n]))
             stacks[n] = np.empty((len(plan.frames_s), size, size, 3), np.uint8)
     missing = [len(plan.frames_s) for plan in plans]
-    far: dict[int, str] = {}
-    for item in frames.shown(media, packets, [t for t, _, _ in targets], deadline):
+    outside: dict[int, str] = {}
+    for frame in media.frames([t for t, _, _ in targets], deadline):
         made: dict[View, np.ndarray] = {}
-        for t, n, i in targets[item.targets.start : item.targets.stop]:
-            if t < item.at_s - OUTSIDE_S or t > item.until_s + OUTSIDE_S:
-                far[n] = f"no picture at {t:.2f} s, the nearest is at {item.at_s:.2f} s"
+        for t, n, i in targets[frame.targets.start : frame.targets.stop]:
+            if t < frame.start_s - OUTSIDE_S or t > frame.end_s + OUTSIDE_S:
+                outside[n] = f"no frame at {t:.2f} s, the nearest is at {frame.start_s:.2f} s"
                 continue
             view = views[n]
             if view not in made:
-                made[view] = converters[view].convert(item.frame)
+                made[view] = frame.rgb(view)
             stacks[n][i] = made[view]
             missing[n] -= 1
-    pictures: dict[int, np.ndarray | Reject] = {}
+    videos: dict[int, np.ndarray | Reject] = {}
     for n, stack in stacks.items():
-        if n in far:
+        if n in outside:
             whole = missing[n] == len(stack)
-            assert media.video is not None
-            promised = media.claims(plans[n].request.centre_s, media.video)
-            outside = whole and not promised
-            pictures[n] = Reject(Reason.BAD_CUT if outside else Reason.CORRUPT, far[n])
+            bad_cut = whole and not media.claims_video(plans[n].request.centre_s)
+            videos[n] = Reject(Reason.BAD_CUT if bad_cut else Reason.CORRUPT, outside[n])
         elif missing[n]:
-            pictures[n] = Reject(Reason.CORRUPT, "no picture could be decoded there")
+            videos[n] = Reject(Reason.CORRUPT, "no frame could be decoded there")
         else:
-            pictures[n] = stack
-    return pictures
+            videos[n] = stack
+    return videos

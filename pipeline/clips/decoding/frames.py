@@ -1,4 +1,4 @@
-"""Which packets must be decoded to show a picture at given times, and the frames they give."""
+"""Which packets must be decoded for the frames displayed at given times, and these frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.clips.decoding.media import Media
 from pipeline.clips.decoding.packets import starts
 from pipeline.clips.rejects import Reason, Reject
 
-# Timestamps are rounded to the container's tick: a picture meant to appear exactly at a target
+# Timestamps are rounded to the container's tick: a frame meant to appear exactly at a target
 # may be stamped this much after it.
 TOLERANCE_S = 0.002
 # Codecs whose decoders leave out, on demand, frames that no other frame refers to. (HEVC: only
@@ -25,22 +25,18 @@ _SKIPPING = {"h264", "hevc", "mpeg1video", "mpeg2video", "vp8"}
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One decoded frame and the targets, by their place in the list, that it is displayed at.
-
-    ``at_s`` is the media time at which it appears; ``until_s`` the one of the next frame, or its
-    own end where it is the last.
-    """
+class DisplayedFrame:
+    """A decoded frame and when it is displayed; see `decoder.Frame`."""
 
     frame: VideoFrame
-    at_s: float
-    until_s: float
+    start_s: float
+    end_s: float
     targets: range
 
 
-def shown(
+def displayed_frames(
     media: Media, packets: Sequence[Packet], targets_s: Sequence[float], deadline: float
-) -> Iterator[Shown]:
+) -> Iterator[DisplayedFrame]:
     """Decode what is displayed at each of ``targets_s`` (sorted media seconds).
 
     ``packets`` are in decoding order from a keyframe on. Where every packet is stamped, only the
@@ -64,7 +60,7 @@ def shown(
         for item in _swept(media, packets, targets_s, deadline):
             missing = [i for i in item.targets if i not in done]
             for i in missing:
-                yield Shown(item.frame, item.at_s, item.until_s, range(i, i + 1))
+                yield DisplayedFrame(item.frame, item.start_s, item.end_s, range(i, i + 1))
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ class _Schedule:
     """Packets to decode, as runs [first, last] of places, and what each wanted stamp is for."""
 
     runs: list[tuple[int, int]]
-    wanted: dict[int, tuple[float, float, range]]  # pts → (at_s, until_s, targets)
+    wanted: dict[int, tuple[float, float, range]]  # pts → (start_s, end_s, targets)
 
 
 def _schedule(
@@ -113,7 +109,7 @@ def _schedule(
     runs: list[tuple[int, int]] = []
     for place in sorted(stamped[pts] for pts in wanted):
         key = bisect_right(keys, place) - 1
-        # A picture that is shown before its keyframe refers to the group before.
+        # A frame that is shown before its keyframe refers to the group before.
         leading = packets[place].pts < packets[keys[key]].pts  # type: ignore[operator]
         start = keys[max(0, key - 1)] if leading else keys[key]
         if runs and start <= runs[-1][1] + 1:
@@ -126,7 +122,7 @@ def _schedule(
 def _counted(media: Media, packets: Sequence[Packet]) -> bool:
     """Whether the packets' presentation stamps are made up.
 
-    AVI stores none: its n-th picture is shown at n / fps. Where frames are reordered, or a packet
+    AVI stores none: its n-th frame is shown at n / fps. Where frames are reordered, or a packet
     holds two of them and the next is a placeholder (DivX), libavformat's guess is in the wrong
     order; then only the order in which the decoder gives them is right.
     """
@@ -137,7 +133,7 @@ def _counted(media: Media, packets: Sequence[Packet]) -> bool:
 
 def _planned(
     media: Media, packets: Sequence[Packet], schedule: _Schedule, deadline: float
-) -> Iterator[Shown]:
+) -> Iterator[DisplayedFrame]:
     assert media.video is not None
     context = media.video.codec_context
     droppable = _droppable(context, packets)
@@ -151,7 +147,7 @@ def _planned(
             for frame in _decoded(context, packets[first : last + 1], deadline, leave_out):
                 found = schedule.wanted.get(frame.pts) if frame.pts is not None else None
                 if found is not None:
-                    yield Shown(frame, *found)
+                    yield DisplayedFrame(frame, *found)
         finally:
             context.skip_frame = "DEFAULT"
     context.flush_buffers()
@@ -159,7 +155,7 @@ def _planned(
 
 def _swept(
     media: Media, packets: Sequence[Packet], targets_s: Sequence[float], deadline: float
-) -> Iterator[Shown]:
+) -> Iterator[DisplayedFrame]:
     """Decode everything, and show at each target the last frame stamped at or before it."""
     assert media.video is not None
     base = media.video.time_base
@@ -177,14 +173,16 @@ def _swept(
         after = bisect_left(targets_s, at - TOLERANCE_S, lo=done)
         if after > done:
             # Nothing is displayed before the first frame: it stands in.
-            yield Shown(previous or frame, previous_s if previous else at, at, range(done, after))
+            yield DisplayedFrame(
+                previous or frame, previous_s if previous else at, at, range(done, after)
+            )
             done = after
         previous, previous_s = frame, at
         if done == len(targets_s):
             return
     if previous is not None and done < len(targets_s):
         length = float((previous.duration or 0) * (base or 0)) or step
-        yield Shown(previous, previous_s, previous_s + length, range(done, len(targets_s)))
+        yield DisplayedFrame(previous, previous_s, previous_s + length, range(done, len(targets_s)))
     context.flush_buffers()
 
 
@@ -197,7 +195,7 @@ class _Clock:
         self._packets, self._step = packets, step
         self._counted = _counted(media, packets)
         self._delay: int | None = None  # of the decoder, in ticks
-        self._faults = [0, 0]  # times that presentation and decoding stamps ran backwards
+        self._backwards = [0, 0]  # times that presentation and decoding stamps ran backwards
         self._last = [-(1 << 63), -(1 << 63)]
         self._at = start_s - step
 
@@ -221,10 +219,10 @@ class _Clock:
     def _best_effort(self, frame: VideoFrame) -> int | None:
         """The stamp that ran backwards less often, which libavcodec calls so and PyAV hides."""
         for kind, stamp in enumerate((frame.pts, frame.dts)):
-            self._faults[kind] += stamp is None or stamp <= self._last[kind]
+            self._backwards[kind] += stamp is None or stamp <= self._last[kind]
             self._last[kind] = stamp if stamp is not None else self._last[kind]
         first, second = frame.pts, frame.dts
-        if self._faults[0] > self._faults[1]:
+        if self._backwards[0] > self._backwards[1]:
             first, second = second, first
         return first if first is not None else second
 
@@ -239,7 +237,7 @@ def _decoded(
     skipping = False
     for packet in packets:
         if time.monotonic() > deadline:
-            raise Reject(Reason.TIMEOUT, "decoding pictures")
+            raise Reject(Reason.TIMEOUT, "decoding frames")
         if leave_out is not None and leave_out(packet) != skipping:
             skipping = not skipping
             context.skip_frame = "NONREF" if skipping else "DEFAULT"

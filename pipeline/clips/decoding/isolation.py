@@ -1,88 +1,71 @@
 """Decoding where a decoder that hangs, crashes or eats memory costs one clip, not its worker.
 
-Files are decoded in a child process that lives as long as its worker: started at first use, fed
-over a pipe, its pictures and sound handed back through shared memory. Nothing can interrupt a
-library that spins, and nothing can survive its segmentation fault, but a process can be ended:
+Files are decoded in a child process (`child`) that lives as long as its worker: started at first
+use, fed over a pipe, its video and audio handed back through shared memory. Nothing can interrupt
+a library that spins, and nothing can survive its segmentation fault, but a process can be ended:
 
 - time: the child sets itself an alarm for every step; the kernel ends it, even where the worker
   is gone already, so that no child outlives its step's time limit;
 - crashes: the end of the pipe is noticed, the child replaced;
 - memory: the child's data segment is limited, and one that has grown is replaced between files.
 
-What was unanswered is tried once more, each clip alone, so that a clip is rejected for its own
-fault only.
+What was unanswered is tried once more, each clip alone, so that a clip is rejected for what it did
+itself. The worker loads no decoder.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import mmap
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
-
-from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, each_clip
-from pipeline.clips.decoding.media import Source
-from pipeline.clips.decoding.probe import MediaInfo, probe
-from pipeline.clips.decoding.shrink import shrink
+from pipeline.clips.decoding.decode import ClipRequest, DecodedClip
+from pipeline.clips.decoding.decoder import MediaInfo, Source
+from pipeline.clips.decoding.shared_memory import Place, SharedMemory, anonymous_file
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
 
-# What a decoder may hold; 8K video with 16 reference frames needs 0.8 GB.
-MEMORY_LIMIT = 3 << 30
-# A child that holds more than this between files is replaced.
-_GROWN = 1 << 30
-_LOOK_EVERY = 16
-# Between the limit that decoding checks by itself and the kernel's.
-_GRACE_S = 1.0
 # Longest that a child may take to start, and the worker's last resort when the alarm fails.
 _START_S = 120.0
-
-
-@dataclass
-class _Place:
-    """Where in shared memory an array lies."""
-
-    offset: int
-    shape: tuple[int, ...]
-    dtype: str
 
 
 def decode_clips_isolated(
     source: Source, requests: Sequence[ClipRequest], config: ClipsConfig
 ) -> list[DecodedClip | Reject]:
-    """`decode.decode_clips`, safe from the decoder; a clip that it stops ends as one reject."""
+    """`decode.decode_clips`, safe from the decoder; a clip that it stops ends as one reject.
+
+    Raises:
+        UserError: there is no such decoder as `ClipsConfig.decoder`.
+    """
     results: dict[int, DecodedClip | Reject] = {}
-    fault = _decode(source, requests, list(range(len(requests))), config, results)
+    stopped = _decode(source, requests, list(range(len(requests))), config, results)
     alone = len(requests) == 1
     for number in range(len(requests)):
         if number in results:
             continue
-        assert fault is not None
-        if alone and fault.reason is Reason.TIMEOUT:
-            results[number] = fault  # it would take as long again
+        assert stopped is not None
+        if alone and stopped.reason is Reason.TIMEOUT:
+            results[number] = stopped  # it would take as long again
             continue
         again = _decode(source, requests, [number], config, results)
         if number not in results:
-            results[number] = again or fault
+            results[number] = again or stopped
     return [results[number] for number in range(len(requests))]
 
 
-def probe_isolated(source: Location, timeout_s: float = 30.0) -> MediaInfo | Reject:
-    """`probe.probe`, safe from the decoder."""
-    return _asked("probe", source, timeout_s, limit_s=timeout_s)
+def probe_isolated(
+    source: Location, timeout_s: float = 30.0, decoder: str = "cpu"
+) -> MediaInfo | Reject:
+    """`decode.probe`, safe from the decoder."""
+    return _asked("probe", source, timeout_s, decoder, limit_s=timeout_s)
 
 
 def shrink_isolated(
@@ -103,17 +86,17 @@ def close() -> None:
 
 def _asked(*question: Any, limit_s: float) -> Any:
     """The child's one answer to a question; tried again after a crash, not after a time-out."""
-    fault = Reject(Reason.CRASHED)
+    reject = Reject(Reason.CRASHED)
     for _ in range(2):
         try:
             with _LOCK:
                 (answer,) = _child().ask(question, limit_s)
                 return answer
         except _Ended as ended:
-            fault = ended.fault
-            if fault.reason is Reason.TIMEOUT:
+            reject = ended.reject
+            if reject.reason is Reason.TIMEOUT:
                 break
-    return fault
+    return reject
 
 
 def _decode(
@@ -123,7 +106,7 @@ def _decode(
     config: ClipsConfig,
     results: dict[int, DecodedClip | Reject],
 ) -> Reject | None:
-    """Fill in results as far as they come; the fault that stopped them, if any."""
+    """Fill in results as far as they come; what stopped them, if anything."""
     wanted = [requests[number] for number in numbers]
     try:
         with _LOCK:
@@ -132,28 +115,29 @@ def _decode(
             for place, answer in child.ask(ask, config.timeout_s * (1 + len(wanted))):
                 results[numbers[place]] = child.received(answer)
     except _Ended as ended:
-        return ended.fault
+        return ended.reject
     return None
 
 
 class _Ended(Exception):
-    def __init__(self, fault: Reject) -> None:
-        super().__init__(fault)
-        self.fault = fault
+    """The child died, or was ended, before it had answered."""
+
+    def __init__(self, reject: Reject) -> None:
+        super().__init__(reject)
+        self.reject = reject
 
 
 class _Child:
     """The worker's end of a decoding process."""
 
     def __init__(self) -> None:
-        self.memory = _anonymous_file()
-        self.view: mmap.mmap | None = None
+        self.memory = SharedMemory(anonymous_file())
         ours, theirs = Pipe()
         self.pipe = ours
         # A plain child rather than multiprocessing's: that would import the worker's main module
         # again, and a daemonic worker may not have children.
         environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
-        handles = (theirs.fileno(), self.memory)
+        handles = (theirs.fileno(), self.memory.handle)
         self.process = subprocess.Popen(
             [sys.executable, "-c", _MAIN, *map(str, handles)],
             pass_fds=handles,
@@ -168,6 +152,7 @@ class _Child:
 
         Raises:
             _Ended: the child did not live to give them all.
+            UserError: it is the user's to put right, and not the file's doing.
         """
         finished = False
         try:
@@ -183,6 +168,9 @@ class _Child:
                     if last is not None:
                         yield last
                     return
+                if kind == "error":
+                    finished = True
+                    raise answer
                 yield answer
         except (EOFError, OSError) as error:  # TimeoutError is one
             raise _Ended(self._autopsy(isinstance(error, TimeoutError))) from error
@@ -190,21 +178,13 @@ class _Child:
             # An interrupted worker must not find this question's answers under the next one.
             self.tired = self.tired or not finished
 
-    def received(
-        self, answer: tuple[_Place | None, _Place | None] | Reject
-    ) -> DecodedClip | Reject:
+    def received(self, answer: tuple[Place | None, Place | None] | Reject) -> DecodedClip | Reject:
         """Arrays of our own from those in shared memory, which the next clip may overwrite."""
         if isinstance(answer, Reject):
             return answer
-        return DecodedClip(*(None if place is None else self._array(place) for place in answer))
-
-    def _array(self, place: _Place) -> np.ndarray:
-        size = os.fstat(self.memory).st_size
-        if self.view is None or len(self.view) < size:
-            self.view = mmap.mmap(self.memory, size)
-        count = int(np.prod(place.shape))
-        flat = np.frombuffer(self.view, place.dtype, count, place.offset)
-        return flat.reshape(place.shape).copy()
+        return DecodedClip(
+            *(None if place is None else self.memory.read(place) for place in answer)
+        )
 
     def _autopsy(self, silent: bool) -> Reject:
         if silent:
@@ -225,9 +205,7 @@ class _Child:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
-        if self.memory >= 0:
-            os.close(self.memory)
-            self.memory = -1
+        self.memory.close()
 
     @property
     def usable(self) -> bool:
@@ -239,7 +217,7 @@ _CHILD: _Child | None = None
 _OWNER = 0  # a forked worker must not share its parent's child
 _MAIN = """
 import sys
-from pipeline.clips.decoding.isolation import serve
+from pipeline.clips.decoding.child import serve
 serve(*map(int, sys.argv[1:]))
 """
 
@@ -255,112 +233,7 @@ def _child() -> _Child:
     return _CHILD
 
 
-def _anonymous_file() -> int:
-    """Handle of memory that has no name, so that nothing is left behind when both ends are gone."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("clips")
-    with tempfile.TemporaryFile() as stream:
-        return os.dup(stream.fileno())
-
-
 @atexit.register
 def _end() -> None:
     if os.getpid() == _OWNER:
         close()
-
-
-# -- the child ----------------------------------------------------------------------------------
-
-
-def serve(pipe_handle: int, memory_handle: int) -> None:
-    """Answer questions until the worker hangs up (the child's whole life)."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to handle
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _limit_memory()
-    pipe = Connection(pipe_handle)
-    shared = _Shared(memory_handle)
-    asked = 0
-    while True:
-        try:
-            kind, *question = pipe.recv()
-        except (EOFError, OSError):
-            return
-        last: Any = None
-        try:
-            if kind == "probe":
-                _allow(question[1])
-                last = probe(*question)
-            elif kind == "shrink":
-                _allow(question[3].timeout_s)
-                last = shrink(*question)
-            else:
-                shared.reset()
-                source, requests, config = question
-                for number, result in each_clip(source, requests, config, _allow):
-                    if last is not None:
-                        pipe.send(("answer", last))
-                    last = (number, shared.put(result))
-            _allow(None)
-            asked += 1
-            tired = asked % _LOOK_EVERY == 0 and _resident() > _GROWN
-            pipe.send(("end", (last, tired)))  # with the last answer: one message less to wait for
-        except (BrokenPipeError, ConnectionResetError):
-            return
-
-
-class _Shared:
-    """Shared memory that grows with what one question's answers need."""
-
-    def __init__(self, handle: int) -> None:
-        self._handle = handle
-        self._size = 0
-        self._view: mmap.mmap | None = None
-        self._end = 0
-
-    def reset(self) -> None:
-        self._end = 0
-
-    def put(self, result: DecodedClip | Reject) -> tuple[_Place | None, _Place | None] | Reject:
-        if isinstance(result, Reject):
-            return result
-        return self._placed(result.video), self._placed(result.audio)
-
-    def _placed(self, array: np.ndarray | None) -> _Place | None:
-        if array is None:
-            return None
-        place = _Place(self._end, array.shape, array.dtype.str)
-        self._end += -(-array.nbytes // 64) * 64
-        if self._end > self._size:
-            self._size = max(2 * self._size, self._end, 1 << 20)
-            os.ftruncate(self._handle, self._size)
-            self._view = mmap.mmap(self._handle, self._size)
-        assert self._view is not None
-        flat = np.frombuffer(self._view, array.dtype, array.size, place.offset)
-        flat.reshape(array.shape)[...] = array
-        return place
-
-
-def _allow(seconds: float | None) -> None:
-    """Let the kernel end this process unless the next step is done in time."""
-    signal.setitimer(signal.ITIMER_REAL, 0.0 if seconds is None else seconds + _GRACE_S)
-
-
-def _limit_memory() -> None:
-    try:
-        import resource
-
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        limit = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    except (ImportError, ValueError, OSError):
-        return  # not on this system
-
-
-def _resident() -> int:
-    try:
-        with open("/proc/self/statm") as stream:
-            return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0

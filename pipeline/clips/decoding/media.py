@@ -7,7 +7,6 @@ timestamp, as ``ffmpeg -ss`` does; everywhere else timestamps are taken as they 
 
 from __future__ import annotations
 
-import errno
 import io
 import re
 import warnings
@@ -25,14 +24,13 @@ from av.packet import Packet
 from av.stream import Stream
 from av.video.stream import VideoStream
 
-from pipeline.clips.decoding.ranges import Blocks
-from pipeline.clips.decoding.reasons import explain
+from pipeline.clips.decoding.decoder import Source
+from pipeline.clips.decoding.ffmpeg_errors import forget_logged_errors, reject_for_ffmpeg
+from pipeline.clips.decoding.ranges import RangeReader
+from pipeline.clips.decoding.tracks import audio_rank, is_cover, needs_first_packet, video_rank
 from pipeline.clips.rejects import Reason, Reject
-from pipeline.storage import Location
 
-# A file, or the whole of one in memory.
-Source = Location | bytes
-# A picture beyond this is absurd for training and needs gigabytes in a decoder with references.
+# A frame beyond this is absurd for training and needs gigabytes in a decoder with references.
 MAX_PIXELS = 8192 * 8192
 # How files of the common formats begin: MP4 and QuickTime, Matroska, AVI and WAV, Ogg, FLAC, MP3
 # with tags, FLV, Windows Media, MPEG program and video streams.
@@ -43,7 +41,7 @@ _MEDIA_HEAD = re.compile(
     re.DOTALL,
 )
 # Damaged stretches after which the rest of a file is not read.
-_MAX_FAULTS = 100
+_MAX_DAMAGED = 100
 # Formats whose clock starts anywhere.
 _FLOATING_CLOCKS = {"mpegts", "mpeg", "vob"}
 # Playlists and scripts would open other files or hosts than the one that was named; subtitles and
@@ -53,23 +51,13 @@ _NOT_OURS = {"hls", "concat", "dash", "imf", "sdp", "rtsp", "webm_dash_manifest"
 }
 
 
-av.logging.set_level(av.logging.PANIC)
-
-
-def _forget_logged_errors() -> None:
-    """PyAV adds the last line that FFmpeg logged as an error since the exception before to an
-    exception's text; without this it may be a line about another file."""
-    with suppress(av.error.FFmpegError):
-        av.error.err_check(-errno.EINVAL)
-
-
 class Media:
     """An open file. Not thread-safe; made and closed by `opened`.
 
     Attributes:
         container: libavformat's view of it.
-        video: the picture track to use (cover art excluded), or None.
-        audio: the sound track to use, or None.
+        video: the video track to use (cover art excluded), or None.
+        audio: the audio track to use, or None.
         floating: whether it is a transport or program stream: no index, and any first timestamp.
         origin_s: timestamp, in seconds, of media time 0.
     """
@@ -80,12 +68,12 @@ class Media:
     floating: bool
     origin_s: float
 
-    def __init__(self, source: Source, timeout_s: float, lean: bool, decoder: str) -> None:
+    def __init__(self, source: Source, timeout_s: float, lean: bool, hardware: bool) -> None:
         self._source = source
         self._lean = lean
-        self._decoder = decoder
+        self._hardware = hardware
         self._timeout_s = timeout_s
-        self._handle: Blocks | None = None
+        self._handle: RangeReader | None = None
         self._head = b""
 
     def load(self) -> None:
@@ -93,20 +81,21 @@ class Media:
 
         Raises:
             Reject: nothing in it can be used.
-            Exception: whatever storage or libavformat reports; see `explain`.
+            Exception: what storage or libavformat reports; see `reject_for_ffmpeg`.
         """
-        _forget_logged_errors()
+        forget_logged_errors()
         if isinstance(self._source, bytes):
             self._head = self._source[:_HEAD]
             place: Any = io.BytesIO(self._source)
         elif self._source.is_local:
-            with open(self._source.uri, "rb") as stream:  # the system's words for what is wrong
+            # An error here says in the system's words what is wrong.
+            with open(self._source.uri, "rb") as stream:
                 self._head = stream.read(_HEAD)
             if not self._head:
                 raise Reject(Reason.EMPTY_FILE)
             place = f"file:{self._source.uri}"
         else:
-            place = self._handle = Blocks(self._source)
+            place = self._handle = RangeReader(self._source)
             self._head = self._handle.read(_HEAD)
             self._handle.seek(0)
         self.container = av.open(
@@ -115,7 +104,7 @@ class Media:
             timeout=(self._timeout_s, self._timeout_s) if isinstance(place, str) else None,
             metadata_errors="replace",
             buffer_size=1 << 16,
-            hwaccel=hardware() if self._decoder == "cuda" else None,
+            hwaccel=nvidia() if self._hardware else None,
             options={"protocol_whitelist": "file"} | (_lean(self._head) if self._lean else {}),
         )
         self._choose()
@@ -127,10 +116,9 @@ class Media:
             raise Reject(Reason.NOT_MEDIA, f"a {name} file")
         if name.endswith("_pipe") or name in ("image2", "ico"):
             raise Reject(Reason.STILL_IMAGE, f"a {name.removesuffix('_pipe')} file")
-        pictures = [s for s in container.streams.video if not _is_cover(s)]
-        sounds = list(container.streams.audio)
-        video = max(pictures, key=_rank_picture, default=None)
-        audio = max(sounds, key=_rank_sound, default=None)
+        videos = [s for s in container.streams.video if not is_cover(s)]
+        video = max(videos, key=video_rank, default=None)
+        audio = max(container.streams.audio, key=audio_rank, default=None)
         tracks = [s for s in (video, audio) if s is not None]
         usable = [s for s in tracks if s.codec_context is not None]
         if not usable:
@@ -138,7 +126,7 @@ class Media:
                 kinds = " and ".join(s.type for s in tracks)
                 raise Reject(Reason.UNSUPPORTED, f"no decoder for its {kinds}")
             if container.streams.video:
-                raise Reject(Reason.STILL_IMAGE, "cover art and no sound")
+                raise Reject(Reason.STILL_IMAGE, "cover art and no audio")
             raise Reject(Reason.NO_STREAMS)
         self.video = video if video in usable else None
         self.audio = audio if audio in usable else None
@@ -158,7 +146,7 @@ class Media:
         self.floating = bool(set(name.split(",")) & _FLOATING_CLOCKS)
         self.origin_s = (container.start_time or 0) / av.time_base if self.floating else 0.0
 
-        if self.video is not None and _needs_first_packet(self.video):
+        if self.video is not None and needs_first_packet(self.video):
             with suppress(av.error.FFmpegError):
                 next(container.demux(self.video)).decode()
 
@@ -191,8 +179,8 @@ class Media:
         Raises:
             Reject: TIMEOUT, where storage does not answer.
         """
-        faults = 0
-        while faults < _MAX_FAULTS:
+        damaged = 0
+        while damaged < _MAX_DAMAGED:
             try:
                 for packet in self.container.demux(list(tracks)):
                     if packet.size:
@@ -201,9 +189,9 @@ class Media:
             except av.error.ExitError as error:
                 raise Reject(Reason.TIMEOUT, "reading packets") from error
             except IndexError:
-                pass  # a packet of a track that began after the file was opened; PyAV knows it not
+                pass  # a packet of a track that began after the file was opened, unknown to PyAV
             except av.error.FFmpegError:
-                faults += 1
+                damaged += 1
 
     def seconds(self, timestamp: int, track: Stream) -> float:
         """Media time of a timestamp of a track."""
@@ -232,44 +220,9 @@ def _lean(head: bytes) -> dict[str, str]:
     return {"skip_estimate_duration_from_pts": "1"}
 
 
-def _rank_picture(stream: VideoStream) -> tuple[bool, bool, int]:
-    """Which of several picture tracks a player shows: the default one, else the largest.
-
-    libavformat's own choice depends on how much of each it happened to read when opening.
-    """
-    context = stream.codec_context
-    default = bool(stream.disposition & av.stream.Disposition.default)
-    return context is not None, default, context.width * context.height if context else 0
-
-
-def _rank_sound(stream: AudioStream) -> tuple[bool, bool, int]:
-    context = stream.codec_context
-    default = bool(stream.disposition & av.stream.Disposition.default)
-    return context is not None, default, context.channels if context else 0
-
-
-def _needs_first_packet(stream: VideoStream) -> bool:
-    """Whether only the first packet tells the decoder which encoder's bug it has to live with.
-
-    x264 before build 151 wrote 4:4:4 wrongly and names itself there; without that a clip from
-    the middle decodes to noise.
-    """
-    context = stream.codec_context
-    if context.name != "h264":
-        return False
-    header = context.extradata or b""
-    predictive_444 = header[:2] == bytes((1, 244))  # version and profile of an avcC box
-    return predictive_444 or (context.pix_fmt or "").startswith("yuv444")
-
-
-def _is_cover(stream: VideoStream) -> bool:
-    flags = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
-    return bool(stream.disposition & flags)
-
-
 @cache
-def hardware() -> HWAccel | None:
-    """NVIDIA's decoder, with libavcodec's own for what it does not know; None: there is none."""
+def nvidia() -> HWAccel | None:
+    """NVIDIA's decoder, or libavcodec's for codecs that it does not know; None: no such GPU."""
     try:
         HWAccel("cuda").create(av.Codec("h264", "r"))
     except (OSError, av.error.FFmpegError, RuntimeError, NotImplementedError) as error:
@@ -278,22 +231,22 @@ def hardware() -> HWAccel | None:
     return HWAccel("cuda", allow_software_fallback=True)
 
 
-def opened(source: Source, timeout_s: float, lean: bool = True, decoder: str = "cpu") -> Media:
+def opened(source: Source, timeout_s: float, lean: bool = True, hardware: bool = False) -> Media:
     """Open a file for reading, to be used in a ``with`` statement.
 
     Args:
         lean: do without durations and rates that the container does not state.
-        decoder: of pictures; ``cuda`` where this machine has it.
+        hardware: decode video with NVIDIA's decoder where this machine has one.
 
     Raises:
         Reject: it is missing, empty, unreadable, no media, or has no track that can be decoded.
     """
-    media = Media(source, timeout_s, lean, decoder)
+    media = Media(source, timeout_s, lean, hardware)
     try:
         media.load()
     except BaseException as error:
         media.close()
         if isinstance(error, Exception):
-            raise explain(error, media.unopenable) from error
+            raise reject_for_ffmpeg(error, media.unopenable) from error
         raise
     return media

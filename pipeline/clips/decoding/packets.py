@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import av
 from av.packet import Packet
 
+from pipeline.clips.decoding.decoder import Interval
 from pipeline.clips.decoding.media import Media
 from pipeline.clips.decoding.samples import PREROLL_S
 from pipeline.clips.rejects import Reason, Reject
@@ -20,11 +21,9 @@ _INTERLEAVE_S = 10.0
 # Streams without an index land on any packet, so there the first already aims a usual group early.
 _RETREATS_S = (0.0, 2.0, 10.0)
 _RETREATS_UNINDEXED_S = (0.6, 2.0, 10.0)
-# Pictures that may come before one that is shown earlier (H.264 A.3.1 and HEVC A.4.1 allow 16).
+# Frames that may come before one that is shown earlier (H.264 A.3.1 and HEVC A.4.1 allow 16).
 _REORDERED = 16
 _MAX_BYTES = 512 << 20
-
-Range = tuple[float, float]
 
 
 @dataclass
@@ -32,16 +31,18 @@ class Span:
     """Packets in decoding order.
 
     Attributes:
-        video: from the keyframe at or before the range's start, to its end.
-        audio: of the range, with what the decoder needs before it.
+        video: from the keyframe at or before the interval's start, to its end.
+        audio: of the interval, with what the decoder needs before it.
     """
 
     video: list[Packet] = field(default_factory=list)
     audio: list[Packet] = field(default_factory=list)
 
 
-def read(media: Media, video: Range | None, audio: Range | None, deadline: float) -> Span:
-    """Read the packets that show ``video`` and sound in ``audio`` (media seconds, inclusive).
+def read_packets(
+    media: Media, video: Interval | None, audio: Interval | None, deadline: float
+) -> Span:
+    """Read the packets of ``video`` and ``audio`` (media seconds, inclusive).
 
     Raises:
         Reject: TIMEOUT past ``deadline`` (of time.monotonic); TOO_LARGE beyond 512 MiB of packets.
@@ -65,7 +66,7 @@ def clock(media: Media, packet: Packet) -> float | None:
 
 
 def starts(packet: Packet) -> bool:
-    """Whether decoding can start at this packet of a picture track.
+    """Whether decoding can start at this packet of a video track.
 
     AVI indices mark the placeholders of DivX' packed frames (1 to 8 bytes) as keyframes, too.
     """
@@ -98,31 +99,31 @@ def _rewind(media: Media) -> None:
         media.reopen()
 
 
-def _collect(media: Media, video: Range | None, audio: Range | None, deadline: float) -> Span:
-    pictures, sounds = _Pictures(media, video), _Sounds(media, audio)
+def _collect(media: Media, video: Interval | None, audio: Interval | None, deadline: float) -> Span:
+    frames, samples = _VideoPackets(media, video), _AudioPackets(media, audio)
     tracks = [s for s, r in ((media.video, video), (media.audio, audio)) if s is not None and r]
     for packet in media.packets(tracks):
-        if packet.stream_index == pictures.index:
-            at = pictures.add(packet)
+        if packet.stream_index == frames.index:
+            at = frames.add(packet)
             if audio is not None and at > audio[1] + _INTERLEAVE_S:
-                sounds.done = True
+                samples.done = True
         else:
-            at = sounds.add(packet)
+            at = samples.add(packet)
             if video is not None and at > video[1] + _INTERLEAVE_S:
-                pictures.done = True
-        if pictures.done and sounds.done:
+                frames.done = True
+        if frames.done and samples.done:
             break
-        if pictures.size + sounds.size > _MAX_BYTES:
+        if frames.size + samples.size > _MAX_BYTES:
             raise Reject(Reason.TOO_LARGE, f"more than {_MAX_BYTES >> 20} MiB of packets in a clip")
         if time.monotonic() > deadline:
             raise Reject(Reason.TIMEOUT, "reading packets")
-    return Span(pictures.packets, sounds.finished())
+    return Span(frames.packets, samples.finished())
 
 
-class _Pictures:
-    """Packets from the last keyframe at or before a range's start to its end."""
+class _VideoPackets:
+    """Packets from the last keyframe at or before an interval's start to its end."""
 
-    def __init__(self, media: Media, wanted: Range | None) -> None:
+    def __init__(self, media: Media, wanted: Interval | None) -> None:
         self.media, self.track = media, media.video
         self.done = wanted is None
         self.start_s, self.end_s = wanted or (0.0, 0.0)
@@ -131,7 +132,7 @@ class _Pictures:
         self.size = 0
         # Matroska stores no decoding times, and after a seek libavformat guesses too late ones.
         self.guessed = "matroska" in media.container.format.name
-        self.later = 0  # packets in a row that are shown after the range
+        self.later = 0  # packets in a row that are shown after the interval
 
     def add(self, packet: Packet) -> float:
         """Take a packet; the media time that the track has reached in decoding order."""
@@ -156,10 +157,10 @@ class _Pictures:
         return at
 
 
-class _Sounds:
-    """Packets of a window, and a few before it for the decoder to settle."""
+class _AudioPackets:
+    """Packets of an interval, and a few before it for the decoder to settle."""
 
-    def __init__(self, media: Media, wanted: Range | None) -> None:
+    def __init__(self, media: Media, wanted: Interval | None) -> None:
         self.media, self.track = media, media.audio
         self.done = wanted is None
         self.start_s, self.end_s = wanted or (0.0, 0.0)
@@ -184,7 +185,7 @@ class _Sounds:
         return [*self.before, *self.packets]
 
 
-def _reaches(media: Media, span: Span, video: Range | None, audio: Range | None) -> bool:
+def _reaches(media: Media, span: Span, video: Interval | None, audio: Interval | None) -> bool:
     """Whether the seek landed early enough for both tracks."""
     if video is not None:
         first = next((p for p in span.video if starts(p) and not p.is_discard), None)

@@ -12,10 +12,9 @@ from av.audio.frame import AudioFrame
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from pipeline.clips.decoding.media import Media, opened
-from pipeline.clips.decoding.reasons import explain
+from pipeline.clips.decoding.decoder import MediaInfo
+from pipeline.clips.decoding.media import Media
 from pipeline.clips.rejects import Reason, Reject
-from pipeline.storage import Location
 
 # Packets without one frame after which a track counts as undecodable.
 _HOPELESS_PACKETS = 400
@@ -23,36 +22,10 @@ _HOPELESS_PACKETS = 400
 _TAIL_S = 2.0
 # A track that lasts no longer beside another one is not worth the other's rest.
 _WORTH_S = 0.5
-# Fewer show and say nothing: the leanest speech codecs need twice as many.
+# The leanest speech codecs need twice as many.
 _LEAST_BYTES_PER_S = 50
 # How far one packet's timestamp may lie beyond the next one's.
 _STRAY_S = 10.0
-
-
-@dataclass(frozen=True)
-class MediaInfo:
-    """What a file offers.
-
-    Attributes:
-        start_s, end_s: the media time in which every track that can be decoded has something.
-        fps: average rate of the picture track, 0 where there is none or it is unknown.
-        width, height: of the upright picture, in pixels as stored; 0 where there is none.
-        rotation: clockwise degrees by which the stored picture is turned to be upright.
-        has_video, has_audio: whether something of it decodes.
-        audio_rate: samples a second.
-        channels: of sound.
-    """
-
-    start_s: float
-    end_s: float
-    fps: float
-    width: int
-    height: int
-    rotation: int
-    has_video: bool
-    has_audio: bool
-    audio_rate: int
-    channels: int
 
 
 @dataclass
@@ -65,31 +38,24 @@ class _Track:
     frames: int = 0
 
 
-def probe(source: Location, timeout_s: float = 30.0) -> MediaInfo | Reject:
-    """Look into a file. Bad media are a returned `Reject`; nothing is raised for them.
+def probe_media(media: Media, deadline: float) -> MediaInfo:
+    """Look into a file that was opened without ``lean``.
 
-    At least one frame of each reported track has been decoded, and the range is measured on
-    packets where the header has none or is wrong.
+    The range is measured on packets where the header has none or is wrong.
+
+    Raises:
+        Reject: nothing of it decodes; TIMEOUT past ``deadline`` (of time.monotonic).
     """
-    deadline = time.monotonic() + timeout_s
-    try:
-        with opened(source, timeout_s, lean=False) as media:
-            return _probe(media, deadline)
-    except Exception as error:
-        return explain(error, Reason.CORRUPT)
-
-
-def _probe(media: Media, deadline: float) -> MediaInfo | Reject:
     tracks = {s.index: _Track(s) for s in (media.video, media.audio) if s is not None}
     _first_frames(media, tracks, deadline)
     alive = {i: t for i, t in tracks.items() if t.first is not None}
     if not alive:
         if all(not t.packets for t in tracks.values()):
-            return Reject(Reason.NO_STREAMS, "its tracks are empty")
-        return Reject(Reason.CORRUPT, "no frame could be decoded")
+            raise Reject(Reason.NO_STREAMS, "its tracks are empty")
+        raise Reject(Reason.CORRUPT, "no frame could be decoded")
     _ends(media, alive, deadline)
-    alive = _worth_it(alive)
-    picture = next((t for t in alive.values() if t.stream.type == "video"), None)
+    alive = _worth_reading(alive)
+    video = next((t for t in alive.values() if t.stream.type == "video"), None)
     audio = next((t for t in alive.values() if t.stream.type == "audio"), None)
     start = max(t.start_s for t in alive.values())
     end = min(t.end_s for t in alive.values())
@@ -99,16 +65,16 @@ def _probe(media: Media, deadline: float) -> MediaInfo | Reject:
     if media.container.size > 0 and end - start > media.container.size / _LEAST_BYTES_PER_S:
         # Else a few stray stamps would become thousands of clips.
         held = f"{media.container.size:,} bytes"
-        return Reject(Reason.CORRUPT, f"its timestamps span {end - start:,.0f} s in {held}")
+        raise Reject(Reason.CORRUPT, f"its timestamps span {end - start:,.0f} s in {held}")
     width = height = rotation = 0
     fps = 0.0
-    if picture is not None:
-        frame: VideoFrame = picture.first
+    if video is not None:
+        frame: VideoFrame = video.first
         rotation = -round(frame.rotation / 90) * 90 % 360
         width, height = frame.width, frame.height
         if rotation % 180:
             width, height = height, width
-        fps = _rate(picture)
+        fps = _rate(video)
     rate = channels = 0
     if audio is not None:
         sample: AudioFrame = audio.first
@@ -120,14 +86,14 @@ def _probe(media: Media, deadline: float) -> MediaInfo | Reject:
         width,
         height,
         rotation,
-        picture is not None,
+        video is not None,
         audio is not None,
         rate,
         channels,
     )
 
 
-def _worth_it(tracks: dict[int, _Track]) -> dict[int, _Track]:
+def _worth_reading(tracks: dict[int, _Track]) -> dict[int, _Track]:
     """Both tracks, or the longer one alone where damage left of the other next to nothing."""
     overlap = min(t.end_s for t in tracks.values()) - max(t.start_s for t in tracks.values())
     longer = max(tracks.values(), key=lambda t: t.end_s - t.start_s)

@@ -8,19 +8,22 @@ from collections import OrderedDict
 import pyarrow as pa
 import pyarrow.fs
 
-from pipeline.clips.decoding.reasons import explain
+from pipeline.clips.decoding.exceptions import reject_for
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.storage import Location
 
 
-class Blocks(io.RawIOBase):
-    """A remote file as libavformat wants it: range reads of whole blocks, a few of them kept.
+class RangeReader(io.RawIOBase):
+    """A remote file as a file object: range reads of whole blocks, of which it keeps a few.
 
-    Containers jump between their index, picture and sound; with blocks a jump back costs nothing
+    Containers jump between their index, video and audio. With blocks a jump back costs nothing,
     and a small read does not become a request of its own.
+
+    Attributes:
+        requests: range reads so far.
     """
 
-    SIZE = 1 << 20
+    SIZE = 1 << 20  # bytes of a block
     KEPT = 16
 
     def __init__(self, source: Location) -> None:
@@ -35,7 +38,7 @@ class Blocks(io.RawIOBase):
                 raise Reject(Reason.EMPTY_FILE)
             self._file = source.fs.open_input_file(source.path)
         except (OSError, pa.ArrowException) as error:
-            raise explain(error, Reason.UNREADABLE) from error
+            raise reject_for(error, Reason.UNREADABLE) from error
         self._size = int(info.size)
         self._position = 0
         self._blocks: OrderedDict[int, bytes] = OrderedDict()

@@ -28,14 +28,23 @@ _PULLED = 1 << 16
 
 @dataclass
 class Stretch:
-    """Frames without a gap; ``start_s`` is the media time of the first one's first sample."""
+    """Audio frames without a gap.
+
+    Attributes:
+        start_s, end_s: media time of the first sample and of the end of the last.
+    """
 
     start_s: float
     frames: list[AudioFrame]
     end_s: float
 
+    def touches(self, start_s: float, end_s: float) -> bool:
+        return self.start_s < end_s and self.end_s > start_s
 
-def decoded(media: Media, packets: Iterable[Packet], start_s: float, end_s: float) -> list[Stretch]:
+
+def decode_stretches(
+    media: Media, packets: Iterable[Packet], start_s: float, end_s: float
+) -> list[Stretch]:
     """Decode packets, in order, into stretches of samples that touch ``[start_s, end_s)``."""
     assert media.audio is not None
     context = media.audio.codec_context
@@ -73,19 +82,19 @@ def decoded(media: Media, packets: Iterable[Packet], start_s: float, end_s: floa
     return stretches
 
 
-def window(stretches: Sequence[Stretch], start_s: float, samples: int, rate: int) -> np.ndarray:
-    """Mono float32 [samples] from ``start_s`` on, zero where no stretch has sound."""
-    out = np.zeros(samples, np.float32)
+def resampled(stretches: Sequence[Stretch], start_s: float, count: int, rate: int) -> np.ndarray:
+    """Mono float32 [count] at ``rate`` from ``start_s`` on, -1 to 1, zero between stretches."""
+    out = np.zeros(count, np.float32)
     for stretch in stretches:
-        wave = _mono(_needed(stretch, start_s, start_s + samples / rate), rate)
+        wave = _mono(_needed(stretch, start_s, start_s + count / rate), rate)
         if wave is None:
             continue
         first, data = wave
         offset = round((first - start_s) * rate)
-        lo, hi = max(0, offset), min(samples, offset + len(data))
+        lo, hi = max(0, offset), min(count, offset + len(data))
         if hi > lo:
             out[lo:hi] = data[lo - offset : hi - offset]
-    # Damaged floating-point sound holds anything; a NaN would poison whatever is trained on it.
+    # Damaged floating-point audio holds anything; a NaN would poison whatever is trained on it.
     return np.clip(np.nan_to_num(out, copy=False, posinf=0, neginf=0), -1, 1, out=out)
 
 

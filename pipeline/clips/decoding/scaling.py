@@ -12,25 +12,15 @@ import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
 
-Region = tuple[int, int, int, int]
+from pipeline.clips.decoding.decoder import Region, View
+
 # Below this ratio of the result to its source, the source's pixels are finer than the result's.
 _SHRINKS = 1 / 1.5
 
 
 @dataclass(frozen=True)
-class View:
-    """What one clip wants of the upright picture: see `decode.ClipRequest`."""
-
-    size: int
-    short_side: int
-    crop_x: float
-    crop_y: float
-    region: Region | None
-
-
-@dataclass(frozen=True)
 class Cut:
-    """A rectangle of the coded picture, the size it is scaled to, and the square within that."""
+    """A rectangle of the coded frame, the size it is scaled to, and the square within that."""
 
     x: int
     y: int
@@ -43,10 +33,10 @@ class Cut:
 
 
 def cut(view: View, width: int, height: int, turns: int, align_x: int, align_y: int) -> Cut:
-    """Place a view on a coded picture.
+    """Place a view on a coded frame.
 
     Args:
-        width, height: of the coded picture.
+        width, height: of the coded frame.
         turns: quarter turns counter-clockwise that make it upright.
         align_x, align_y: luma samples of one chroma sample; the rectangle starts on a multiple.
     """
@@ -90,7 +80,7 @@ def cut(view: View, width: int, height: int, turns: int, align_x: int, align_y: 
 
 
 def region_within(region: Region | None, width: int, height: int) -> Region:
-    """The region cut to the picture, at least a pixel; the whole picture where there is none."""
+    """The region cut to the frame, at least a pixel; the whole frame where there is none."""
     if region is None:
         return 0, 0, width, height
     x, y = min(max(region[0], 0), width - 1), min(max(region[1], 0), height - 1)

@@ -1,8 +1,12 @@
-"""A clip's window as a small film of its own: all that later rounds may sample, and no more.
+"""A clip's window as a small file of its own: all that later rounds may sample, and no more.
 
-Pictures are scaled to the largest short side that training draws (never enlarged) and cut to
-`VideoConfig.region`; each keeps its own time stamp. Sound is mono at the front end's rate. The
+Frames are scaled to the largest short side that training draws (never enlarged) and cut to
+`VideoConfig.region`; each keeps its own time stamp. Audio is mono at the front end's rate. The
 result is Matroska in memory, which `decode.decode_clips` reads like any other file.
+
+This is PyAV's own, whatever `ClipsConfig.decoder` is: frames go from its decoder to its encoder
+without becoming RGB. A file that PyAV does not know is a reject here, and its clips are read from
+the media by the decoder that knows it.
 """
 
 from __future__ import annotations
@@ -22,22 +26,24 @@ from av.filter import Graph
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from pipeline.clips.decoding import frames, packets
-from pipeline.clips.decoding import samples as sound
-from pipeline.clips.decoding.decode import OUTSIDE_S
+from pipeline.clips.decoding.decoder import OUTSIDE_S, Interval, load_decoder
+from pipeline.clips.decoding.ffmpeg_errors import reject_for_ffmpeg
+from pipeline.clips.decoding.frames import displayed_frames
 from pipeline.clips.decoding.media import Media, opened
-from pipeline.clips.decoding.reasons import explain
+from pipeline.clips.decoding.packets import read_packets
+from pipeline.clips.decoding.pyav import PyAVCudaDecoder
+from pipeline.clips.decoding.samples import decode_stretches, resampled
 from pipeline.clips.decoding.scaling import region_within
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.clips.sampling import reach
 from pipeline.config import ClipsConfig, VideoConfig
 from pipeline.storage import Location
 
-# Matroska counts milliseconds, frames.TOLERANCE_S forgives twice that.
+# Matroska counts milliseconds, `frames.TOLERANCE_S` forgives twice that.
 _TICK = Fraction(1, 1000)
 _LEAST_FPS = 30.0
-# Constant quality: hard to tell from the source at this size. Each picture of "jpeg" stands alone,
-# "h264" is a fifth of its size and decodes at most seven pictures for the one that is wanted.
+# Constant quality: hard to tell from the source at this size. Each frame of "jpeg" stands alone,
+# "h264" is a fifth of its size and decodes at most seven frames for the one that is wanted.
 _CODECS = {
     "jpeg": ("mjpeg", {"qmin": "2", "qmax": "4"}),
     "h264": ("libx264", {"crf": "18", "preset": "veryfast", "tune": "fastdecode", "g": "8"}),
@@ -47,69 +53,73 @@ _CODECS = {
 def shrink(
     source: Location, start_s: float, end_s: float, config: ClipsConfig, codec: str
 ) -> tuple[bytes, float] | Reject:
-    """Everything that a clip sampled in the window [start_s, end_s] may show or sound.
+    """The video and audio of every clip that may be sampled in the window [start_s, end_s].
 
     Returns:
-        The small film, and the media time of its time 0 in seconds; or why there is none.
+        The stored clip, and the media time of its time 0 in seconds; or why there is none.
+
+    Raises:
+        UserError: there is no such decoder as `ClipsConfig.decoder`.
     """
     begin, end = reach(start_s, end_s, config)
+    hardware = issubclass(load_decoder(config.decoder), PyAVCudaDecoder)
     try:
-        with opened(source, config.timeout_s, decoder=config.decoder) as media:
-            return _film(media, begin, end, config, codec), begin
+        with opened(source, config.timeout_s, hardware=hardware) as media:
+            return _stored_clip(media, begin, end, config, codec), begin
     except Exception as error:
-        return explain(error, Reason.CORRUPT)
+        return reject_for_ffmpeg(error, Reason.CORRUPT)
 
 
-def _film(media: Media, begin: float, end: float, config: ClipsConfig, codec: str) -> bytes:
+def _stored_clip(media: Media, begin: float, end: float, config: ClipsConfig, codec: str) -> bytes:
     deadline = time.monotonic() + config.timeout_s
     video = (begin, end) if media.video is not None else None
     audio = (begin, end) if media.audio is not None else None
-    span = packets.read(media, video, audio, deadline)
-    pictures = _pictures(media, span.video, begin, end, config, codec, deadline) if video else []
+    span = read_packets(media, video, audio, deadline)
+    frames = _frames(media, span.video, (begin, end), config, codec, deadline) if video else []
     samples = _samples(media, span.audio, begin, end, config) if audio else None
-    if not pictures and samples is None:
+    if not frames and samples is None:
         raise Reject(Reason.CORRUPT, f"nothing between {begin:.2f} and {end:.2f} s")
     data = io.BytesIO()
     # bitexact: no random identifiers, so that a shard made again has the same bytes.
     exact = {"fflags": "bitexact"}
-    with av.open(data, "w", format="matroska", container_options=exact) as film:
+    with av.open(data, "w", format="matroska", container_options=exact) as out:
         # Every track is made before the first packet is written.
         tracks: list[tuple[Any, list[Any]]] = []
-        if pictures:
-            tracks.append((_picture_track(film, pictures[0], codec), [*pictures]))
+        if frames:
+            tracks.append((_video_track(out, frames[0], codec), [*frames]))
         if samples is not None:
             rate = config.audio.rate
             tracks.append(
-                (film.add_stream("flac", rate=rate, layout="mono"), [_wave(samples, rate)])
+                (out.add_stream("flac", rate=rate, layout="mono"), [_wave(samples, rate)])
             )
         for track, content in tracks:
             for frame in [*content, None]:
-                film.mux(track.encode(frame))
+                out.mux(track.encode(frame))
     return data.getvalue()
 
 
-def _pictures(
+def _frames(
     media: Media,
-    read: Sequence[Packet],
-    begin: float,
-    end: float,
+    packets: Sequence[Packet],
+    interval: Interval,
     config: ClipsConfig,
     codec: str,
     deadline: float,
 ) -> list[VideoFrame]:
-    """The pictures displayed in [begin, end], shrunk and stamped in ticks since `begin`."""
-    # Every picture of usual video, of faster video those 30 times a second: whatever is sampled
-    # later shows the instant that it asks for, to within a picture.
+    """The frames displayed in an interval, shrunk and stamped in ticks since its start."""
+    begin, end = interval
+    # Every frame of usual video, of faster video those 30 times a second: whatever is sampled
+    # later shows the instant that it asks for, to within a frame.
     rate = max(config.video.fps, _LEAST_FPS)
     targets = [begin + i / rate for i in range(math.floor((end - begin) * rate) + 1)]
     shrunk: dict[int, VideoFrame] = {}
     graph: _Shrinker | None = None
-    for item in frames.shown(media, read, targets, deadline):
-        if item.at_s > end + OUTSIDE_S or item.until_s < begin - OUTSIDE_S:
+    for item in displayed_frames(media, packets, targets, deadline):
+        if item.start_s > end + OUTSIDE_S or item.end_s < begin - OUTSIDE_S:
             continue
         if graph is None or not graph.fits(item.frame):
             graph = _Shrinker(item.frame, config.video, codec)
-        stamp = max(0, round((item.at_s - begin) / _TICK))
+        stamp = max(0, round((item.start_s - begin) / _TICK))
         frame = graph.shrunk(item.frame)
         frame.pts, frame.time_base = stamp, _TICK
         shrunk[stamp] = frame
@@ -117,20 +127,20 @@ def _pictures(
 
 
 def _samples(
-    media: Media, read: Sequence[Packet], begin: float, end: float, config: ClipsConfig
+    media: Media, packets: Sequence[Packet], begin: float, end: float, config: ClipsConfig
 ) -> np.ndarray | None:
-    """int16 [n] mono from `begin` to `end`, zero where there is no sound; None without any."""
-    stretches = sound.decoded(media, read, begin, end)
-    if not any(s.start_s < end + OUTSIDE_S and s.end_s > begin - OUTSIDE_S for s in stretches):
+    """int16 [n] mono from `begin` to `end`, zero where there is no audio; None without any."""
+    stretches = decode_stretches(media, packets, begin, end)
+    if not any(s.touches(begin - OUTSIDE_S, end + OUTSIDE_S) for s in stretches):
         return None
     rate = config.audio.rate
-    wave = sound.window(stretches, begin, math.ceil((end - begin) * rate), rate)
+    wave = resampled(stretches, begin, math.ceil((end - begin) * rate), rate)
     return np.round(wave * 32767).astype(np.int16)
 
 
-def _picture_track(film: OutputContainer, first: VideoFrame, codec: str) -> Any:
+def _video_track(out: OutputContainer, first: VideoFrame, codec: str) -> Any:
     name, options = _CODECS[codec]
-    track: Any = film.add_stream(name, rate=30, options=options)
+    track: Any = out.add_stream(name, rate=30, options=options)
     track.width, track.height, track.pix_fmt = first.width, first.height, first.format.name
     track.time_base = track.codec_context.time_base = _TICK
     return track

@@ -1,7 +1,7 @@
-"""Files whose every picture and sample say when they were meant to be seen and heard.
+"""Files whose every frame and sample say when they were meant to be seen and heard.
 
-Each picture carries its number as 12 black or white blocks; a beep starts at every time of
-`BEEPS`. So a test can read off which instant of the content a decoded clip shows and sounds.
+Each frame carries its number as 12 black or white blocks; a beep starts at every time of
+`BEEPS`. So a test can read off which instant of the content a decoded clip shows and audios.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ BEEPS = tuple(0.31 + 0.73 * k for k in range(40))
 
 
 @dataclass
-class Film:
+class GeneratedVideo:
     """What to write; times in seconds of the content's clock.
 
     Attributes:
-        times: when each picture appears; `fps` and `seconds` when None.
-        video_from, sound_from: the content before that is not in the track.
+        times: when each frame appears; `fps` and `seconds` when None.
+        video_from, audio_from: the content before that is not in the track.
         shift: added to every timestamp of the file.
-        drift: sound timestamps run this much faster than they should.
     """
 
     video: str | None = "libx264"
@@ -44,7 +43,7 @@ class Film:
     gop: int = 12
     bframes: int | None = None
     video_from: float = 0.0
-    sound_from: float = 0.0
+    audio_from: float = 0.0
     shift: float = 0.0
     rotation: int = 0
     pix_fmt: str = ""
@@ -52,20 +51,20 @@ class Film:
     container: dict[str, str] = field(default_factory=dict)
     options: dict[str, str] = field(default_factory=dict)
 
-    def picture_times(self) -> list[float]:
+    def frame_times(self) -> list[float]:
         if self.times is not None:
             return list(self.times)
         return [float(i / self.fps) for i in range(round(self.seconds * self.fps))]
 
     def shown_at(self, content_s: float) -> int:
-        """Number of the picture displayed at a time of the content."""
-        times = [t for t in self.picture_times() if t >= self.video_from - 1e-9]
-        first = len(self.picture_times()) - len(times)
+        """Number of the frame displayed at a time of the content."""
+        times = [t for t in self.frame_times() if t >= self.video_from - 1e-9]
+        first = len(self.frame_times()) - len(times)
         before = sum(t <= content_s + 2e-3 for t in times)
         return first + max(0, before - 1)
 
 
-def picture(number: int, size: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
+def frame_pixels(number: int, size: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
     """RGB uint8 [height, width, 3] with the number in blocks."""
     width, height = size
     bits = [(number >> b) & 1 for b in range(_COLUMNS * _ROWS)]
@@ -76,7 +75,7 @@ def picture(number: int, size: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
 
 
 def number(shown: np.ndarray) -> int:
-    """The number in a decoded square picture [side, side, 3]."""
+    """The number in a decoded square frame [side, side, 3]."""
     side = shown.shape[0]
     value = 0
     for bit in range(_COLUMNS * _ROWS):
@@ -86,7 +85,7 @@ def number(shown: np.ndarray) -> int:
     return value
 
 
-def sound(start_s: float, end_s: float, rate: int) -> np.ndarray:
+def waveform(start_s: float, end_s: float, rate: int) -> np.ndarray:
     """Float32 mono samples of [start_s, end_s)."""
     t = start_s + np.arange(round((end_s - start_s) * rate)) / rate
     wave = np.zeros(len(t), np.float32)
@@ -97,7 +96,7 @@ def sound(start_s: float, end_s: float, rate: int) -> np.ndarray:
 
 
 def heard(wave: np.ndarray, start_s: float, rate: int) -> list[float]:
-    """Times at which beeps start in decoded sound; those cut by its edges are left out."""
+    """Times at which beeps start in decoded audio; those cut by its edges are left out."""
     loud = np.abs(wave) > 0.3
     onsets = []
     last = -1.0
@@ -109,14 +108,14 @@ def heard(wave: np.ndarray, start_s: float, rate: int) -> list[float]:
     return onsets
 
 
-def write(path: Path, film: Film, format: str | None = None) -> Path:
-    """Encode and mux a film."""
-    with av.open(str(path), "w", format=format, options=film.container) as out:
-        pictures = _video_packets(out, film) if film.video else iter(())
-        sounds = _audio_packets(out, film) if film.audio else iter(())
+def write(path: Path, generated: GeneratedVideo, format: str | None = None) -> Path:
+    """Encode and mux a video."""
+    with av.open(str(path), "w", format=format, options=generated.container) as out:
+        video = _video_packets(out, generated) if generated.video else iter(())
+        audio = _audio_packets(out, generated) if generated.audio else iter(())
         # In the order of the clock, as a muxer expects them.
-        heads = [next(pictures, None), next(sounds, None)]
-        sources = [pictures, sounds]
+        heads = [next(video, None), next(audio, None)]
+        sources = [video, audio]
         while any(head is not None for head in heads):
             which = min((h[0], i) for i, h in enumerate(heads) if h is not None)[1]
             for packet in heads[which][1]:  # type: ignore[index]
@@ -140,55 +139,57 @@ def turn(path: Path, clockwise: int) -> Path:
     return path
 
 
-def _video_packets(out, film):
-    stream = out.add_stream(film.video, rate=film.fps, options=film.options)
-    stream.width, stream.height = film.size
+def _video_packets(out, generated):
+    stream = out.add_stream(generated.video, rate=generated.fps, options=generated.options)
+    stream.width, stream.height = generated.size
     context = stream.codec_context
     formats = [f.name for f in context.codec.video_formats or ()]
-    usual = "yuvj420p" if film.video == "mjpeg" else "yuv420p"
-    stream.pix_fmt = film.pix_fmt or (usual if usual in formats else formats[0])
-    context.gop_size = film.gop
-    if film.bframes is not None:
-        context.max_b_frames = film.bframes
-    base = 1 / film.fps if film.times is None else Fraction(1, 1000)
+    usual = "yuvj420p" if generated.video == "mjpeg" else "yuv420p"
+    stream.pix_fmt = generated.pix_fmt or (usual if usual in formats else formats[0])
+    context.gop_size = generated.gop
+    if generated.bframes is not None:
+        context.max_b_frames = generated.bframes
+    base = 1 / generated.fps if generated.times is None else Fraction(1, 1000)
     context.time_base = base
     context.bit_rate = 3_000_000
-    for n, at in enumerate(film.picture_times()):
-        if at < film.video_from - 1e-9:
+    for n, at in enumerate(generated.frame_times()):
+        if at < generated.video_from - 1e-9:
             continue
-        frame = av.VideoFrame.from_ndarray(picture(n, film.size), format="rgb24")
+        frame = av.VideoFrame.from_ndarray(frame_pixels(n, generated.size), format="rgb24")
         frame = frame.reformat(format=stream.pix_fmt)
-        frame.pts = round((at + film.shift) / base)
+        frame.pts = round((at + generated.shift) / base)
         frame.time_base = base
         yield at, stream.encode(frame)
-    yield film.seconds + 1, stream.encode(None)
+    yield generated.seconds + 1, stream.encode(None)
 
 
-def _audio_packets(out, film):
-    options = {"strict": "experimental"} if film.audio == "vorbis" else {}
-    stream = out.add_stream(film.audio, rate=film.rate, options=options)
+def _audio_packets(out, generated):
+    options = {"strict": "experimental"} if generated.audio == "vorbis" else {}
+    stream = out.add_stream(generated.audio, rate=generated.rate, options=options)
     context = stream.codec_context
-    context.layout = film.layout
+    context.layout = generated.layout
     formats = [f.name for f in context.codec.audio_formats or ()]
     if "fltp" in formats:
         context.format = "fltp"
     else:
         context.format = formats[0]
-    wave = sound(film.sound_from, film.seconds, film.rate)
+    wave = waveform(generated.audio_from, generated.seconds, generated.rate)
     channels = context.layout.nb_channels
-    resampler = av.AudioResampler(format=context.format, layout=film.layout, rate=film.rate)
+    resampler = av.AudioResampler(
+        format=context.format, layout=generated.layout, rate=generated.rate
+    )
     step = 1024
     for place in range(0, len(wave), step):
         data = np.repeat(wave[place : place + step], channels)[None]
-        frame = av.AudioFrame.from_ndarray(data, format="flt", layout=film.layout)
-        frame.sample_rate = film.rate
-        frame.time_base = Fraction(1, film.rate)
-        frame.pts = place + round((film.sound_from + film.shift) * film.rate)
+        frame = av.AudioFrame.from_ndarray(data, format="flt", layout=generated.layout)
+        frame.sample_rate = generated.rate
+        frame.time_base = Fraction(1, generated.rate)
+        frame.pts = place + round((generated.audio_from + generated.shift) * generated.rate)
         pts = frame.pts
         packets = []
         for piece in resampler.resample(frame):
             piece.pts = pts
             pts += piece.samples
             packets += stream.encode(piece)
-        yield film.sound_from + place / film.rate, packets
-    yield film.seconds + 1, stream.encode(None)
+        yield generated.audio_from + place / generated.rate, packets
+    yield generated.seconds + 1, stream.encode(None)

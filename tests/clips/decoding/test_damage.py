@@ -1,6 +1,6 @@
 """Whatever is done to a file, it ends in time and in exactly one outcome.
 
-DAMAGED_FILES=2000 python -m pytest -s tests/clips/test_damage.py
+DAMAGED_FILES=2000 python -m pytest -s tests/clips/decoding/test_damage.py
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import pytest
 
 from pipeline.clips.decoding import isolation
 from pipeline.clips.decoding.decode import ClipRequest, DecodedClip
+from pipeline.clips.decoding.decoder import MediaInfo
 from pipeline.clips.decoding.isolation import decode_clips_isolated, probe_isolated
-from pipeline.clips.decoding.probe import MediaInfo
 from pipeline.clips.rejects import Reject
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
 from tests.clips.decoding.damage_factory import damaged
-from tests.clips.decoding.media_factory import VIDEO, Film, write
+from tests.clips.decoding.media_factory import VIDEO, GeneratedVideo, write
 
 MEDIA = Path(__file__).parents[4] / "shared" / "media"
 COUNT = int(os.environ.get("DAMAGED_FILES", "60"))
@@ -32,9 +32,13 @@ def originals(tmp_path: Path) -> list[Path]:
         zoo = [p for p in zoo if p.suffix not in (".csv", ".txt") and p.stat().st_size < 2 << 20]
         words = sorted((MEDIA / "words").rglob("*.m*"))[::50]
         return zoo + words
-    made = {"a.mp4": Film(), "b.mkv": Film(audio="libopus"), "c.avi": Film(video="mpeg4")}
-    made["d.ts"] = Film(audio="mp2", layout="stereo")
-    return [write(tmp_path / name, film) for name, film in made.items()]
+    made = {
+        "a.mp4": GeneratedVideo(),
+        "b.mkv": GeneratedVideo(audio="libopus"),
+        "c.avi": GeneratedVideo(video="mpeg4"),
+    }
+    made["d.ts"] = GeneratedVideo(audio="mp2", layout="stereo")
+    return [write(tmp_path / name, generated) for name, generated in made.items()]
 
 
 def outcome(path: Path) -> str:

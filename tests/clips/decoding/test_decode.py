@@ -8,30 +8,30 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.clips.decoding.decode import ClipRequest, decode_clips
-from pipeline.clips.decoding.media import hardware
-from pipeline.clips.decoding.probe import probe
-from pipeline.clips.decoding.scaling import View, cut
+from pipeline.clips.decoding.decode import ClipRequest, decode_clips, probe
+from pipeline.clips.decoding.decoder import View
+from pipeline.clips.decoding.media import nvidia
+from pipeline.clips.decoding.scaling import cut
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
-from tests.clips.decoding.media_factory import VIDEO, Film, turn, write
+from tests.clips.decoding.media_factory import VIDEO, GeneratedVideo, turn, write
 
 
 def scene(path, width: int, height: int, pix_fmt: str = "yuv420p", **options):
-    """A film of one picture: red rises to the right, green downwards."""
+    """A video of one frame: red rises to the right, green downwards."""
     x = np.linspace(0, 255, width)[None].repeat(height, 0)
     y = np.linspace(0, 255, height)[:, None].repeat(width, 1)
-    picture = np.stack([x, y, np.full_like(x, 128)], axis=2).astype(np.uint8)
+    pixels = np.stack([x, y, np.full_like(x, 128)], axis=2).astype(np.uint8)
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=25, options={"qp": "4"})
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         for i in range(10):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame = frame.reformat(format=pix_fmt, **options)
             frame.pts = i
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
-    return Location.of(path), picture
+    return Location.of(path), pixels
 
 
 def one(source, request, **video):
@@ -43,7 +43,7 @@ def one(source, request, **video):
 @pytest.mark.parametrize(("width", "height"), [(320, 240), (240, 320), (640, 360), (72, 54)])
 @pytest.mark.parametrize("crop", [(0.5, 0.5), (0.0, 0.0), (1.0, 1.0), (0.2, 0.9)])
 def test_crop_and_scale(tmp_path, width, height, crop):
-    source, _ = scene(tmp_path / "film.mp4", width, height)
+    source, _ = scene(tmp_path / "video.mp4", width, height)
     shown = one(source, ClipRequest(0.2, 128, *crop))
     side = min(width, height) * 112 / 128
     left, top = crop[0] * (width - side), crop[1] * (height - side)
@@ -55,7 +55,7 @@ def test_crop_and_scale(tmp_path, width, height, crop):
 
 
 def test_region(tmp_path):
-    source, _ = scene(tmp_path / "film.mp4", 360, 288)
+    source, _ = scene(tmp_path / "video.mp4", 360, 288)
     shown = one(source, ClipRequest(0.2, 112), region=(115, 178, 80, 60), short_side=112)
     assert shown[:, 0, 0].mean() == pytest.approx((115 + 10) / 360 * 255, abs=7)
     assert shown[:, -1, 0].mean() == pytest.approx((195 - 10) / 360 * 255, abs=7)
@@ -67,9 +67,9 @@ def test_region(tmp_path):
 
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p", "yuv420p10le"])
 def test_pixel_formats(tmp_path, pix_fmt):
-    source, picture = scene(tmp_path / "film.mp4", 321 if "444" in pix_fmt else 320, 240, pix_fmt)
+    source, frame = scene(tmp_path / "video.mp4", 321 if "444" in pix_fmt else 320, 240, pix_fmt)
     shown = one(source, ClipRequest(0.2, 128))
-    assert shown[56, 56] == pytest.approx(picture[120, 160], abs=8)
+    assert shown[56, 56] == pytest.approx(frame[120, 160], abs=8)
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
@@ -91,9 +91,9 @@ def test_a_cut_lies_inside_its_picture(turns, size, crop):
 def test_no_handles_or_threads_are_left(tmp_path):
     import os
 
-    source = Location.of(write(tmp_path / "film.mp4", Film(seconds=2.0)))
+    source = Location.of(write(tmp_path / "video.mp4", GeneratedVideo(seconds=2.0)))
     broken = tmp_path / "broken.mp4"
-    broken.write_bytes((tmp_path / "film.mp4").read_bytes()[:3000])
+    broken.write_bytes((tmp_path / "video.mp4").read_bytes()[:3000])
     asked = [ClipRequest(c, 128) for c in (0.5, 1.5, 90.0)]
     decode_clips(source, asked, ClipsConfig(video=VIDEO))
     before = len(os.listdir("/proc/self/fd")), threading.active_count()
@@ -106,7 +106,7 @@ def test_no_handles_or_threads_are_left(tmp_path):
 def test_memory_stays_flat(tmp_path):
     """A short version of benchmarks/decode_memory.py."""
     sources = [
-        Location.of(write(tmp_path / name, Film(seconds=2.0, video=video, audio=audio)))
+        Location.of(write(tmp_path / name, GeneratedVideo(seconds=2.0, video=video, audio=audio)))
         for name, video, audio in (
             ("a.mp4", "libx264", "aac"),
             ("b.mkv", "mpeg2video", "ac3"),
@@ -132,12 +132,12 @@ def test_memory_stays_flat(tmp_path):
 @pytest.mark.parametrize("clockwise", [90, 180, 270])
 def test_rotation(tmp_path, clockwise):
     """A phone's display matrix, written into the track header; red then rises elsewhere."""
-    source, picture = scene(tmp_path / "film.mp4", 320, 240)
-    turn(tmp_path / "film.mp4", clockwise)
+    source, frame = scene(tmp_path / "video.mp4", 320, 240)
+    turn(tmp_path / "video.mp4", clockwise)
     info = probe(source)
     assert info.rotation == clockwise
     assert (info.width, info.height) == ((240, 320) if clockwise != 180 else (320, 240))
-    upright = np.rot90(picture, -clockwise // 90).astype(int)
+    upright = np.rot90(frame, -clockwise // 90).astype(int)
     height = upright.shape[0]
     shown = one(source, ClipRequest(0.2, 128, 0.0, 1.0))
     side = 240 * 112 / 128
@@ -148,11 +148,13 @@ def test_rotation(tmp_path, clockwise):
 
 @pytest.mark.parametrize("video", ["libx264", "libx265", "mpeg4"])
 def test_the_gpu_decodes_the_same_pictures(tmp_path, video):
-    if hardware() is None:
+    if nvidia() is None:
         pytest.skip("no NVIDIA decoder on this machine")
     # Larger than the clips: without scaling, libswscale has a path of its own for the CPU decoder's
     # planes, two levels of brightness away from the one that it has for a GPU's.
-    source = Location.of(write(tmp_path / "film.mp4", Film(video=video, size=(320, 240))))
+    source = Location.of(
+        write(tmp_path / "video.mp4", GeneratedVideo(video=video, size=(320, 240)))
+    )
     requests = [ClipRequest(centre, 128) for centre in (0.7, 2.0, 3.4)]
     config = ClipsConfig(video=VIDEO)
     ours = decode_clips(source, requests, config)
@@ -163,9 +165,9 @@ def test_the_gpu_decodes_the_same_pictures(tmp_path, video):
 
 
 def test_a_machine_without_a_gpu_decodes_all_the_same(tmp_path):
-    if hardware() is not None:
+    if nvidia() is not None:
         pytest.skip("this machine has an NVIDIA decoder")
-    source = Location.of(write(tmp_path / "film.mp4", Film()))
+    source = Location.of(write(tmp_path / "video.mp4", GeneratedVideo()))
     config = ClipsConfig(video=VIDEO)
     (a,) = decode_clips(source, [ClipRequest(1.0, 128)], config)
     (b,) = decode_clips(

@@ -8,12 +8,12 @@ import boto3
 import numpy as np
 import pytest
 
-from pipeline.clips.decoding import packets
-from pipeline.clips.decoding.decode import ClipRequest, decode_clips
+from pipeline.clips.decoding.decode import ClipRequest, decode_clips, probe
+from pipeline.clips.decoding.decoder import MediaInfo
 from pipeline.clips.decoding.isolation import decode_clips_isolated
 from pipeline.clips.decoding.media import opened
-from pipeline.clips.decoding.probe import MediaInfo, probe
-from pipeline.clips.decoding.ranges import Blocks
+from pipeline.clips.decoding.packets import read_packets
+from pipeline.clips.decoding.ranges import RangeReader
 from pipeline.clips.indexing import index
 from pipeline.clips.rejects import Reason
 from pipeline.clips.stream import DecodeSlot, Order
@@ -21,7 +21,7 @@ from pipeline.clips.table import ClipTable
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
 from tests.clips.decoding.flaky_s3 import flaky
-from tests.clips.decoding.media_factory import VIDEO, Film, write
+from tests.clips.decoding.media_factory import VIDEO, GeneratedVideo, write
 from tests.conftest import s3_uri, tiny
 
 CONFIG = ClipsConfig(video=VIDEO)
@@ -41,8 +41,8 @@ def put(s3):
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
 def test_the_same_as_from_a_disk(tmp_path, put, container):
-    path = write(tmp_path / f"film.{container}", Film())
-    remote = put(f"folder with space/film.{container}", path.read_bytes())
+    path = write(tmp_path / f"video.{container}", GeneratedVideo())
+    remote = put(f"folder with space/video.{container}", path.read_bytes())
     assert probe(remote) == probe(Location.of(path))
     asked = [ClipRequest(c, 128) for c in (3.0, 0.4)]
     for ours, theirs in zip(
@@ -56,14 +56,16 @@ def test_the_same_as_from_a_disk(tmp_path, put, container):
 
 def test_reads_ranges_not_the_file(tmp_path, put):
     """One clip of a large file takes a few blocks of it."""
-    film = Film(video="mjpeg", audio="pcm_s16le", seconds=29.0, options={"qscale": "1"})
-    film.size = (512, 512)
-    film.container = {"movflags": "faststart"}
-    data = write(tmp_path / "film.mov", film).read_bytes()
-    remote = put("film.mov", data)
-    assert len(data) > 6 * Blocks.SIZE
+    generated = GeneratedVideo(
+        video="mjpeg", audio="pcm_s16le", seconds=29.0, options={"qscale": "1"}
+    )
+    generated.size = (512, 512)
+    generated.container = {"movflags": "faststart"}
+    data = write(tmp_path / "video.mov", generated).read_bytes()
+    remote = put("video.mov", data)
+    assert len(data) > 6 * RangeReader.SIZE
     with opened(remote, 20.0) as media:
-        packets.read(media, (20.0, 20.3), (19.0, 21.0), time.monotonic() + 20)
+        read_packets(media, (20.0, 20.3), (19.0, 21.0), time.monotonic() + 20)
         assert media._handle.requests <= 4
 
 
@@ -73,7 +75,7 @@ def test_faults_of_the_bucket(s3, put):
     assert probe(missing).reason is Reason.MISSING
     assert decode_clips(missing, asked, CONFIG)[0].reason is Reason.MISSING
     assert probe(put("empty.mp4", b"")).reason is Reason.EMPTY_FILE
-    assert probe(put("text.mp4", b"not a film " * 1000)).reason is Reason.NOT_MEDIA
+    assert probe(put("text.mp4", b"not a video " * 1000)).reason is Reason.NOT_MEDIA
     assert probe(Location.of(s3_uri("no-bucket/none.mp4", s3))).reason in (
         Reason.MISSING,
         Reason.UNREADABLE,

@@ -9,12 +9,12 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.clips.decoding.decode import ClipRequest, decode_clips
-from pipeline.clips.decoding.probe import MediaInfo, probe
+from pipeline.clips.decoding.decode import ClipRequest, decode_clips, probe
+from pipeline.clips.decoding.decoder import MediaInfo
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
-from tests.clips.decoding.media_factory import VIDEO, Film, picture, write
+from tests.clips.decoding.media_factory import VIDEO, GeneratedVideo, frame_pixels, write
 
 CONFIG = ClipsConfig(video=VIDEO)
 
@@ -31,8 +31,10 @@ def reason(path) -> Reason:
 def test_range_and_format(tmp_path, container):
     video = "mpeg2video" if container == "mpg" else "libx264"
     audio = "mp2" if container == "mpg" else "aac" if container != "avi" else "ac3"
-    film = Film(video=video, audio=audio, fps=Fraction(30), rate=44_100, layout="stereo")
-    info = probe(Location.of(write(tmp_path / f"film.{container}", film)))
+    generated = GeneratedVideo(
+        video=video, audio=audio, fps=Fraction(30), rate=44_100, layout="stereo"
+    )
+    info = probe(Location.of(write(tmp_path / f"video.{container}", generated)))
     assert isinstance(info, MediaInfo)
     assert info.start_s == pytest.approx(0, abs=0.15)
     assert info.end_s == pytest.approx(4, abs=0.15)
@@ -43,9 +45,11 @@ def test_range_and_format(tmp_path, container):
 
 
 def test_one_track_only(tmp_path):
-    silent = probe(Location.of(write(tmp_path / "silent.mp4", Film(audio=None))))
+    silent = probe(Location.of(write(tmp_path / "silent.mp4", GeneratedVideo(audio=None))))
     assert (silent.has_video, silent.has_audio, silent.audio_rate) == (True, False, 0)
-    blind = probe(Location.of(write(tmp_path / "blind.mp3", Film(video=None, audio="libmp3lame"))))
+    blind = probe(
+        Location.of(write(tmp_path / "blind.mp3", GeneratedVideo(video=None, audio="libmp3lame")))
+    )
     assert (blind.has_video, blind.has_audio, blind.width, blind.fps) == (False, True, 0, 0.0)
     (clip,) = decode_clips(Location.of(tmp_path / "silent.mp4"), [ClipRequest(1, 128)], CONFIG)
     assert clip.audio is None
@@ -55,14 +59,14 @@ def test_one_track_only(tmp_path):
     assert clip.audio.dtype == np.float32
     assert clip.audio.shape == (32_000,)
     only = ClipRequest(1, 128, video=False)
-    (refused,) = decode_clips(Location.of(tmp_path / "silent.mp4"), [only], CONFIG)
-    assert refused.reason is Reason.NO_STREAMS
+    (rejected,) = decode_clips(Location.of(tmp_path / "silent.mp4"), [only], CONFIG)
+    assert rejected.reason is Reason.NO_STREAMS
 
 
 def test_end_of_a_truncated_file_is_where_it_was_cut(tmp_path):
     """The header still promises the whole length."""
-    film = Film(seconds=8.0, container={"movflags": "faststart"})
-    whole = write(tmp_path / "whole.mp4", film).read_bytes()
+    generated = GeneratedVideo(seconds=8.0, container={"movflags": "faststart"})
+    whole = write(tmp_path / "whole.mp4", generated).read_bytes()
     path = tmp_path / "cut.mp4"
     path.write_bytes(whole[: len(whole) * 6 // 10])
     info = probe(Location.of(path))
@@ -81,7 +85,7 @@ def test_length_that_no_header_states(tmp_path):
     pid = os.fork()
     if pid == 0:  # the muxer's process: a pipe cannot be sought in, so nothing is filled in later
         os.close(read)
-        write(f"pipe:{write_end}", Film(), format="matroska")
+        write(f"pipe:{write_end}", GeneratedVideo(), format="matroska")
         os._exit(0)
     os.close(write_end)
     with os.fdopen(read, "rb") as stream:
@@ -97,10 +101,10 @@ def test_length_that_no_header_states(tmp_path):
 
 def test_stamps_that_no_file_of_this_size_can_fill(tmp_path):
     path = tmp_path / "sparse.mkv"
-    source = write(tmp_path / "film.mp4", Film(audio=None))
-    with av.open(str(source)) as film, av.open(str(path), "w") as out:
-        stream = out.add_stream_from_template(film.streams.video[0])
-        for number, packet in enumerate(p for p in film.demux() if p.size):
+    source = write(tmp_path / "video.mp4", GeneratedVideo(audio=None))
+    with av.open(str(source)) as media, av.open(str(path), "w") as out:
+        stream = out.add_stream_from_template(media.streams.video[0])
+        for number, packet in enumerate(p for p in media.demux() if p.size):
             packet.stream = stream
             packet.pts = packet.dts = number * 3000 * packet.time_base.denominator
             out.mux(packet)
@@ -113,9 +117,12 @@ def test_stamps_that_no_file_of_this_size_can_fill(tmp_path):
 @pytest.mark.parametrize(("video_s", "audio_s"), [(3.0, 0.2), (0.2, 3.0)])
 def test_a_track_that_ends_at_once_does_not_cost_the_other(tmp_path, video_s, audio_s):
     path = tmp_path / "short.mkv"
-    with av.open(str(write(tmp_path / "film.mp4", Film()))) as film, av.open(str(path), "w") as out:
-        streams = {s.index: out.add_stream_from_template(s) for s in film.streams}
-        for packet in film.demux():
+    with (
+        av.open(str(write(tmp_path / "video.mp4", GeneratedVideo()))) as media,
+        av.open(str(path), "w") as out,
+    ):
+        streams = {s.index: out.add_stream_from_template(s) for s in media.streams}
+        for packet in media.demux():
             length = video_s if packet.stream.type == "video" else audio_s
             if packet.size and packet.pts * packet.time_base < length:
                 packet.stream = streams[packet.stream_index]
@@ -127,9 +134,12 @@ def test_a_track_that_ends_at_once_does_not_cost_the_other(tmp_path, video_s, au
 
 def test_one_damaged_stamp_does_not_lengthen_a_file(tmp_path):
     path = tmp_path / "damaged.ts"
-    with av.open(str(write(tmp_path / "film.mp4", Film()))) as film, av.open(str(path), "w") as out:
-        streams = {s.index: out.add_stream_from_template(s) for s in film.streams}
-        for number, packet in enumerate(film.demux()):
+    with (
+        av.open(str(write(tmp_path / "video.mp4", GeneratedVideo()))) as media,
+        av.open(str(path), "w") as out,
+    ):
+        streams = {s.index: out.add_stream_from_template(s) for s in media.streams}
+        for number, packet in enumerate(media.demux()):
             if packet.size:
                 packet.stream = streams[packet.stream_index]
                 if number in (90, 240):
@@ -143,10 +153,10 @@ def test_one_damaged_stamp_does_not_lengthen_a_file(tmp_path):
 
 def test_a_track_that_begins_after_the_file_was_opened(tmp_path):
     """FLV lists no tracks: libavformat finds a new one among the packets."""
-    sound = write(tmp_path / "sound.flv", Film(video=None, seconds=12.0)).read_bytes()
-    both = write(tmp_path / "both.flv", Film(seconds=2.0)).read_bytes()
+    audio = write(tmp_path / "audio.flv", GeneratedVideo(video=None, seconds=12.0)).read_bytes()
+    both = write(tmp_path / "both.flv", GeneratedVideo(seconds=2.0)).read_bytes()
     path = tmp_path / "joined.flv"
-    path.write_bytes(sound + both[13:])
+    path.write_bytes(audio + both[13:])
     with av.open(str(path)) as container, pytest.raises(IndexError):
         list(container.demux(container.streams.audio[0]))
     info = probe(Location.of(path))
@@ -158,7 +168,7 @@ def test_a_track_that_begins_after_the_file_was_opened(tmp_path):
 
 
 def test_clip_outside_the_file(tmp_path):
-    source = Location.of(write(tmp_path / "film.mp4", Film()))
+    source = Location.of(write(tmp_path / "video.mp4", GeneratedVideo()))
     results = decode_clips(source, [ClipRequest(c, 128) for c in (-30, 2, 60)], CONFIG)
     assert [getattr(r, "reason", "ok") for r in results] == [Reason.BAD_CUT, "ok", Reason.BAD_CUT]
 
@@ -175,9 +185,9 @@ def test_rejects(tmp_path):
     assert reason(file("text.ts", b"export const a: number = 1;\n" * 50)) is Reason.NOT_MEDIA
     assert reason(file("list.m3u8", b"#EXTM3U\n#EXTINF:4,\nfilm.ts\n")) is Reason.NOT_MEDIA
     assert reason(tmp_path) is Reason.UNREADABLE
-    film = write(tmp_path / "film.mp4", Film()).read_bytes()
+    video = write(tmp_path / "video.mp4", GeneratedVideo()).read_bytes()
     for name, head in {
-        "mp4": film,
+        "mp4": video,
         "wav": b"RIFF\x24\x00\x00\x00WAVE",
         "webm": b"\x1a\x45\xdf\xa3",
     }.items():
@@ -193,7 +203,7 @@ def test_pictures_that_pose_as_video(tmp_path):
             stream = out.add_stream(codec, rate=1)
             stream.width = stream.height = 64
             stream.pix_fmt = "rgb24" if codec == "png" else "yuvj420p"
-            frame = av.VideoFrame.from_ndarray(picture(5, (64, 64)), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(frame_pixels(5, (64, 64)), format="rgb24")
             out.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
             out.mux(stream.encode(None))
         assert reason(tmp_path / name) is Reason.STILL_IMAGE
@@ -211,10 +221,10 @@ def test_absurd_sizes(tmp_path):
         out.mux(stream.encode(None))
     assert reason(tmp_path / "huge.mov") is Reason.TOO_LARGE
 
-    film = Film(video="mpeg4", audio=None, size=(2, 2))
-    info = probe(Location.of(write(tmp_path / "tiny.mp4", film)))
+    generated = GeneratedVideo(video="mpeg4", audio=None, size=(2, 2))
+    info = probe(Location.of(write(tmp_path / "tiny.mp4", generated)))
     assert (info.width, info.height) == (2, 2)
-    wide = Film(video="ffv1", audio=None, size=(4096, 2), seconds=0.5)
+    wide = GeneratedVideo(video="ffv1", audio=None, size=(4096, 2), seconds=0.5)
     write(tmp_path / "wide.mkv", wide)
     for name in ("tiny.mp4", "wide.mkv"):
         (clip,) = decode_clips(Location.of(tmp_path / name), [ClipRequest(0.2, 128)], CONFIG)
@@ -222,13 +232,13 @@ def test_absurd_sizes(tmp_path):
 
 
 def test_the_decoders_words_are_about_the_file_at_hand(tmp_path):
-    film = write(tmp_path / "film.avi", Film(video="mpeg4", audio=None))
-    data = bytearray(film.read_bytes())
+    path = write(tmp_path / "video.avi", GeneratedVideo(video="mpeg4", audio=None))
+    data = bytearray(path.read_bytes())
     for at in range(len(data) // 4, len(data) // 2, 97):
         data[at] ^= 0xFF
-    film.write_bytes(data)
+    path.write_bytes(data)
     before, _ = av.logging.get_last_error()
-    decode_clips(Location.of(film), [ClipRequest(t / 10, 128) for t in range(40)], CONFIG)
+    decode_clips(Location.of(path), [ClipRequest(t / 10, 128) for t in range(40)], CONFIG)
     assert av.logging.get_last_error()[0] > before, "errors that raised nothing"
     (tmp_path / "text.dat").write_text("no media at all " * 100)
     result = probe(Location.of(tmp_path / "text.dat"))

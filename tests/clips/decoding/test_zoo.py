@@ -9,11 +9,11 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, decode_clips
+from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, decode_clips, probe
+from pipeline.clips.decoding.decoder import MediaInfo, View
 from pipeline.clips.decoding.frames import TOLERANCE_S
 from pipeline.clips.decoding.media import opened
-from pipeline.clips.decoding.probe import MediaInfo, probe
-from pipeline.clips.decoding.scaling import Converter, View
+from pipeline.clips.decoding.scaling import Converter
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location

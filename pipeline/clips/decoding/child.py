@@ -1,0 +1,113 @@
+"""The decoding process of `isolation`: it answers its worker's questions until that hangs up."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+from pipeline.clips.decoding.decode import DecodedClip, each_clip, probe
+from pipeline.clips.decoding.decoder import load_decoder
+from pipeline.clips.decoding.shared_memory import Place, SharedMemory
+from pipeline.clips.decoding.shrink import shrink
+from pipeline.clips.rejects import Reject
+from pipeline.errors import UserError
+
+# What a decoder may hold; 8K video with 16 reference frames needs 0.8 GB.
+MEMORY_LIMIT = 3 << 30
+# A child that holds more than this between files is replaced.
+_GROWN = 1 << 30
+_LOOK_EVERY = 16
+# Between the limit that decoding checks by itself and the kernel's.
+_GRACE_S = 1.0
+
+
+def serve(pipe_handle: int, memory_handle: int) -> None:
+    """The child's whole life.
+
+    A question is ``(kind, *arguments)``. Its answers are ``("answer", answer)`` and, with the last
+    of them, ``("end", (answer, tired))``; ``("error", error)`` is raised in the worker.
+    """
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _limit_memory()
+    pipe = Connection(pipe_handle)
+    shared = SharedMemory(memory_handle)
+    asked = 0
+    while True:
+        try:
+            question = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            try:
+                last = None
+                for answer in _answers(question, shared):
+                    if last is not None:
+                        pipe.send(("answer", last))
+                    last = answer
+                _allow(None)
+                asked += 1
+                tired = asked % _LOOK_EVERY == 0 and _resident() > _GROWN
+                # With the last answer: one message less to wait for.
+                pipe.send(("end", (last, tired)))
+            except UserError as error:
+                _allow(None)
+                pipe.send(("error", error))
+        except (BrokenPipeError, ConnectionResetError):
+            return
+
+
+def _answers(question: tuple[Any, ...], shared: SharedMemory) -> Iterator[Any]:
+    kind, *arguments = question
+    if kind == "probe":
+        _, timeout_s, decoder = arguments
+        load_decoder(decoder)  # outside the time limit: it may import a large library
+        _allow(timeout_s)
+        yield probe(*arguments)
+    elif kind == "shrink":
+        _allow(arguments[3].timeout_s)
+        yield shrink(*arguments)
+    else:
+        source, requests, config = arguments
+        shared.reset()
+        for number, result in each_clip(source, requests, config, _allow):
+            yield number, _placed(result, shared)
+
+
+def _placed(
+    result: DecodedClip | Reject, shared: SharedMemory
+) -> tuple[Place | None, Place | None] | Reject:
+    if isinstance(result, Reject):
+        return result
+    video = None if result.video is None else shared.write(result.video)
+    audio = None if result.audio is None else shared.write(result.audio)
+    return video, audio
+
+
+def _allow(seconds: float | None) -> None:
+    """Let the kernel end this process unless the next step is done in time."""
+    signal.setitimer(signal.ITIMER_REAL, 0.0 if seconds is None else seconds + _GRACE_S)
+
+
+def _limit_memory() -> None:
+    try:
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        limit = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (ImportError, ValueError, OSError):
+        return  # not on this system
+
+
+def _resident() -> int:
+    try:
+        with open("/proc/self/statm") as stream:
+            return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0

@@ -1,0 +1,93 @@
+"""The decoders that come with the package: PyAV, on the CPU or with NVIDIA's hardware decoder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import ClassVar, Self
+
+import numpy as np
+from av.video.frame import VideoFrame
+
+from pipeline.clips.decoding.decoder import (
+    OUTSIDE_S,
+    Decoder,
+    Frame,
+    Interval,
+    MediaInfo,
+    Source,
+    View,
+)
+from pipeline.clips.decoding.ffmpeg_errors import FFmpegErrorsAsRejects
+from pipeline.clips.decoding.frames import displayed_frames
+from pipeline.clips.decoding.media import Media, opened
+from pipeline.clips.decoding.packets import Span, read_packets
+from pipeline.clips.decoding.probe import probe_media
+from pipeline.clips.decoding.samples import decode_stretches, resampled
+from pipeline.clips.decoding.scaling import Converter
+
+
+class PyAVDecoder(Decoder):
+    """libavcodec on one CPU thread."""
+
+    on_gpu: ClassVar[bool] = False
+
+    def __init__(self, media: Media) -> None:
+        self.has_video = media.video is not None
+        self.has_audio = media.audio is not None
+        self._media = media
+        self._span = Span()
+        self._audio: Interval = (0.0, 0.0)
+
+    @classmethod
+    def probe(cls, source: Source, timeout_s: float) -> MediaInfo:
+        deadline = time.monotonic() + timeout_s
+        with FFmpegErrorsAsRejects(), opened(source, timeout_s, lean=False) as media:
+            return probe_media(media, deadline)
+
+    @classmethod
+    def open(cls, source: Source, timeout_s: float) -> Self:
+        return cls(opened(source, timeout_s, hardware=cls.on_gpu))
+
+    def close(self) -> None:
+        self._media.close()
+
+    def read(self, video: Interval | None, audio: Interval | None, deadline: float) -> None:
+        with FFmpegErrorsAsRejects():
+            self._span = read_packets(self._media, video, audio, deadline)
+        self._audio = audio or (0.0, 0.0)
+
+    def frames(self, times_s: Sequence[float], deadline: float) -> Iterator[Frame]:
+        converters: dict[View, Converter] = {}
+        with FFmpegErrorsAsRejects():
+            for shown in displayed_frames(self._media, self._span.video, times_s, deadline):
+                rgb = partial(_converted, shown.frame, converters)
+                yield Frame(shown.start_s, shown.end_s, shown.targets, rgb)
+
+    def samples(
+        self, windows: Sequence[Interval], count: int, rate: int
+    ) -> list[np.ndarray | None]:
+        with FFmpegErrorsAsRejects():
+            stretches = decode_stretches(self._media, self._span.audio, *self._audio)
+            return [
+                resampled(stretches, start_s, count, rate)
+                if any(s.touches(start_s - OUTSIDE_S, end_s + OUTSIDE_S) for s in stretches)
+                else None
+                for start_s, end_s in windows
+            ]
+
+    def claims_video(self, time_s: float) -> bool:
+        assert self._media.video is not None
+        return self._media.claims(time_s, self._media.video)
+
+
+class PyAVCudaDecoder(PyAVDecoder):
+    """NVIDIA's hardware decoder for video in codecs that it knows; the CPU for everything else."""
+
+    on_gpu: ClassVar[bool] = True
+
+
+def _converted(frame: VideoFrame, converters: dict[View, Converter], view: View) -> np.ndarray:
+    with FFmpegErrorsAsRejects():
+        return converters.setdefault(view, Converter(view)).convert(frame)

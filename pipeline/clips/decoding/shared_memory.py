@@ -1,0 +1,70 @@
+"""Arrays from a decoding process to its worker, through memory that both map."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in shared memory an array lies."""
+
+    offset: int  # in bytes
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def anonymous_file() -> int:
+    """Handle of memory that has no name, so that nothing is left behind when both ends are gone."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("clips")
+    with tempfile.TemporaryFile() as stream:
+        return os.dup(stream.fileno())
+
+
+class SharedMemory:
+    """One end's view of the memory; it grows with what one question's answers need.
+
+    Args:
+        handle: of `anonymous_file`, or inherited from the process that made it.
+    """
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        self._view: mmap.mmap | None = None
+        self._end = 0
+
+    def reset(self) -> None:
+        """Write from the beginning again."""
+        self._end = 0
+
+    def write(self, array: np.ndarray) -> Place:
+        place = Place(self._end, array.shape, array.dtype.str)
+        self._end += -(-array.nbytes // 64) * 64
+        size = os.fstat(self.handle).st_size
+        if self._end > size:
+            os.ftruncate(self.handle, max(2 * size, self._end, 1 << 20))
+        self._mapped(place)[...] = array
+        return place
+
+    def read(self, place: Place) -> np.ndarray:
+        """A copy, since the next question's answers overwrite it."""
+        return self._mapped(place).copy()
+
+    def close(self) -> None:
+        if self.handle >= 0:
+            os.close(self.handle)
+            self.handle = -1
+
+    def _mapped(self, place: Place) -> np.ndarray:
+        size = os.fstat(self.handle).st_size
+        if self._view is None or len(self._view) < size:
+            self._view = mmap.mmap(self.handle, size)
+        count = int(np.prod(place.shape))
+        flat = np.frombuffer(self._view, place.dtype, count, place.offset)
+        return flat.reshape(place.shape)
