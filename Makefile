@@ -23,6 +23,7 @@ lint: .venv/ready
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
+	.venv/bin/lint-imports --no-cache
 
 bench: .venv/ready
 	$(PYTHON) jobs/reproduce.py runs/study --preset quick

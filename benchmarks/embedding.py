@@ -30,7 +30,7 @@ from pipeline.clips.indexing import index
 from pipeline.clips.stream import Order
 from pipeline.clips.table import ClipTable
 from pipeline.config import Config, load
-from pipeline.embedding.embed import embed
+from pipeline.embedding.embed import EmbeddingTask, embed
 from pipeline.runtime.session import connect
 from pipeline.storage import Location
 from pipeline.telemetry.machine import about
@@ -69,7 +69,7 @@ def bare(clips: ClipTable, config: Config, weights: Location) -> float:
 def ours(clips: ClipTable, config: Config, weights: Location, place: Location) -> float:
     began = time.perf_counter()
     out = {m: place / m for m in BOTH}
-    embed(clips, clips.publish(), weights, out, place / "rejects", config, "embed")
+    embed(EmbeddingTask(clips.publish(), weights, out, place / "rejects", config, "embed"))
     return time.perf_counter() - began
 
 

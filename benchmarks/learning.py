@@ -33,9 +33,12 @@ from torch.nn import functional as F
 
 from pipeline import encoders
 from pipeline.clips.frontend import FramesToInput, LogMel
+from pipeline.clips.table import ClipTable
 from pipeline.config import Config, load
 from pipeline.learning.learn import trainer
 from pipeline.learning.optimizers import new_optimizer
+from pipeline.learning.schedule import ScheduleShape
+from pipeline.learning.task import LearnerSpec, WorkerTask
 from pipeline.runtime.devices import KEEPS_MEMORY
 from pipeline.runtime.ray_data import set_up_ray_data
 from pipeline.runtime.session import connect
@@ -93,27 +96,17 @@ def ours(config: Config, weights: Location, batches: list[ray.ObjectRef], steps:
         Progress("learn", slots * config.learning.batch_size, "clips") as progress,
     ):
         out = Location.of(folder)
-        job = {
-            "config": config.model_dump(mode="json"),
-            "heads": HEADS,
-            "weights": weights,
-            "out": out,
-            "refused": out,
-            "refused_as": "learn",
-            "clips": None,
-            "device": "cpu",
-            "schedule": "",
-            "train_steps": steps,
-            "held_out_steps": 0,
-            "epochs": 1,
-            "key": (0, 1, 0),
-            "frozen": False,
-            "bank": None,
-            "last_seen": None,
-            "before": None,
-            "meter": progress.meter,
-        }
-        result: Any = trainer(job, decoded, config, out).fit()
+        task = WorkerTask(
+            config=config,
+            learner=LearnerSpec(HEADS, weights, (0, 1, 0)),
+            out=out,
+            rejects=out,
+            clips=ClipTable(out, (), np.zeros(1, np.int64)),
+            device="cpu",
+            schedule=ScheduleShape(steps, 0, 1, ""),
+            meter=progress.meter,
+        )
+        result: Any = trainer(task, decoded).fit()
         return float(result.return_value["train_seconds"])
 
 

@@ -30,6 +30,7 @@ from pipeline import encoders
 from pipeline.config import Config, load
 from pipeline.learning.learner import Learner
 from pipeline.learning.optimizers import new_optimizer
+from pipeline.learning.task import LearnerSpec
 from pipeline.storage import Location
 from pipeline.telemetry.machine import about
 
@@ -64,7 +65,8 @@ def ours(config: Config, modalities: list[str], device: torch.device, steps: int
     with tempfile.TemporaryDirectory() as folder:
         weights = Location.of(folder) / "encoders.safetensors"
         encoders.save_weights(encoders.build(config.encoders, seed=0), weights)
-        learner = Learner(heads, weights, config, (0, 1, 0), device, lambda model: model.to(device))
+        spec = LearnerSpec(heads, weights, (0, 1, 0))
+        learner = Learner(spec, config, device, lambda model: model.to(device))
     batches = [made_up(config, seed) for seed in range(4)]
     with FlopCounterMode(display=False) as counter:
         learner.step(batches[:1], 0.5)

@@ -70,14 +70,15 @@ def decode(slot: int) -> dict[str, np.ndarray]:
 
 def pool(clips: ClipTable, order: Order, config: Config, cores: int) -> Iterator[dict[str, Any]]:
     table = pa.concat_tables(clips.read_parts(DECODING_COLUMNS)).combine_chunks()
-    stage = DecodeSlot(LocalClips(table), order, config.clips, BOTH, None, {})  # type: ignore[arg-type]
+    stage = DecodeSlot(LocalClips(table), order, config.clips, BOTH)  # type: ignore[arg-type]
     context = multiprocessing.get_context("spawn")
     with context.Pool(cores, begin, (stage,)) as workers:
         yield from workers.imap_unordered(decode, range(order.num_slots))
 
 
 def through_ray(clips: ClipTable, order: Order, config: Config, _: int) -> Iterator[dict[str, Any]]:
-    dataset = stream(clips.publish(), order, config.clips, BOTH, cost=decoding(config.resources))
+    decode = DecodeSlot(clips.publish(), order, config.clips, BOTH)
+    dataset = stream(decode, cost=decoding(config.resources))
     yield from dataset.iter_batches(batch_size=1)
 
 
@@ -87,14 +88,8 @@ def training(clips: ClipTable, order: Order, config: Config, neighbours: int) ->
     drawn = rng.permutation(len(clips))[: order.length]
     drawn = drawn[beside_neighbours(file_numbers(clips)[drawn], neighbours, rng)]
     shuffled = Order(order.length, order.batch_size, [ray.put(drawn)])
-    dataset = stream(
-        clips.publish(),
-        shuffled,
-        config.clips,
-        BOTH,
-        cost=decoding(config.resources),
-        augment=Augment(0, 1),
-    )
+    decode = DecodeSlot(clips.publish(), shuffled, config.clips, BOTH, Augment(0, 1))
+    dataset = stream(decode, cost=decoding(config.resources))
     return rate(dataset.iter_batches(batch_size=1), order.num_slots, order.batch_size)
 
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 
 from pipeline import config
+from pipeline.clips.fill import fill, store_place
 from pipeline.clips.indexing import REJECTS, index
-from pipeline.clips.store import fill, store_place
 from pipeline.clips.table import ClipTable
 from pipeline.runtime.session import connect, run_job
 from pipeline.storage import Location
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
     if options.store:
         clips = ClipTable.open(run / "clips")
         place = store_place(settings, run)
-        fill(clips, clips.publish(), place, settings)
+        fill(clips.publish(), place, settings)
         say(f"every clip's window is in {place}")
 
 

@@ -54,6 +54,14 @@ class Method:
         needed = {m for name in update.clusterings for m in self.clusterings[name]}
         return tuple(m for m in MODALITIES if m in needed)
 
+    def needs_all_labels(self, update: Update) -> bool:
+        """Whether a clip must have every label: not where each encoder learns from itself alone."""
+        return any(
+            modality not in self.clusterings[name] or len(self.clusterings[name]) > 1
+            for modality, names in update.heads.items()
+            for name in names
+        )
+
 
 _APART: Mapping[str, tuple[str, ...]] = {"video": ("video",), "audio": ("audio",)}
 _JOINT: Mapping[str, tuple[str, ...]] = {"joint": ("video", "audio")}

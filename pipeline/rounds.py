@@ -7,37 +7,36 @@
                   learn     the update's encoders predict the pseudo-labels
               commit        the round's directory, then the pointer
 
-The driver is a state machine over durable storage: killed at any instant, the same command goes
-on from the last finished stage. An unfinished stage is done again from its start.
+The driver is a state machine over durable storage. Killed at any instant, the same command goes
+on from the last finished stage. An unfinished stage is done again from what it wrote.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 import ray
 
 from pipeline import methods
-from pipeline.clips.store import publish
+from pipeline.clips.fill import publish_clips
 from pipeline.clips.stream import Order
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.clustering import Clustering, cluster, measures, read_labels
 from pipeline.clustering import Progress as KMeansProgress
 from pipeline.clustering.agreement import agreement
 from pipeline.config import Config
-from pipeline.embedding.embed import embed, warm_batchnorm
+from pipeline.embedding.embed import EmbeddingTask, embed, warm_batchnorm
 from pipeline.errors import UserError
 from pipeline.learning.learn import learn
-from pipeline.methods import MODALITIES, Method, Update
-from pipeline.run import Round, Run
+from pipeline.learning.task import LearningTask, PublishedLabels
+from pipeline.methods import MODALITIES, Method
+from pipeline.run import Encoders, Round, Run
 from pipeline.runtime.devices import choose_device
 from pipeline.runtime.placement import decoding
-from pipeline.runtime.standby import Standby, for_clustering, for_learning
-from pipeline.storage import Location
+from pipeline.runtime.standby import NextStages
 from pipeline.telemetry import metrics
 from pipeline.telemetry.events import EventLog
 from pipeline.telemetry.progress import duration, say
@@ -50,33 +49,30 @@ def pretrain(config: Config) -> Run:
     Raises:
         UserError: the settings do not fit the run, the clips or each other.
     """
-    loop = RoundLoop.opened(config, methods.get(config.method))
-    run = loop.run
+    pretraining = Pretraining.opened(config, methods.get(config.method))
+    run = pretraining.run
     last = run.last_round()
     if last is None:
-        last = loop.begin()
+        last = pretraining.begin()
     elif last < config.rounds:
         say(f"{run.location} goes on after round {last}")
-    while last < config.rounds and not loop.settled(run.round(last)):
+    while last < config.rounds and not pretraining.settled(run.round(last)):
         last += 1
-        loop.play(run.round(last))
-    loop.label_last(run.round(last))
-    loop.events.close()
+        pretraining.run_round(run.round(last))
+    pretraining.label(run.round(last))
+    pretraining.events.close()
     say(f"{config.method}: {last} rounds done, encoders in {run.encoders}")
     return run
 
 
-@dataclass
-class RoundLoop:
-    """Plays rounds; knows which round's encoders, features and clusters are the newest."""
+@dataclass(frozen=True)
+class Pretraining:
+    """The stages of a round, each resumable by itself, over one run directory."""
 
     run: Run
     method: Method
-    clips: ClipTable
-    published: PublishedClips
+    clips: PublishedClips
     events: EventLog
-    # Round in which each encoder was last trained: its features and clusters lie there.
-    trained: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def opened(cls, config: Config, method: Method) -> Self:
@@ -88,9 +84,8 @@ class RoundLoop:
         clips = ClipTable.open(Run.place(config) / "clips")
         check(config, method, clips)
         run = Run.open(config)
-        published = publish(clips, run.location, config)
-        events = EventLog(run.location, Trackers(run.location, config))
-        return cls(run, method, clips, published, events)
+        published = publish_clips(clips, run.location, config)
+        return cls(run, method, published, EventLog(run.location, Trackers(run.location, config)))
 
     def begin(self) -> int:
         """Round 0: random encoders, their BatchNorm statistics set by a few batches."""
@@ -101,53 +96,55 @@ class RoundLoop:
         chosen = rng.choice(len(self.clips), size=min(wanted, len(self.clips)), replace=False)
         order = Order(len(chosen), config.embedding.batch_size, [ray.put(np.sort(chosen))])
         warm = warm_batchnorm.options(**decoding(config.resources, config.clips.decoder))
-        ray.get(warm.remote(zero.encoders, self.published, order, config))
+        ray.get(warm.remote(zero.encoders, self.clips, order, config))
         self.run.commit(zero, {"round": 0})
         say(f"round 0 · random encoders in {duration(time.monotonic() - started)}")
         return 0
 
-    def play(self, this: Round) -> None:
+    def run_round(self, this: Round) -> None:
         """One round, from whatever stages of it an earlier attempt finished."""
         started = time.monotonic()
         metrics.level("xdc_round", this.number)
         before = self.run.round(this.number - 1)
-        self.trained = dict.fromkeys(MODALITIES, before.number)
-        weights = before.encoders
-        config, device = self.run.config, choose_device(self.run.config.resources)
+        now = self.run.encoders_after(before)
         learned = []
         for number, update in enumerate(self.method.updates):
-            shards = for_clustering(config, len(self.clips))
-            with shards, for_learning(config, device) as workers:
-                self.embed(this, self.method.modalities_of(update), weights, (shards, workers))
-                shards.release()
-                labels = {name: self.cluster(this, name) for name in update.clusterings}
-            learned.append(self.learn(this, number, update, labels, weights))
+            with NextStages(self.run.config, len(self.clips)) as ahead:
+                self.embed(this, self.method.modalities_of(update), now, ahead)
+                ahead.clustering_begins()
+                labels = {name: self.cluster(this, name, now) for name in update.clusterings}
+            learned.append(self.learn(this, number, labels, now))
             for clustering in labels.values():
                 clustering.close()
             weights = this.update(number) / "encoders.safetensors"
-            self.trained |= dict.fromkeys(update.encoders, this.number)
-        this.encoders.write_bytes(weights.read_bytes())
+            now = now.updated(update.encoders, weights, this.number)
+        this.encoders.write_bytes(now.weights.read_bytes())
         seconds = round(time.monotonic() - started, 2)
         self.run.commit(this, {"round": this.number, "updates": learned, "seconds": seconds})
         self.events.add("round", round=this.number, seconds=seconds)
         if not self.run.config.embedding.keep:
-            for modality in MODALITIES:
-                before.features(modality).delete()
-                before.raw(modality).delete()
+            before.delete_features()
+
+    def label(self, last: Round) -> None:
+        """Features and pseudo-labels of the final encoders: for evaluation and the report."""
+        now = self.run.encoders_after(last)
+        with NextStages(self.run.config, len(self.clips), learning=False) as ahead:
+            self.embed(last, MODALITIES, now, ahead)
+        for name in self.method.clusterings:
+            self.cluster(last, name, now).close()
 
     def settled(self, last: Round) -> bool:
         """Whether another round would learn what the last one did, as far as the settings care."""
         config = self.run.config
         if not config.settled_nmi or last.number < config.min_rounds:
             return False
-        self.label_last(last)  # the next round takes most of it up
+        self.label(last)  # the next round takes most of it up
         found = {}
         for name in self.method.clusterings:
-            before = self.run.round(last.number - 1).clusters(name)
-            if not (before / "clustering.json").exists():
+            old, new = (self._labels(name, number) for number in (last.number - 1, last.number))
+            if old is None or new is None:
                 return False
-            pair = [read_labels(place, len(self.clips)) for place in (before, last.clusters(name))]
-            found[name] = measures.normalized_mutual_information(*pair)
+            found[name] = measures.normalized_mutual_information(old, new)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
         settled = min(found.values()) >= config.settled_nmi
         say(
@@ -156,59 +153,37 @@ class RoundLoop:
         )
         return settled
 
-    def label_last(self, last: Round) -> None:
-        """Features and pseudo-labels of the final encoders: for evaluation and the report."""
-        self.trained = dict.fromkeys(MODALITIES, last.number)
-        with for_clustering(self.run.config, len(self.clips)) as shards:
-            self.embed(last, MODALITIES, last.encoders, (shards,))
-        for name in self.method.clusterings:
-            self.cluster(last, name).close()
+    # -- stages --------------------------------------------------------------------------------
 
     def embed(
         self,
         this: Round,
         modalities: tuple[str, ...],
-        weights: Location,
-        ahead: Sequence[Standby] = (),
+        now: Encoders,
+        ahead: NextStages | None = None,
     ) -> None:
-        """Features of the encoders as they are now, for the modalities that lack them.
+        """Features of the encoders as they are now, for the modalities that lack them."""
+        lacking = [m for m in modalities if not (now.features(m) / "DONE").exists()]
+        raw = {m: now.features(m) for m in lacking if now.is_raw(m)}
+        encoded = {m: now.features(m) for m in lacking if m not in raw}
+        for folders, weights in ((raw, None), (encoded, now.weights)):
+            if folders:
+                title = self._title(this, f"embed {' and '.join(folders)}")
+                where = (self.clips, weights, folders, this.rejects)
+                counts = embed(EmbeddingTask(*where, self.run.config, title, ahead))
+                self.events.add("embed", round=this.number, modalities=list(folders), **counts)
 
-        Args:
-            ahead: nodes of the stages after it.
-        """
-        lacking = [m for m in modalities if not (self.features(m) / "DONE").exists()]
-        raw = [m for m in lacking if self.is_raw(m)]
-        for names, source in ((raw, None), ([m for m in lacking if m not in raw], weights)):
-            if names:
-                title = self._title(this, f"embed {' and '.join(names)}")
-                out, refused = {m: self.features(m) for m in names}, this.rejects
-                config = self.run.config
-                counts = embed(
-                    self.clips, self.published, source, out, refused, config, title, ahead
-                )
-                self.events.add("embed", round=this.number, modalities=names, **counts)
-
-    def is_raw(self, modality: str) -> bool:
-        """Whether what is clustered next comes from no encoder."""
-        return self.trained[modality] == 0 and self.run.config.clustering.first == "raw"
-
-    def features(self, modality: str) -> Location:
-        """Where the features lie that are clustered next."""
-        newest = self.run.round(self.trained[modality])
-        return newest.raw(modality) if self.is_raw(modality) else newest.features(modality)
-
-    def cluster(self, this: Round, name: str) -> Clustering:
+    def cluster(self, this: Round, name: str, now: Encoders) -> Clustering:
         """Pseudo-labels of one clustering of the newest features, published to every node."""
-        title = self._title(this, f"cluster {name}")
         modalities = self.method.clusterings[name]
-        version = self._version(name)
+        version = now.version(modalities)
         out = self.run.round(version).clusters(name)
         finished = (out / "clustering.json").exists()
         started = time.monotonic()
         clustering = cluster(
-            [self.features(m) for m in modalities],
+            [now.features(m) for m in modalities],
             num_clips=len(self.clips),
-            clips=self.clips.location,
+            clips=self.clips.table.location,
             config=self.run.config.clustering,
             resources=self.run.config.resources,
             seed=_seed(self.run.config.seed, version, name),
@@ -216,67 +191,60 @@ class RoundLoop:
             on_progress=lambda progress: _follow(name, progress),
         )
         if not finished:
-            measures = self._measure(name, version, clustering)
-            self.events.add("cluster", round=version, clustering=name, **measures)
+            found = self._measure(name, version, clustering, now)
+            self.events.add("cluster", round=version, clustering=name, **found)
             shown = " · ".join(
-                f"{key.replace('_', ' ')} {value:.3g}" for key, value in measures.items()
+                f"{key.replace('_', ' ')} {value:.3g}" for key, value in found.items()
             )
+            title = self._title(this, f"cluster {name}")
             say(f"{title} · {duration(time.monotonic() - started)} · {shown}")
         return clustering
 
     def learn(
-        self,
-        this: Round,
-        number: int,
-        update: Update,
-        labels: dict[str, Clustering],
-        weights: Location,
+        self, this: Round, number: int, labels: dict[str, Clustering], now: Encoders
     ) -> dict[str, Any]:
         """Train the update's encoders, unless an earlier attempt did."""
-        out = this.update(number)
+        out, update = this.update(number), self.method.updates[number]
         finished = out / "metrics.json"
         if finished.exists():
             return finished.read_json()
-        published = {name: (clustering.labels, clustering.k) for name, clustering in labels.items()}
         title = self._title(this, f"learn {' and '.join(update.encoders)}")
-        config, key = self.run.config, (self.run.config.seed, this.number, number)
-        metrics = learn(
-            self.clips,
-            self.published,
-            self.method,
-            update,
-            published,
-            weights,
-            out,
-            this.rejects,
-            config,
-            key,
-            title,
-            bank=self._bank(this, update),
+        keeps = self.run.config.embedding.from_training
+        learned = learn(
+            LearningTask(
+                clips=self.clips,
+                heads=update.heads,
+                labels={name: PublishedLabels(c.labels, c.k) for name, c in labels.items()},
+                weights=now.weights,
+                out=out,
+                rejects=this.rejects,
+                config=self.run.config,
+                key=(self.run.config.seed, this.number, number),
+                title=title,
+                needs_all_labels=self.method.needs_all_labels(update),
+                bank={m: this.features(m) for m in update.encoders} if keeps else None,
+            )
         )
-        last = metrics["epochs"][-1]
-        self.events.add(
-            "learn", round=this.number, update=number, **last, wait=metrics["wait_share"]
-        )
+        last = learned["epochs"][-1]
+        wait = learned["wait_share"]
+        self.events.add("learn", round=this.number, update=number, **last, wait=wait)
         say(f"{title} · " + " · ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in last.items()))
-        return metrics
-
-    def _bank(self, this: Round, update: Update) -> dict[str, Location] | None:
-        """Where the update's features go that need no embedding."""
-        if not self.run.config.embedding.from_training:
-            return None
-        return {modality: this.features(modality) for modality in update.encoders}
+        return learned
 
     # -- shown and logged ----------------------------------------------------------------------
-
-    def _version(self, name: str) -> int:
-        """The round whose encoders a clustering's newest features come from."""
-        return max(self.trained[m] for m in self.method.clusterings[name])
 
     def _title(self, this: Round, stage: str) -> str:
         return f"round {this.number}/{self.run.config.rounds} · {stage}"
 
-    def _measure(self, name: str, version: int, clustering: Clustering) -> dict[str, float]:
+    def _labels(self, name: str, version: int) -> np.ndarray | None:
+        """int32 [N] of a clustering of the encoders of round `version`; None: there is none."""
+        out = self.run.round(version).clusters(name)
+        done = version >= 0 and (out / "clustering.json").exists()
+        return read_labels(out, len(self.clips)) if done else None
+
+    def _measure(
+        self, name: str, version: int, clustering: Clustering, now: Encoders
+    ) -> dict[str, float]:
         """How this clustering looks, and how far it moved from the one before."""
         sizes = clustering.sizes
         values = {
@@ -288,21 +256,19 @@ class RoundLoop:
         used = values["effective_clusters"] / clustering.k
         metrics.level("xdc_effective_clusters", used, clustering=name)
         new = ray.get(clustering.labels[0])
-        before = self.run.round(version - 1).clusters(name)
-        if version and (before / "clustering.json").exists():
-            old = read_labels(before, len(self.clips))
+        old = self._labels(name, version - 1)
+        if old is not None:
             values["nmi_to_last"] = measures.normalized_mutual_information(old, new)
             values["churn"] = measures.churn(old, new)
-        files = self.clips.files()
+        files = self.clips.table.files()
         if not version and files is not None:
             # How far first clusters follow what a file's clips share, which is beside the point.
             first = new[: len(files)]
             values["ami_to_files"] = measures.adjusted_mutual_information(files, first)
-        for other in self.method.clusterings:
-            there = self.run.round(self._version(other)).clusters(other)
-            if other != name and (there / "clustering.json").exists():
+        for other, modalities in self.method.clusterings.items():
+            theirs = self._labels(other, now.version(modalities)) if other != name else None
+            if theirs is not None:
                 # Without labels, the best sign that learning goes well (benchmarks/findings.md).
-                theirs = read_labels(there, len(self.clips))
                 values[f"agreement_with_{other}"] = agreement(theirs, new)
                 if files is not None:
                     values[f"agreement_with_{other}_beyond_files"] = agreement(theirs, new, files)

@@ -17,6 +17,7 @@ finished stages are used again and the rest is overwritten.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ import yaml
 from pipeline import config as config_module
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.methods import MODALITIES
 from pipeline.storage import Location
 
 # What may change when a run goes on: it moves work elsewhere, or adds rounds.
@@ -80,6 +82,43 @@ class Round:
     def is_done(self) -> bool:
         return (self.location / "DONE").exists()
 
+    def delete_features(self) -> None:
+        for name in ("features", "raw"):
+            (self.location / name).delete()
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """Both encoders at one moment of a round.
+
+    Attributes:
+        run: whose they are.
+        weights: safetensors of both.
+        trained: modality → the round that trained its encoder last. What is made of this encoder,
+            its features and their clusters, lies in that round's directory.
+    """
+
+    run: Run
+    weights: Location
+    trained: Mapping[str, int]
+
+    def updated(self, encoders: Sequence[str], weights: Location, number: int) -> Encoders:
+        """After an update of some encoders in round `number`."""
+        return Encoders(self.run, weights, {**self.trained, **dict.fromkeys(encoders, number)})
+
+    def is_raw(self, modality: str) -> bool:
+        """Whether the modality's features come from no encoder."""
+        return self.trained[modality] == 0 and self.run.config.clustering.first == "raw"
+
+    def features(self, modality: str) -> Location:
+        """Where the modality's features lie."""
+        newest = self.run.round(self.trained[modality])
+        return newest.raw(modality) if self.is_raw(modality) else newest.features(modality)
+
+    def version(self, modalities: Sequence[str]) -> int:
+        """The round in whose directory a clustering of these modalities lies."""
+        return max(self.trained[m] for m in modalities)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -133,6 +172,9 @@ class Run:
     def encoders(self) -> Location:
         """The weights of the last finished round."""
         return self.round(self.last_round() or 0).encoders
+
+    def encoders_after(self, finished: Round) -> Encoders:
+        return Encoders(self, finished.encoders, dict.fromkeys(MODALITIES, finished.number))
 
     def round(self, number: int) -> Round:
         return Round(number, self.location / "rounds" / f"{number:04d}")

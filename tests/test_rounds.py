@@ -29,7 +29,7 @@ from pipeline.embedding.shards import read_features
 from pipeline.errors import UserError
 from pipeline.evaluation.by_round import as_table, evaluate_rounds
 from pipeline.methods import METHODS, MODALITIES
-from pipeline.rounds import RoundLoop, pretrain
+from pipeline.rounds import Pretraining, pretrain
 from pipeline.run import Run
 from pipeline.storage import Location
 from tests.conftest import TINY, copy_clips, s3_uri, tiny
@@ -191,9 +191,9 @@ def test_a_run_ends_early_once_its_clusters_have_settled(
     calm: Calm, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = [*CALM, f"run={calm.place}", "rounds=5"]
-    restless = RoundLoop.opened(tiny(*more, "settled_nmi=1"), METHODS["xdc"])
+    restless = Pretraining.opened(tiny(*more, "settled_nmi=1"), METHODS["xdc"])
     assert not restless.settled(restless.run.round(2))
-    patient = RoundLoop.opened(tiny(*more, "settled_nmi=0.001", "min_rounds=3"), METHODS["xdc"])
+    patient = Pretraining.opened(tiny(*more, "settled_nmi=0.001", "min_rounds=3"), METHODS["xdc"])
     assert not patient.settled(patient.run.round(2))
     assert pretrain(tiny(*more, "settled_nmi=0.001")).last_round() == 2
     assert "settled (0.001 is enough): it ends here" in capsys.readouterr().out

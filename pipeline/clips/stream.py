@@ -12,7 +12,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -90,8 +90,8 @@ class DecodeSlot:
     order: Order
     config: ClipsConfig
     modalities: tuple[str, ...]
-    augment: Augment | None
-    labels: Mapping[str, Sequence[ray.ObjectRef]]
+    augment: Augment | None = None
+    labels: Mapping[str, Sequence[ray.ObjectRef]] = field(default_factory=dict)
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         slot = int(batch["id"][0])
@@ -170,7 +170,7 @@ class DecodeSlot:
             request = requests[place]
             if clip is not None and request is not None:
                 moved = replace(request[1], centre_s=request[1].centre_s - clip.origin_s)
-                (found,) = decode_clips_isolated(clip.film, [moved], whole)
+                (found,) = decode_clips_isolated(clip.media, [moved], whole)
                 decoded[place] = None if isinstance(found, Reject) else found
         return decoded
 
@@ -203,29 +203,22 @@ class DecodeSlot:
 
 
 def stream(
-    clips: PublishedClips,
-    order: Order,
-    config: ClipsConfig,
-    modalities: tuple[str, ...],
-    *,
-    cost: Mapping[str, Any],
-    augment: Augment | None = None,
-    labels: Mapping[str, Sequence[ray.ObjectRef]] | None = None,
-    slots: np.ndarray | None = None,
+    decode: DecodeSlot, *, cost: Mapping[str, Any], slots: np.ndarray | None = None
 ) -> ray.data.Dataset:
-    """A dataset of decoded batches, one row a slot (`DecodeSlot`), decoded by tasks of this `cost`.
+    """A dataset of decoded batches, one row a slot, made by tasks of this `cost`.
 
     Args:
         slots: only these of the order; None: all.
 
     Ray Data keeps only as many decoded blocks in flight as the consumer's side can take.
     """
+    order = decode.order
     tasks = np.array_split(np.arange(order.num_slots) if slots is None else slots, MAX_TASKS)
     # Not `ray.data.range`: its reading tasks would hold as many cores as the decoding.
     dataset = ray.data.from_blocks([pa.table({"id": ids}) for ids in tasks if len(ids)])
     # A task's slots leave it one by one, so that consumers in turn get slots in turn.
-    dataset.context.target_max_block_size = order.batch_size * _clip_bytes(config, modalities)
-    decode = DecodeSlot(clips, order, config, modalities, augment, labels or {})
+    clip_bytes = _clip_bytes(decode.config, decode.modalities)
+    dataset.context.target_max_block_size = order.batch_size * clip_bytes
     return dataset.map_batches(decode, batch_size=1, **cost)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +15,9 @@ import pyarrow.parquet as pq
 import ray
 
 from pipeline.clips import rejects
+from pipeline.clips.store import ClipStore
 from pipeline.errors import UserError
 from pipeline.storage import Location
-
-if TYPE_CHECKING:
-    from pipeline.clips.store import ClipStore
 
 SCHEMA_VERSION = 1
 
@@ -141,27 +138,33 @@ class ClipTable:
             return ray.put(table.combine_chunks())
 
         with ThreadPoolExecutor(_READERS) as pool:
-            return PublishedClips(list(pool.map(put, self.parts)), self.offsets)
+            return PublishedClips(self, list(pool.map(put, self.parts)))
 
 
 @dataclass(frozen=True)
 class PublishedClips:
-    """The clips table in the object store: one copy a node, read without copying."""
+    """The clips table in the object store: one copy a node, read without copying.
 
-    refs: list[ray.ObjectRef]
-    offsets: np.ndarray = field(repr=False)
-    store: ClipStore | None = None  # where decoding looks first
+    Attributes:
+        table: the same on storage.
+        refs: one object a part, with `DECODING_COLUMNS`.
+        store: where decoding looks first.
+    """
+
+    table: ClipTable
+    refs: list[ray.ObjectRef] = field(repr=False)
+    store: ClipStore | None = None
 
     def __len__(self) -> int:
-        return int(self.offsets[-1])
+        return len(self.table)
 
     def take(self, indices: np.ndarray) -> pa.Table:
         """Rows of `indices` (int64, any order, each in [0, N)), in that order."""
-        wanted = np.unique(np.searchsorted(self.offsets, indices, side="right") - 1)
+        offsets = self.table.offsets
         found: list[pa.Table | None] = [None] * len(self.refs)
-        for number in wanted:
+        for number in np.unique(np.searchsorted(offsets, indices, side="right") - 1):
             found[number] = _held(self.refs[number])
-        return _gather(found, self.offsets, indices)
+        return _gather(found, offsets, indices)
 
 
 def _gather(parts: list[pa.Table | None], offsets: np.ndarray, indices: np.ndarray) -> pa.Table:
@@ -183,18 +186,18 @@ def _held(ref: ray.ObjectRef) -> pa.Table:
     return ray.get(ref)
 
 
-def write_rejects(place: Location, failed: pa.Table, clips: ClipTable, stage: str) -> None:
+def write_rejects(place: Location, rejected: pa.Table, clips: ClipTable, stage: str) -> None:
     """Rows (clip_index, reason, detail) → the rejects table, with the clips' URIs and ids."""
-    indices = failed["clip_index"].to_numpy()
+    indices = rejected["clip_index"].to_numpy()
     named = clips.rows(indices, ["uri", "clip_id"])
     table = pa.table(
         {
             "uri": named["uri"],
             "clip_id": named["clip_id"],
-            "stage": pa.array([stage] * len(failed), pa.string()),
-            "reason": failed["reason"],
-            "detail": failed["detail"],
-            "attempt": pa.array(np.ones(len(failed), np.int32)),
+            "stage": pa.array([stage] * len(rejected), pa.string()),
+            "reason": rejected["reason"],
+            "detail": rejected["detail"],
+            "attempt": pa.array(np.ones(len(rejected), np.int32)),
         },
         schema=rejects.SCHEMA,
     )

@@ -9,7 +9,8 @@ the features of each modality it has, or in the round's rejects with a reason.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,13 @@ from ray.data import ActorPoolStrategy
 from pipeline import encoders
 from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.stream import DecodeSlot, Order, stream
-from pipeline.clips.table import ClipTable, PublishedClips
+from pipeline.clips.table import PublishedClips
 from pipeline.config import Config
 from pipeline.embedding.shards import FeatureSink, Written, as_feature_array, finish
 from pipeline.encoders import raw
 from pipeline.runtime.devices import autocast, choose_device, on_device, use_threads
 from pipeline.runtime.placement import decoding, encoding, writing
-from pipeline.runtime.standby import Standby
+from pipeline.runtime.standby import NextStages
 from pipeline.storage import Location
 from pipeline.telemetry import metrics
 from pipeline.telemetry.progress import Meter, Progress, say
@@ -36,71 +37,74 @@ from pipeline.telemetry.progress import Meter, Progress, say
 _FILES, _FEWEST_ROWS = 16, 256
 
 
-def embed(
-    clips: ClipTable,
-    published: PublishedClips,
-    weights: Location | None,
-    out: dict[str, Location],
-    refused: Location,
-    config: Config,
-    title: str,
-    ahead: Sequence[Standby] = (),
-) -> dict[str, Any]:
-    """Features of every clip, for the modalities in `out`, decoded once for all of them.
+@dataclass(frozen=True)
+class EmbeddingTask:
+    """One pass of encoders over all clips.
 
-    What training kept or a killed pass wrote into the same folders is not made again.
-
-    Args:
+    Attributes:
+        clips: N clips, decoded once for all modalities.
         weights: safetensors of the encoders; None: features without learning (encoders/raw.py).
         out: modality → folder of the feature shards: Parquet with ``clip_index`` int64 and
             ``features`` fixed_size_list<float16>[d], rows in any order.
-        refused: folder for the rejects of this pass.
-        ahead: nodes to ask for when the pass nears its end.
+        rejects: folder for the rejects of this pass.
+        config: of the run.
+        title: shown to the user.
+        ahead: nodes of the stages after it.
+    """
+
+    clips: PublishedClips
+    weights: Location | None
+    out: Mapping[str, Location]
+    rejects: Location
+    config: Config
+    title: str
+    ahead: NextStages | None = None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.out)
+
+
+def embed(task: EmbeddingTask) -> dict[str, Any]:
+    """Features of every clip, for the modalities of the task.
+
+    What training kept or a killed pass wrote into the same folders is not made again.
 
     Returns:
         Counts: clips, rejected, and features per modality; and the seconds it took, those until
         the first batch was encoded also by themselves.
     """
-    for folder in out.values():
+    config, num_clips = task.config, len(task.clips)
+    for folder in task.out.values():
         folder.sweep()
-    written = Written.before(out, refused, len(clips))
+    written = Written.before(task.out, task.rejects, num_clips)
     wanted = np.flatnonzero(~written.banked)
     batch_size = min(config.embedding.batch_size, max(len(wanted), 1))
     slots, again = _left(wanted, batch_size, written.clips)
     order = Order(len(wanted), batch_size, [ray.put(wanted)] if written.banked.any() else None)
     if written.banked.any():
         kept = written.banked.sum()
-        say(f"{title} · training kept the features of {kept:,} of {len(clips):,} clips")
+        say(f"{task.title} · training kept the features of {kept:,} of {num_clips:,} clips")
     if written.passes:
-        say(f"{title} · goes on after {written.clips.sum():,} of {len(clips):,} clips")
-    rows_per_file = min(config.embedding.rows_per_file, max(len(clips) // _FILES, _FEWEST_ROWS))
-    sink = FeatureSink(out, refused, clips, rows_per_file, written, again)
-    with Progress(title, len(clips) - int(written.clips.sum()) + len(again), "clips") as progress:
+        say(f"{task.title} · goes on after {written.clips.sum():,} of {num_clips:,} clips")
+    rows_per_file = min(config.embedding.rows_per_file, max(num_clips // _FILES, _FEWEST_ROWS))
+    sink = FeatureSink(task.out, task.rejects, task.clips.table, rows_per_file, written, again)
+    left = num_clips - int(written.clips.sum()) + len(again)
+    with Progress(task.title, left, "clips") as progress:
         if len(slots):
-            for standby in ahead:
-                standby.before(progress)
-            decoded = stream(
-                published,
-                order,
-                config.clips,
-                tuple(out),
-                cost=decoding(config.resources, config.clips.decoder),
-                slots=slots,
-            )
-            encoded = _encoded(decoded, weights, tuple(out), config, progress.meter)
+            if task.ahead:
+                task.ahead.before(progress)
+            decode = DecodeSlot(task.clips, order, config.clips, task.modalities)
+            cost = decoding(config.resources, config.clips.decoder)
+            encoded = _encoded(stream(decode, cost=cost, slots=slots), task, progress.meter)
             encoded.write_datasink(sink, ray_remote_args=writing(config.resources))
-    finish(out)
+    finish(task.out)
     took = {"start_seconds": progress.start_s, "seconds": progress.seconds}
     return {**sink.counts, **{name: round(value, 2) for name, value in took.items()}}
 
 
-def _encoded(
-    decoded: ray.data.Dataset,
-    weights: Location | None,
-    modalities: tuple[str, ...],
-    config: Config,
-    meter: Meter,
-) -> ray.data.Dataset:
+def _encoded(decoded: ray.data.Dataset, task: EmbeddingTask, meter: Meter) -> ray.data.Dataset:
+    config = task.config
     device = choose_device(config.resources)
     # A cluster that has no GPU yet may still bring one up; the device choice is the user's.
     pool = ActorPoolStrategy(
@@ -109,7 +113,7 @@ def _encoded(
     )
     return decoded.map_batches(
         Encode,
-        fn_constructor_args=(weights, modalities, config, device, meter),
+        fn_constructor_args=(task.weights, task.modalities, config, device, meter),
         batch_size=1,
         compute=pool,
         **encoding(config.resources, device, config.clips.decoder),
@@ -159,17 +163,17 @@ class Encode:
     @torch.inference_mode()
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         indices = batch["clip_index"][0]
-        refused = {index: (reason, detail) for index, reason, detail in _rejects(batch)}
+        rejected = {index: (reason, detail) for index, reason, detail in _rejects(batch)}
         columns: dict[str, pa.Array] = {"clip_index": pa.array(indices, pa.int64())}
         for modality in self.modalities:
             features = self._encode(modality, batch[modality][0])
             columns[modality] = as_feature_array(features, batch[f"has_{modality}"][0])
         for position, name in enumerate(("reason", "detail")):
-            values = [refused[i][position] if i in refused else None for i in indices.tolist()]
+            values = [rejected[i][position] if i in rejected else None for i in indices.tolist()]
             columns[name] = pa.array(values, pa.string())
         table = pa.table(columns)
         present = int((indices >= 0).sum())
-        self.meter.add(done=present, rejects=len(refused))
+        self.meter.add(done=present, rejects=len(rejected))
         metrics.gpu_memory("embed")
         return table.filter(pa.array(indices >= 0))
 
@@ -186,14 +190,12 @@ def _rejects(batch: dict[str, np.ndarray]) -> list[tuple[int, str, str]]:
 
 
 @ray.remote
-def warm_batchnorm(
-    weights: Location, published: PublishedClips, order: Order, config: Config
-) -> int:
+def warm_batchnorm(weights: Location, clips: PublishedClips, order: Order, config: Config) -> int:
     """Set the BatchNorm statistics of random encoders to those of a few batches of clips.
 
     Whether that helps the first clustering depends on the data (facebookresearch/selavi does it):
-    it helps the pictures of the generated world, and on real speech the audio clusters' NMI with
-    the words falls from 0.47 to 0.38. Writes `weights`; returns the number of batches used.
+    it helps the video encoder on the generated world, and on real speech the audio clusters' NMI
+    with the words falls from 0.47 to 0.38. Writes `weights`; returns the number of batches used.
     """
     device = torch.device("cpu")
     use_threads("cpu")
@@ -202,7 +204,7 @@ def warm_batchnorm(
     for module in networks.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.momentum = None  # the plain average over the batches
-    decode = DecodeSlot(published, order, config.clips, ("video", "audio"), None, {})
+    decode = DecodeSlot(clips, order, config.clips, ("video", "audio"))
     for slot in range(order.num_slots):
         batch = decode({"id": np.array([slot])})
         for modality, network in networks.items():

@@ -54,9 +54,9 @@ class MemoryBank:
             features: modality → float [B, d].
         """
         slot, clips = int(batch["slot"]), batch["clip_index"]
-        refused = [index for index, _, _ in json.loads(str(batch["rejects"]))]
+        rejected = [index for index, _, _ in json.loads(str(batch["rejects"]))]
         last = self.last_seen[slot * len(clips) :][: len(clips)]
-        rows = np.flatnonzero(last & ~np.isin(clips, refused))
+        rows = np.flatnonzero(last & ~np.isin(clips, rejected))
         if not len(rows):
             return
         columns = {"clip_index": clips[rows].copy()}

@@ -53,14 +53,14 @@ class Written:
     counts: dict[str, int]
 
     @classmethod
-    def before(cls, out: dict[str, Location], refused: Location, num_clips: int) -> Written:
+    def before(cls, out: Mapping[str, Location], rejects: Location, num_clips: int) -> Written:
         """Read the records of a pass into `out`; remove what it wrote without finishing."""
         found = {record.name: record for record in records(out).files(".parquet")}
         prefix = _rejects_prefix(out)
         written = [(shard, shard.name) for f in out.values() for shard in f.files(".parquet")]
         written += [
             (part, part.name.removeprefix(prefix))
-            for part in refused.files(".parquet")
+            for part in rejects.files(".parquet")
             if part.name.startswith(prefix)
         ]
         for place, name in written:
@@ -90,8 +90,8 @@ class FeatureSink(Datasink[dict[str, int]]):
 
     def __init__(
         self,
-        out: dict[str, Location],
-        refused: Location,
+        out: Mapping[str, Location],
+        rejects: Location,
         clips: ClipTable,
         rows_per_file: int,
         written: Written,
@@ -101,7 +101,7 @@ class FeatureSink(Datasink[dict[str, int]]):
         Args:
             again: int64, clips of `written` that come again and are not to be written twice.
         """
-        self.out, self.refused, self.clips = out, refused, clips
+        self.out, self.rejects, self.clips = out, rejects, clips
         self.rows_per_file, self.again = rows_per_file, again
         self.passes = written.passes
         self.counts = dict(written.counts)
@@ -116,10 +116,10 @@ class FeatureSink(Datasink[dict[str, int]]):
         if len(self.again):
             table = table.filter(pc.invert(pc.is_in(table["clip_index"], pa.array(self.again))))
         name = f"part-{self.passes:03d}-{ctx.task_idx:06d}.parquet"
-        failed = table.filter(table["reason"].is_valid())
-        if len(failed):
-            place = self.refused / f"{_rejects_prefix(self.out)}{name}"
-            write_rejects(place, failed, self.clips, "embed")
+        rejected = table.filter(table["reason"].is_valid())
+        if len(rejected):
+            place = self.rejects / f"{_rejects_prefix(self.out)}{name}"
+            write_rejects(place, rejected, self.clips, "embed")
         return write_shards(self.out, name, table)
 
     def on_write_complete(self, write_result: WriteResult[dict[str, int]]) -> None:
@@ -147,7 +147,7 @@ def write_shards(out: Mapping[str, Location], name: str, table: pa.Table) -> dic
     return _counts(record)
 
 
-def finish(out: dict[str, Location]) -> None:
+def finish(out: Mapping[str, Location]) -> None:
     """Say that the features are whole; the records have served."""
     for folder in out.values():
         (folder / "DONE").write_text("")
@@ -159,7 +159,7 @@ def records(out: Mapping[str, Location]) -> Location:
     return next(iter(out.values())) / "written"
 
 
-def _rejects_prefix(out: dict[str, Location]) -> str:
+def _rejects_prefix(out: Mapping[str, Location]) -> str:
     return f"embed-{'-'.join(out)}-"
 
 

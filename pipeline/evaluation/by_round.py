@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from pipeline import methods
-from pipeline.clips.store import publish
+from pipeline.clips.fill import publish_clips
 from pipeline.clips.table import ClipTable
 from pipeline.clustering import measures, read_labels
-from pipeline.embedding.embed import embed
+from pipeline.embedding.embed import EmbeddingTask, embed
 from pipeline.embedding.shards import read_features
 from pipeline.errors import UserError
 from pipeline.evaluation.datasets.labelled import is_test_by_hash
@@ -83,9 +83,9 @@ def evaluate_rounds(run: Run, numbers: Sequence[int], test_split: str) -> dict[s
             m: this.features(m) for m in MODALITIES if not (this.features(m) / "DONE").exists()
         }
         if missing:
-            published = published or publish(clips, run.location, run.config)
+            published = published or publish_clips(clips, run.location, run.config)
             title = f"round {number} · embed {' and '.join(missing)}"
-            embed(clips, published, this.encoders, missing, this.rejects, run.config, title)
+            embed(EmbeddingTask(published, this.encoders, missing, this.rejects, run.config, title))
         row: dict[str, Any] = {"round": number, "probe": {}, "nmi": {}}
         for modality in MODALITIES:
             features, present = read_features(this.features(modality), len(clips))

@@ -11,18 +11,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import ray
 from safetensors.numpy import load
 
-from pipeline.clips.store import fill, publish
+from pipeline.clips.fill import fill, publish_clips
 from pipeline.clips.table import SCHEMA, ClipTable, PublishedClips
 from pipeline.config import Config, LearningConfig
-from pipeline.embedding.embed import embed
+from pipeline.embedding.embed import EmbeddingTask, embed
 from pipeline.embedding.shards import read_features
 from pipeline.evaluation.classifiers import Verdict, average
 from pipeline.evaluation.examples import Examples, clips_of_each
 from pipeline.learning.learn import learn
-from pipeline.methods import Method, Update
+from pipeline.learning.task import LearningTask, PublishedLabels
 from pipeline.run import Run
 from pipeline.storage import Location
 
@@ -95,13 +94,14 @@ def tuned(
     features = out / "features"
     if not (features / "DONE").exists():
         embed(
-            clips,
-            clips.publish(),
-            out / "encoders.safetensors",
-            {modality: features},
-            out / "rejects",
-            config,
-            f"{title} · embed test clips",
+            EmbeddingTask(
+                clips=clips.publish(),
+                weights=out / "encoders.safetensors",
+                out={modality: features},
+                rejects=out / "rejects",
+                config=config,
+                title=f"{title} · embed test clips",
+            )
         )
     values, present = read_features(features, len(clips))
     head = load((out / "heads.safetensors").read_bytes())
@@ -137,11 +137,11 @@ def _published(run: Run, windows: ClipTable, place: Location, config: Config) ->
     """The examples' windows, by way of a clip store where pretraining has one too: an epoch of
     fine-tuning may see each of them ten times."""
     if windows.location == run.clips:
-        return publish(windows, run.location, config)
+        return publish_clips(windows, run.location, config)
     published = windows.publish()
     if not config.store.enabled:
         return published
-    return replace(published, store=fill(windows, published, place, config))
+    return replace(published, store=fill(published, place, config))
 
 
 def _learn(
@@ -157,20 +157,19 @@ def _learn(
 ) -> None:
     labels = np.full(len(found), -1, np.int32)
     labels[train] = found.labels[train]
-    update = Update({modality: (_LABEL,)})
     learn(
-        found.windows,
-        published,
-        Method({_LABEL: (modality,)}, (update,)),
-        update,
-        {_LABEL: ([ray.put(labels)], len(found.classes))},
-        weights,
-        out,
-        out / "rejects-learn",
-        config,
-        (config.seed, 0, 0),
-        title,
-        frozen=recipe.frozen,
+        LearningTask(
+            clips=published,
+            heads={modality: (_LABEL,)},
+            labels={_LABEL: PublishedLabels.of(labels, len(found.classes))},
+            weights=weights,
+            out=out,
+            rejects=out / "rejects-learn",
+            config=config,
+            key=(config.seed, 0, 0),
+            title=title,
+            frozen=recipe.frozen,
+        )
     )
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import sklearn
 
-from pipeline.clips.store import publish
+from pipeline.clips.fill import publish_clips
 from pipeline.clips.table import ClipTable
 from pipeline.clustering import read_labels
-from pipeline.embedding.embed import embed
+from pipeline.embedding.embed import EmbeddingTask, embed
 from pipeline.embedding.shards import read_features
 from pipeline.errors import UserError
 from pipeline.evaluation import examples as examples_module
@@ -226,9 +226,10 @@ def embedded(
     todo = {m: f for m, f in folders.items() if not (f / "DONE").exists()}
     if todo:
         clips = found.clips
-        published = publish(clips, run.location, run.config) if own else clips.publish()
+        published = publish_clips(clips, run.location, run.config) if own else clips.publish()
         title = f"{source.name} · embed {' and '.join(todo)}"
-        embed(clips, published, source.weights, todo, folder / "rejects", run.config, title)
+        rejects = folder / "rejects"
+        embed(EmbeddingTask(published, source.weights, todo, rejects, run.config, title))
     features = {}
     for modality in modalities:
         values, present = read_features(folders[modality], len(found.clips))

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
+from pipeline.clips.fill import publish_clips
 from pipeline.clips.listing import list_media
-from pipeline.clips.store import publish
 from pipeline.clips.table import ClipTable, clip_id
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.evaluation.datasets.labelled import TRAIN
 from pipeline.evaluation.examples import sides_of
 from pipeline.learning.learn import learn
-from pipeline.methods import MODALITIES, Method, Update
+from pipeline.learning.task import LearningTask, PublishedLabels
+from pipeline.methods import MODALITIES
 from pipeline.run import Run
 from pipeline.storage import Location
 
@@ -120,19 +120,18 @@ def supervised(
         digest.update(repr(modalities).encode())
     out = run.location / "evaluation" / f"{NAME}-{digest.hexdigest()}"
     if not (out / "metrics.json").exists():
-        update = Update(dict.fromkeys(there, (_LABEL,)))
         learn(
-            clips,
-            publish(clips, run.location, config),
-            Method({_LABEL: there}, (update,)),
-            update,
-            {_LABEL: ([ray.put(labels)], k)},
-            start,
-            out,
-            out / "rejects",
-            config,
-            (config.seed, 0, 0),
-            supervision.name,
+            LearningTask(
+                clips=publish_clips(clips, run.location, config),
+                heads=dict.fromkeys(there, (_LABEL,)),
+                labels={_LABEL: PublishedLabels.of(labels, k)},
+                weights=start,
+                out=out,
+                rejects=out / "rejects",
+                config=config,
+                key=(config.seed, 0, 0),
+                title=supervision.name,
+            )
         )
     return out / "encoders.safetensors"
 

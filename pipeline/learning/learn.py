@@ -7,7 +7,7 @@ in learner.py, which knows nothing of Ray.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,183 +22,146 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
-from pipeline.clips.stream import Augment, Order, stream
-from pipeline.clips.table import ClipTable, PublishedClips
-from pipeline.config import Config, LearningConfig
+from pipeline.clips.stream import Augment, DecodeSlot, Order, stream
+from pipeline.config import LearningConfig
 from pipeline.errors import UserError
 from pipeline.learning.checkpoint import Checkpoints, TrainingState
 from pipeline.learning.schedule import Schedule, draw_schedule
+from pipeline.learning.task import LearnerSpec, LearningTask, WorkerTask
 from pipeline.learning.worker import train_worker
-from pipeline.methods import Method, Update
 from pipeline.runtime.devices import KEEPS_MEMORY, choose_device
 from pipeline.runtime.placement import decoding, on_driver_node, training
 from pipeline.runtime.ray_data import set_up_ray_data
-from pipeline.storage import Location
 from pipeline.telemetry.progress import Progress, say
 
 _TRAIN = "train"  # Ray Train's own folder in the update's
 _FAILURES = 3  # that Ray Train mends by itself before `_fit` looks whether they got any further
 
-Labels = Mapping[str, tuple[list[ray.ObjectRef], int]]  # clustering → boxed int32 [N], and k
 
-
-def learn(
-    clips: ClipTable,
-    published: PublishedClips,
-    method: Method,
-    update: Update,
-    labels: Labels,
-    weights: Location,
-    out: Location,
-    refused: Location,
-    config: Config,
-    key: tuple[int, ...],
-    title: str,
-    frozen: bool = False,
-    bank: Mapping[str, Location] | None = None,
-) -> dict[str, Any]:
-    """Train the update's encoders on the pseudo-labels; write weights and metrics to `out`.
-
-    Args:
-        labels: of the update's clusterings.
-        weights: safetensors of both encoders before the update.
-        out: folder for ``encoders.safetensors``, ``heads.safetensors`` and, last, ``metrics.json``.
-        refused: folder for the rejects of this update, beside those of other stages.
-        key: (seed, round, update): what is drawn depends on it alone.
-        frozen: only the heads learn (evaluation).
-        bank: modality → folder for the features that training computes anyway; None: not kept.
+def learn(task: LearningTask) -> dict[str, Any]:
+    """Train the task's encoders on its labels; write weights and metrics to its folder.
 
     Returns:
         The metrics that were written.
 
     Raises:
-        UserError: no clip has the labels this update needs.
+        UserError: no clip has the labels that the task needs, or a setting needs GPUs.
     """
-    names = update.clusterings
+    config = task.config
+    device = choose_device(config.resources)
+    if config.learning.sync_batchnorm and device != "cuda":
+        raise UserError("learning.sync_batchnorm needs GPUs: torch has it for them alone")
+    schedule = _drawn(task)
+    begun = _taken_up(task, schedule)
+    global_batch = config.learning.batch_size * config.learning.step_batches
+    drawn = schedule.epochs * schedule.train_steps * global_batch
+    if begun:
+        say(f"{task.title} · goes on after {begun:,} of {drawn:,} clips")
+    with Progress(task.title, drawn - begun, "clips") as progress:
+        work = WorkerTask(
+            config=config,
+            learner=LearnerSpec(task.head_sizes, task.weights, task.key, task.frozen),
+            out=task.out,
+            rejects=task.rejects,
+            clips=task.clips.table,
+            device=device,
+            schedule=schedule.shape,
+            meter=progress.meter,
+            bank=task.bank,
+            last_seen=[ray.put(schedule.last_seen())] if task.bank else None,
+        )
+        metrics = _fit(work, _decoded(task, schedule), task.title)
+    metrics |= {
+        "labelled": schedule.labelled,
+        "skipped": schedule.skipped,
+        "seconds": round(progress.seconds, 2),
+    }
+    (task.out / "metrics.json").write_json(metrics)
+    Checkpoints(task.out).delete()
+    return metrics
+
+
+def _drawn(task: LearningTask) -> Schedule:
     schedule: Schedule = ray.get(
         draw_schedule.options(**on_driver_node()).remote(
-            clips,
-            [labels[name][0] for name in names],
-            _needs_all_labels(method, update),
-            config.learning,
-            key,
+            task.clips.table,
+            [labels.boxed for labels in task.labels.values()],
+            task.needs_all_labels,
+            task.config.learning,
+            task.key,
         )
     )
     if schedule.labelled == 0:
         raise UserError(
-            f"no clip has the pseudo-labels that {'/'.join(update.encoders)} should learn "
-            f"({', '.join(names)}): do the clips have both picture and sound?"
+            f"no clip has the pseudo-labels that {'/'.join(task.encoders)} should learn "
+            f"({', '.join(task.labels)}): do the clips have both video and audio?"
         )
+    return schedule
+
+
+def _decoded(task: LearningTask, schedule: Schedule) -> Callable[[], ray.data.Dataset]:
+    """Makes the dataset of the batches that are left.
+
+    Ray Train calls it in a process of its own, for every new group of workers.
+    """
+    config = task.config
     order = Order(
         length=len(schedule.order),
         batch_size=config.learning.batch_size,
         indices=[ray.put(schedule.order)],
         held_out=[ray.put(schedule.held_out)],
     )
-    device = choose_device(config.resources)
-    if config.learning.sync_batchnorm and device != "cuda":
-        raise UserError("learning.sync_batchnorm needs GPUs: torch has it for them alone")
-    global_batch = config.learning.batch_size * config.learning.step_batches
-    drawn = schedule.epochs * schedule.train_steps * global_batch
-
+    labels = {name: labels.boxed for name, labels in task.labels.items()}
+    augment = Augment(*task.key[:2])
+    decode = DecodeSlot(task.clips, order, config.clips, task.encoders, augment, labels)
     cost = decoding(config.resources, config.clips.decoder, packed=True)
 
     def decoded() -> ray.data.Dataset:
-        # Ray Train calls this in a process of its own, for every new group of workers.
         set_up_ray_data(feeding=True)
-        first = TrainingState.of(out).slot
-        return stream(
-            published,
-            order,
-            config.clips,
-            update.encoders,
-            cost=cost,
-            augment=Augment(key[0], key[1]),
-            labels={name: labels[name][0] for name in names},
-            slots=np.arange(first, order.num_slots),
-        )
+        first = TrainingState.of(task.out).slot
+        return stream(decode, cost=cost, slots=np.arange(first, order.num_slots))
 
-    digest = schedule.digest
-    state = TrainingState.of(out)
-    if state.slot and state.schedule != digest:
-        say(f"{title} · begins anew: its checkpoint is of other clips, labels or settings")
-        Checkpoints(out).delete()
-    refused_as = f"learn-{key[-1]}"
-    begun = _position(out, schedule, config)
-    if begun:
-        say(f"{title} · goes on after {begun:,} of {drawn:,} clips")
-    for earlier in refused.files():
-        if earlier.name.startswith(refused_as) and not begun:
-            earlier.delete()
-    with Progress(title, drawn - begun, "clips") as progress:
-        job = {
-            "config": config.model_dump(mode="json"),
-            "heads": {m: {n: labels[n][1] for n in ns} for m, ns in update.heads.items()},
-            "weights": weights,
-            "out": out,
-            "refused": refused,
-            "refused_as": refused_as,
-            "clips": clips,
-            "device": device,
-            "schedule": digest,
-            "train_steps": schedule.train_steps,
-            "held_out_steps": schedule.held_out_steps,
-            "epochs": schedule.epochs,
-            "key": key,
-            "frozen": frozen,
-            "bank": bank,
-            "last_seen": [ray.put(schedule.last_seen())] if bank else None,
-            "meter": progress.meter,
-        }
-        metrics = _fit(job, decoded, config, out, title)
-    metrics |= {
-        "labelled": schedule.labelled,
-        "skipped": schedule.skipped,
-        "seconds": round(progress.seconds, 2),
-    }
-    (out / "metrics.json").write_json(metrics)
-    Checkpoints(out).delete()
-    return metrics
+    return decoded
 
 
-def _position(out: Location, schedule: Schedule, config: Config) -> int:
-    """Training clips that an earlier attempt's checkpoint covers."""
-    per_step = config.learning.step_batches
-    steps = TrainingState.of(out).slot // per_step
-    epoch, step = divmod(steps, schedule.train_steps + schedule.held_out_steps)
-    done = epoch * schedule.train_steps + min(step, schedule.train_steps)
-    return done * per_step * config.learning.batch_size
+def _taken_up(task: LearningTask, schedule: Schedule) -> int:
+    """Training clips that an earlier attempt's checkpoint covers; what does not belong to it goes.
+
+    A checkpoint of another schedule is deleted, and the rejects of an attempt without one.
+    """
+    state = TrainingState.of(task.out)
+    if state.slot and state.schedule != schedule.shape.digest:
+        say(f"{task.title} · begins anew: its checkpoint is of other clips, labels or settings")
+        Checkpoints(task.out).delete()
+        state = TrainingState()
+    per_step = task.config.learning.step_batches
+    epoch, step = divmod(state.slot // per_step, schedule.shape.epoch_steps)
+    steps = epoch * schedule.train_steps + min(step, schedule.train_steps)
+    if not steps:
+        for earlier in task.rejects.files():
+            if earlier.name.startswith(f"learn-{task.key[-1]}"):
+                earlier.delete()
+    return steps * per_step * task.config.learning.batch_size
 
 
-def _needs_all_labels(method: Method, update: Update) -> bool:
-    """Whether a clip must have every label: not where each encoder learns from itself alone."""
-    return any(
-        modality not in method.clusterings[name] or len(method.clusterings[name]) > 1
-        for modality, names in update.heads.items()
-        for name in names
-    )
-
-
-def _fit(
-    job: dict[str, Any], decoded: Any, config: Config, out: Location, title: str
-) -> dict[str, Any]:
+def _fit(task: WorkerTask, decoded: Callable[[], ray.data.Dataset], title: str) -> dict[str, Any]:
     """Train until it is done, or until attempts fail without getting any further."""
     DataContext.get_current().execution_options.preserve_order = True
     try:
         while True:
-            before = TrainingState.of(out).slot
-            (out / _TRAIN).delete()
+            before = TrainingState.of(task.out).slot
+            (task.out / _TRAIN).delete()
             try:
-                result: Any = trainer(job, decoded, config, out).fit()
+                result: Any = trainer(task, decoded).fit()
                 return result.return_value
             except TrainingFailedError as error:
-                if TrainingState.of(out).slot <= before:
+                if TrainingState.of(task.out).slot <= before:
                     raise
                 reason = str(error).strip().splitlines()[0]
                 say(f"{title} · workers were lost ({reason}); it goes on from the checkpoint")
     finally:
         DataContext.get_current().execution_options.preserve_order = False
-        (out / _TRAIN).delete()
+        (task.out / _TRAIN).delete()
 
 
 class _Trainer(TorchTrainer):
@@ -210,29 +173,29 @@ class _Trainer(TorchTrainer):
         """
 
 
-def trainer(job: dict[str, Any], decoded: Any, config: Config, out: Location) -> TorchTrainer:
-    """One attempt at the job (`worker.train_worker`), fed by the dataset that `decoded` makes."""
-    learning = config.learning
-    asked = training(learning, config.resources, job["device"])
+def trainer(task: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> TorchTrainer:
+    """One attempt at the task (`worker.train_worker`), fed by the dataset that `decoded` makes."""
+    learning = task.config.learning
+    asked = training(learning, task.config.resources, task.device)
     resources = {"CPU": asked["num_cpus"], "GPU": asked["num_gpus"]}
     workers: int | tuple[int, int] = learning.workers
     if learning.min_workers:
         workers = (learning.min_workers, learning.workers)
     return _Trainer(
         train_worker,  # type: ignore[arg-type]
-        train_loop_config=job,
+        train_loop_config={"task": task},
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
             num_workers=workers,  # type: ignore[arg-type]
-            use_gpu=job["device"] == "cuda",
+            use_gpu=task.device == "cuda",
             resources_per_worker={name: value for name, value in resources.items() if value},
             label_selector=asked.get("label_selector"),
         ),
         run_config=RunConfig(  # type: ignore[call-arg]
             name=_TRAIN,
-            storage_path=out.path,
-            storage_filesystem=out.fs,
+            storage_path=task.out.path,
+            storage_filesystem=task.out.fs,
             failure_config=FailureConfig(max_failures=_FAILURES),
-            worker_runtime_env={"env_vars": KEEPS_MEMORY if job["device"] == "cpu" else {}},
+            worker_runtime_env={"env_vars": KEEPS_MEMORY if task.device == "cpu" else {}},
         ),
         datasets={"train": decoded},
         dataset_config=DataConfig(execution_options=_feeding(learning)),

@@ -17,10 +17,9 @@ from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.config import Config
 from pipeline.embedding.memory_bank import MemoryBank
 from pipeline.learning.optimizers import new_optimizer, rate_factor
+from pipeline.learning.task import Heads, LearnerSpec
 from pipeline.runtime.devices import autocast, on_device
 from pipeline.storage import Location
-
-Heads = Mapping[str, Mapping[str, int]]  # encoder → clustering it predicts → k
 
 
 class EncodersWithHeads(nn.Module):
@@ -53,33 +52,27 @@ class Learner:
     """Trains `EncodersWithHeads` on batches of decoded clips.
 
     Args:
-        heads: which encoder predicts which clusterings, and their k.
-        weights: safetensors of both encoders.
-        key: seeds the new heads.
         wrap: puts the network on the device and, with several workers, into DDP.
-        frozen: the encoders stay as they are, BatchNorm's statistics included; the heads learn.
         bank: is given the features of every batch.
     """
 
     def __init__(
         self,
-        heads: Heads,
-        weights: Location,
+        spec: LearnerSpec,
         config: Config,
-        key: tuple[int, ...],
         device: torch.device,
         wrap: Callable[[nn.Module], nn.Module],
-        frozen: bool = False,
         bank: MemoryBank | None = None,
     ) -> None:
-        self.frozen, self.bank = frozen, bank
+        heads = spec.heads
+        self.frozen, self.bank = spec.frozen, bank
         self.config, self.device, self.heads = config, device, heads
         self.networks = encoders.channels_last(encoders.build(config.encoders, seed=0))
-        encoders.load_weights(self.networks, weights)
+        encoders.load_weights(self.networks, spec.weights)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+            torch.manual_seed(int(np.random.SeedSequence(spec.key).generate_state(1)[0]))
             self.model = EncodersWithHeads(self.networks, heads, config.learning.head)
-        if frozen:
+        if spec.frozen:
             self.model.encoders.requires_grad_(False)
         if config.learning.compile:
             for network in self.model.encoders.values():

@@ -15,16 +15,35 @@ from pipeline.config import LearningConfig
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """An epoch's training batches, then the held-out batches, and again for every epoch.
+class ScheduleShape:
+    """The steps of a schedule, without its clips.
 
     A *step* takes ``step_batches`` slots, whichever workers there are.
 
     Attributes:
-        order: int64 [slots · batch_size], clip indices.
-        held_out: bool [slots].
         train_steps, held_out_steps: of one epoch.
         epochs: how many there are at most.
+        digest: tells a schedule from others: a checkpoint only continues the one it was made in.
+    """
+
+    train_steps: int
+    held_out_steps: int
+    epochs: int
+    digest: str
+
+    @property
+    def epoch_steps(self) -> int:
+        return self.train_steps + self.held_out_steps
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """An epoch's training batches, then the held-out batches, and again for every epoch.
+
+    Attributes:
+        order: int64 [slots · batch_size], clip indices.
+        held_out: bool [slots].
+        train_steps, held_out_steps, epochs: see `ScheduleShape`.
         labelled: clips that could be drawn; skipped: clips left out for want of a label.
     """
 
@@ -44,11 +63,11 @@ class Schedule:
         return last
 
     @property
-    def digest(self) -> str:
-        """What tells it from others: a checkpoint only continues the schedule it was made in."""
-        found = hashlib.blake2b(self.order.data, digest_size=8)
-        found.update(self.held_out.data)
-        return found.hexdigest()
+    def shape(self) -> ScheduleShape:
+        digest = hashlib.blake2b(self.order.data, digest_size=8)
+        digest.update(self.held_out.data)
+        steps = (self.train_steps, self.held_out_steps, self.epochs)
+        return ScheduleShape(*steps, digest.hexdigest())
 
 
 @ray.remote

@@ -19,6 +19,7 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from pipeline.clips.table import write_rejects
 from pipeline.config import Config
+from pipeline.learning.task import WorkerTask
 from pipeline.telemetry import metrics
 from pipeline.telemetry.progress import Meter
 
@@ -28,11 +29,14 @@ _STARVED = 0.2  # share of waiting above which it is said what to do
 _LOOK_EVERY = 20  # steps between two looks at the clock and for a notice of preemption
 
 
-def train_worker(job: dict[str, Any]) -> dict[str, Any]:
+def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
     """Train for a round, from where an earlier attempt stood; rank 0 returns the update's metrics.
 
     Every worker takes the same decisions, since losses are averaged over workers first. A step is
     the same whatever the number of workers: they take its batches in turn.
+
+    Args:
+        loop_config: Ray Train's dict, which holds the ``task``.
     """
     from ray.train.torch import prepare_model
 
@@ -41,36 +45,28 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
     from pipeline.learning.learner import Learner, read
     from pipeline.runtime.devices import use_threads
 
-    config = Config.model_validate(job["config"])
+    task = loop_config["task"]
+    config, schedule = task.config, task.schedule
     per_step = config.learning.step_batches
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    use_threads(job["device"], context.get_local_world_size(), config.learning.threads)
-    state = TrainingState.of(job["out"])
-    state.schedule = job["schedule"]
+    use_threads(task.device, context.get_local_world_size(), config.learning.threads)
+    state = TrainingState.of(task.out)
+    state.schedule = schedule.digest
     bank = None
-    if job["bank"]:
-        last_seen = ray.get(job["last_seen"][0])
+    if task.bank and task.last_seen:
+        last_seen = ray.get(task.last_seen[0])
         rows_per_file = config.embedding.rows_per_file
-        bank = MemoryBank(job["bank"], last_seen, rows_per_file, rank, state.slot)
-    learner = Learner(
-        job["heads"],
-        job["weights"],
-        config,
-        job["key"],
-        ray.train.torch.get_device(),
-        prepare_model,
-        frozen=job["frozen"],
-        bank=bank,
-    )
+        bank = MemoryBank(task.bank, last_seen, rows_per_file, rank, state.slot)
+    learner = Learner(task.learner, config, ray.train.torch.get_device(), prepare_model, bank)
     if state.tensors:
         learner.restore(state.tensors)
     resumed_at = state.slot // per_step
-    checkpoints = Checkpoints(job["out"])
+    checkpoints = Checkpoints(task.out)
     feed = Feed(ray.train.get_dataset_shard("train"), state.slot, rank, world)
     totals = Totals(state.sums if rank == 0 else {})
     clock = Clock(config.learning.checkpoint_minutes)
-    epoch_slots = (job["train_steps"] + job["held_out_steps"]) * per_step
+    epoch_slots = schedule.epoch_steps * per_step
 
     def book(losses: dict[str, Any], batches: int) -> None:
         values = read(losses)
@@ -79,25 +75,25 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         if rank == 0:
             for name, value in values.items():
                 state.curve.setdefault(name, []).append(value)
-            _show(job["meter"], per_step, config, len(state.epochs), feed, values)
+            _show(task.meter, config, len(state.epochs), feed, values)
 
-    while len(state.epochs) < job["epochs"]:
+    while len(state.epochs) < schedule.epochs:
         begun = len(state.epochs) * epoch_slots
         taken: list[tuple[dict[str, Any], int]] = []  # steps whose losses are still to be read
-        for number in range((state.slot - begun) // per_step, job["train_steps"]):
+        for number in range((state.slot - begun) // per_step, schedule.train_steps):
             state.slot = begun + (number + 1) * per_step
-            step = len(state.epochs) * job["train_steps"] + number
+            step = len(state.epochs) * schedule.train_steps + number
             batches = list(feed.until(state.slot))
-            progress = step / (job["train_steps"] * job["epochs"])
+            progress = step / (schedule.train_steps * schedule.epochs)
             taken.append((learner.step(batches, progress, world), len(batches)))
             # Read a step later, while the device has the next one to do.
             if len(taken) > 1:
                 book(*taken.pop(0))
-            is_last = number + 1 == job["train_steps"]
+            is_last = number + 1 == schedule.train_steps
             if (step + 1) % _LOOK_EVERY == 0 and not is_last and clock.is_time():
                 book(*taken.pop())
                 state.sums = totals.over_workers()
-                _write_refused(feed, rank, job)
+                _write_rejects(feed, rank, task)
                 if bank:
                     bank.flush()
                 if rank == 0:
@@ -112,14 +108,14 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         totals = Totals({})
         if learner.should_stop([losses.get("held_out_loss") for losses in state.epochs]):
             break
-    _write_refused(feed, rank, job)
+    _write_rejects(feed, rank, task)
     if bank:
         bank.flush()
     if rank == 0:
         checkpoints.finish()
-        learner.save(job["out"])
-        (job["out"] / "curve.parquet").write_table(pa.table(state.curve))
-    steps = len(state.epochs) * job["train_steps"]
+        learner.save(task.out)
+        (task.out / "curve.parquet").write_table(pa.table(state.curve))
+    steps = len(state.epochs) * schedule.train_steps
     return {
         "epochs": state.epochs,
         "steps": steps,
@@ -128,7 +124,7 @@ def train_worker(job: dict[str, Any]) -> dict[str, Any]:
         "wait_share": round(feed.wait_share, 4),
         "train_seconds": round(feed.seconds, 2),
         "workers": world,
-        "rejected": len(feed.refused),
+        "rejected": len(feed.rejects),
     }
 
 
@@ -199,7 +195,7 @@ class Feed:
         self._started = time.monotonic()
         self._waited = 0.0
         self.first = first
-        self.refused: list[tuple[int, str, str]] = []
+        self.rejects: list[tuple[int, str, str]] = []
 
     def until(self, end: int) -> Iterator[Batch]:
         """This worker's batches of the slots before `end`."""
@@ -213,7 +209,7 @@ class Feed:
         if int(batch["slot"]) != self._due:
             raise RuntimeError(f"batch {int(batch['slot'])} came where {self._due} was due")
         self._due += self._world
-        self.refused += [tuple(reject) for reject in json.loads(str(batch["rejects"]))]
+        self.rejects += [tuple(reject) for reject in json.loads(str(batch["rejects"]))]
         return batch
 
     @property
@@ -226,31 +222,29 @@ class Feed:
         return self._waited / max(self.seconds, 1e-9)
 
 
-def _show(
-    meter: Meter, batches: int, config: Config, epoch: int, feed: Feed, losses: dict[str, float]
-) -> None:
+def _show(meter: Meter, config: Config, epoch: int, feed: Feed, losses: dict[str, float]) -> None:
     shown = {name: round(value, 3) for name, value in losses.items() if name.startswith("loss")}
     waiting = f"{feed.wait_share:.0%}"
     if feed.wait_share > _STARVED and feed.seconds > 60:
         waiting += f" (decode-bound: {1 / (1 - feed.wait_share):.1f}× the CPU cores would keep up)"
-    clips = batches * config.learning.batch_size
+    clips = config.learning.step_batches * config.learning.batch_size
     metrics.level("xdc_wait_share", feed.wait_share)
     for name, value in losses.items():
         metrics.level("xdc_loss", value, loss=name)
     meter.add({"epoch": epoch + 1, "waiting": waiting, **shown}, done=clips)
 
 
-def _write_refused(feed: Feed, rank: int, job: dict[str, Any]) -> None:
+def _write_rejects(feed: Feed, rank: int, task: WorkerTask) -> None:
     """The clips that failed in this worker, each once, as a part of the round's rejects."""
-    if feed.refused:
-        unique = {reject[0]: reject for reject in feed.refused}
+    if feed.rejects:
+        unique = {reject[0]: reject for reject in feed.rejects}
         index, reason, detail = zip(*unique.values())
-        failed = pa.table(
+        rejected = pa.table(
             {
                 "clip_index": pa.array(index, pa.int64()),
                 "reason": pa.array(reason, pa.string()),
                 "detail": pa.array(detail, pa.string()),
             }
         )
-        name = f"{job['refused_as']}-{feed.first:09d}-{rank:04d}.parquet"
-        write_rejects(job["refused"] / name, failed, job["clips"], "learn")
+        name = f"{task.rejects_prefix}-{feed.first:09d}-{rank:04d}.parquet"
+        write_rejects(task.rejects / name, rejected, task.clips, "learn")

@@ -13,7 +13,7 @@ from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.clustering import cluster, measures, read_labels
 from pipeline.clustering.agreement import agreement
 from pipeline.config import Config
-from pipeline.embedding.embed import embed
+from pipeline.embedding.embed import EmbeddingTask, embed
 from pipeline.embedding.shards import read_features
 from pipeline.evaluation.probes import linear_probes
 from pipeline.reproduction.worlds import TRAIN
@@ -28,7 +28,7 @@ def features_of(
     lists: Lists,
     weights: Location,
     folders: Mapping[str, Mapping[str, Location]],
-    refused: Location,
+    rejects: Location,
     config: Config,
     title: str,
 ) -> Mapping[str, Features]:
@@ -41,7 +41,9 @@ def features_of(
     for name, (clips, published) in lists.items():
         todo = {m: f for m, f in folders[name].items() if not (f / "DONE").exists()}
         if todo:
-            embed(clips, published, weights, todo, refused, config, f"{title} · embed {name}")
+            embed(
+                EmbeddingTask(published, weights, todo, rejects, config, f"{title} · embed {name}")
+            )
         for modality, folder in folders[name].items():
             found.setdefault(modality, {})[name] = read_features(folder, len(clips))
     return found

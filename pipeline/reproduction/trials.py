@@ -25,7 +25,7 @@ from pipeline.reproduction.contents import contents
 from pipeline.reproduction.exam import Lists, clusters_of, features_of, probed, signals
 from pipeline.reproduction.twins import pretrain_twins
 from pipeline.reproduction.worlds import HELD_OUT, TRAIN, World
-from pipeline.rounds import RoundLoop, pretrain
+from pipeline.rounds import Pretraining, pretrain
 from pipeline.run import Run
 from pipeline.storage import Location
 from pipeline.telemetry.machine import about
@@ -151,11 +151,11 @@ def train(trial: Trial, cuts: Location, config: Config) -> Trained:
         return Trained(run, _all_rounds(run))
     index(cuts.full_uri, Run.place(config), config)
     if trial.kind == SUPERVISED:
-        loop = RoundLoop.opened(config, methods.get(config.method))
-        if loop.run.last_round() is None:
-            loop.begin()
+        begun = Pretraining.opened(config, methods.get(config.method))
+        if begun.run.last_round() is None:
+            begun.begin()
         labels = Supervision(cuts.full_uri, trial.detail)
-        return Trained(loop.run, {0: supervised(loop.run, labels, "test", trial.modalities)})
+        return Trained(begun.run, {0: supervised(begun.run, labels, "test", trial.modalities)})
     run = pretrain(config)
     if trial.kind == TUNED:
         labels = Supervision(cuts.full_uri, trial.detail)

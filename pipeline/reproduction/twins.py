@@ -12,25 +12,25 @@ from pipeline.clips.indexing import index
 from pipeline.clustering import Clustering
 from pipeline.config import Config
 from pipeline.methods import Method, Update
-from pipeline.rounds import RoundLoop
-from pipeline.run import Round, Run
+from pipeline.rounds import Pretraining
+from pipeline.run import Encoders, Round, Run
 from pipeline.storage import Location
 
 _OTHER_SEED = 10_000  # added to the seed for the second encoder
 
 
-@dataclass
-class Twin(RoundLoop):
+@dataclass(frozen=True)
+class Twin(Pretraining):
     """One of the two: the pseudo-labels it is given are those of the other one."""
 
     others: list[Twin] = field(default_factory=list)
 
-    def cluster(self, this: Round, name: str) -> Clustering:
+    def cluster(self, this: Round, name: str, now: Encoders) -> Clustering:
         (other,) = self.others
         before = other.run.round(this.number - 1)
-        other.trained = {name: before.number}
-        other.embed(this, (name,), before.encoders)
-        return RoundLoop.cluster(other, before, name)
+        theirs = other.run.encoders_after(before)
+        other.embed(this, (name,), theirs)
+        return Pretraining.cluster(other, before, name, theirs)
 
 
 def pretrain_twins(cuts: Location, config: Config, modality: str) -> Run:
@@ -51,14 +51,14 @@ def pretrain_twins(cuts: Location, config: Config, modality: str) -> Run:
         index(cuts.full_uri, Run.place(own), own)
         twins.append(Twin.opened(own, method))
     for twin, other in zip(twins, reversed(twins)):
-        twin.others = [other]
+        twin.others.append(other)
         if twin.run.last_round() is None:
             twin.begin()
     for number in range(1, config.rounds + 1):
         last = number == config.rounds  # nobody learns from the other one's
         for twin in twins[:1] if last else twins:
             if not twin.run.round(number).is_done:
-                twin.play(twin.run.round(number))
+                twin.run_round(twin.run.round(number))
     for twin in twins:
         twin.events.close()
     return twins[0].run

@@ -21,8 +21,8 @@ import pyarrow.csv
 
 import pipeline
 from pipeline import synthetic
+from pipeline.clips.fill import publish_clips
 from pipeline.clips.indexing import index
-from pipeline.clips.store import publish
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config
 from pipeline.errors import UserError
@@ -62,7 +62,7 @@ class World:
         place = out / self.name / "clips" / name
         index(self.list_of(name, out).full_uri, place, config)  # what is known is left out
         clips = ClipTable.open(place / "clips")
-        return clips, publish(clips, place, self.stored(name, out, config))
+        return clips, publish_clips(clips, place, self.stored(name, out, config))
 
     def stored(self, name: str, out: Location, config: Config) -> Config:
         """`config` with the list's clip store, which all runs share that cut their clips alike."""

@@ -10,6 +10,7 @@ from typing import Protocol
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from pipeline.config import Config, ResourcesConfig
+from pipeline.runtime.devices import choose_device
 from pipeline.runtime.placement import Options, clustering, may_grow, training
 
 
@@ -47,12 +48,6 @@ class Standby:
         self._over = threading.Event()
         self._watcher: threading.Thread | None = None
 
-    def __enter__(self) -> Standby:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.release()
-
     def before(self, progress: Advance) -> None:
         """The stage before it begins; watch how much of that is left."""
         if self._lead_s and self._watcher is None:
@@ -84,15 +79,39 @@ class Standby:
         self._groups.append(placement_group([self._bundle] * count, bundle_label_selector=labels))
 
 
-def for_clustering(config: Config, num_clips: int) -> Standby:
-    """After an embedding: the shards of k-means, if so many clips take any."""
-    blocks = math.ceil(num_clips / config.clustering.block_size)
-    count = min(config.clustering.shards, blocks) if blocks > 1 else 0
-    return Standby(clustering(config.clustering, config.resources), count, config.resources)
+class NextStages:
+    """Nodes of the stages after an embedding pass, asked for when that nears its end.
 
+    Used in a ``with`` statement around embedding and clustering: at its end learning asks for
+    itself.
 
-def for_learning(config: Config, device: str) -> Standby:
-    """After an embedding: the training workers, some of them where its encoders were."""
-    options = training(config.learning, config.resources, device)
-    freed = max(config.embedding.actors, config.embedding.max_actors)
-    return Standby(options, config.learning.workers, config.resources, freed)
+    Args:
+        learning: whether a learning stage comes after the clustering.
+    """
+
+    def __init__(self, config: Config, num_clips: int, learning: bool = True) -> None:
+        resources = config.resources
+        blocks = math.ceil(num_clips / config.clustering.block_size)
+        shards = min(config.clustering.shards, blocks) if blocks > 1 else 0
+        self._shards = Standby(clustering(config.clustering, resources), shards, resources)
+        self._stages = [self._shards]
+        if learning:
+            options = training(config.learning, resources, choose_device(resources))
+            freed = max(config.embedding.actors, config.embedding.max_actors)
+            self._stages.append(Standby(options, config.learning.workers, resources, freed))
+
+    def __enter__(self) -> NextStages:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for standby in self._stages:
+            standby.release()
+
+    def before(self, progress: Advance) -> None:
+        """The embedding pass begins."""
+        for standby in self._stages:
+            standby.before(progress)
+
+    def clustering_begins(self) -> None:
+        """It asks for itself."""
+        self._shards.release()

@@ -13,9 +13,9 @@ import ray
 
 from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, decode_clips
 from pipeline.clips.decoding.shrink import shrink
+from pipeline.clips.fill import fill
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.clips.sampling import centre_range
-from pipeline.clips.store import fill
 from pipeline.clips.stream import Augment, DecodeSlot, Order
 from pipeline.clips.table import ClipTable
 from pipeline.config import AudioConfig, ClipsConfig
@@ -119,7 +119,7 @@ def test_filled_resumed_and_read_without_the_media(
         place = Location.of(s3_uri("media/store", request.getfixturevalue("s3")))
     clips = ClipTable.open(indexed / "clips")
     published = clips.publish()
-    fill(clips, published, place, config)
+    fill(published, place, config)
     names = ["000000-20", "000001-20", "000002-8"]
     assert [tar.name for tar in place.files(".tar")] == [f"{name}.tar" for name in names]
     shard = (place / "000001-20.tar").read_bytes()
@@ -131,7 +131,7 @@ def test_filled_resumed_and_read_without_the_media(
     (place / "000001-20.parquet").delete()
     (place / "000001-20.tar").write_bytes(shard[:1000])
     capsys.readouterr()
-    store = fill(clips, published, place, config)
+    store = fill(published, place, config)
     assert "store · 20 clips in" in capsys.readouterr().out
     assert (place / "000001-20.tar").read_bytes() == shard, "the same bytes"
 
@@ -164,12 +164,12 @@ def test_clips_that_could_not_be_stored_are_rejects_of_their_media(
     part.write_table(table.set_column(table.schema.get_field_index("uri"), "uri", [uris]))
     clips, config = ClipTable.open(run / "clips"), tiny()
     published = clips.publish()
-    store = fill(clips, published, run / "store", config)
+    store = fill(published, run / "store", config)
     batch = decoded(replace(published, store=store), Order(8, 8), config.clips)
     assert batch["has_video"].tolist() == [index != 3 for index in range(8)]
     assert '"missing"' not in str(batch["rejects"]) or "gone.mp4" in str(batch["rejects"])
     assert str(batch["rejects"]).startswith("[[3, ")
     with pytest.raises(UserError, match=r"short_side: 28 → 40.*store\.place"):
-        fill(clips, published, run / "store", tiny("clips.video.short_side=40"))
+        fill(published, run / "store", tiny("clips.video.short_side=40"))
     with pytest.raises(UserError, match=r"align: center → start"):
-        fill(clips, published, run / "store", tiny("clips.audio.align=start"))
+        fill(published, run / "store", tiny("clips.audio.align=start"))

@@ -9,7 +9,7 @@ import pytest
 import ray
 
 from pipeline.clips.indexing import index
-from pipeline.clips.stream import Augment, Order, stream
+from pipeline.clips.stream import Augment, DecodeSlot, Order, stream
 from pipeline.clips.table import ClipTable
 from pipeline.storage import Location
 from tests.conftest import shared_media, tiny
@@ -23,7 +23,8 @@ def read(
 ) -> list[dict]:
     config = tiny()
     clips = ClipTable.open(run / "clips").publish()
-    dataset = stream(clips, order, config.clips, modalities, cost={"num_cpus": 0.5}, **more)
+    decode = DecodeSlot(clips, order, config.clips, modalities, **more)
+    dataset = stream(decode, cost={"num_cpus": 0.5})
     batches = [
         {name: column[0] for name, column in batch.items()}
         for batch in dataset.iter_batches(batch_size=1)
@@ -56,7 +57,8 @@ def test_consumers_in_turn_get_slots_in_turn_also_where_a_task_has_several(
         ray.data.DataContext.get_current().execution_options, "preserve_order", True
     )
     clips = ClipTable.open(indexed / "clips").publish()
-    dataset = stream(clips, Order(48, 4), tiny().clips, BOTH, cost={"num_cpus": 0.5})
+    decode = DecodeSlot(clips, Order(48, 4), tiny().clips, BOTH)
+    dataset = stream(decode, cost={"num_cpus": 0.5})
 
     @ray.remote(num_cpus=0.1)
     def consume(part: ray.data.DataIterator) -> list[int]:

@@ -12,6 +12,7 @@ import pytest
 from pipeline import encoders
 from pipeline.clips.table import ClipTable
 from pipeline.embedding import embed as embedding
+from pipeline.embedding.embed import EmbeddingTask
 from pipeline.embedding.shards import as_feature_array, finish, read_features, write_shards
 from pipeline.storage import Location
 from tests.conftest import tiny
@@ -38,7 +39,8 @@ def embed(run: Location, out: dict[str, Location]) -> dict:
     encoders.save_weights(encoders.build(config.encoders, seed=0), weights)
     clips = ClipTable.open(run / "clips")
     place = out["video"] / ".." / "rejects"
-    return embedding.embed(clips, clips.publish(), weights, out, place, config, "embed")
+    task = EmbeddingTask(clips.publish(), weights, out, place, config, "embed")
+    return embedding.embed(task)
 
 
 def first_rows(place: Location, rows: int) -> None:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pipeline import methods
-from pipeline.clips.store import publish
+from pipeline.clips.fill import publish_clips
 from pipeline.clips.table import ClipTable
-from pipeline.rounds import RoundLoop
+from pipeline.rounds import Pretraining
 from pipeline.run import Run
 from pipeline.storage import Location
 from pipeline.synthetic import write_mp4
@@ -23,9 +23,9 @@ def begun(location: Location, *overrides: str) -> Run:
     config = tiny(f"run={location}", *overrides)
     run = Run.open(config)
     clips = ClipTable.open(run.clips)
-    published = publish(clips, run.location, config)
+    published = publish_clips(clips, run.location, config)
     log = EventLog(run.location)
-    RoundLoop(run, methods.get(config.method), clips, published, log).begin()
+    Pretraining(run, methods.get(config.method), published, log).begin()
     log.close()
     return run
 

@@ -13,13 +13,13 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
-import ray
 
 from pipeline import encoders, methods
 from pipeline.clips.table import ClipTable
 from pipeline.errors import UserError
 from pipeline.learning.checkpoint import Checkpoints, TrainingState
 from pipeline.learning.learn import learn
+from pipeline.learning.task import LearningTask, PublishedLabels
 from pipeline.runtime.devices import KEEPS_MEMORY
 from pipeline.storage import Location
 from tests.conftest import tiny
@@ -35,19 +35,20 @@ def trained(run: Location, name: str, *overrides: str) -> tuple[Location, dict[s
     clips = ClipTable.open(run / "clips")
     labels = (np.arange(len(clips)) % 4).astype(np.int32)
     update, out = METHOD.updates[0], run / name
-    published = {clustering: ([ray.put(labels)], 4) for clustering in update.clusterings}
-    where = (weights, out, out / "rejects")
     metrics = learn(
-        clips,
-        clips.publish(),
-        METHOD,
-        update,
-        published,
-        *where,
-        config,
-        (0, 1, 0),
-        name,
-        bank={modality: out / "features" / modality for modality in update.encoders},
+        LearningTask(
+            clips=clips.publish(),
+            heads=update.heads,
+            labels={name: PublishedLabels.of(labels, 4) for name in update.clusterings},
+            weights=weights,
+            out=out,
+            rejects=out / "rejects",
+            config=config,
+            key=(0, 1, 0),
+            title=name,
+            needs_all_labels=METHOD.needs_all_labels(update),
+            bank={modality: out / "features" / modality for modality in update.encoders},
+        )
     )
     return out, metrics
 

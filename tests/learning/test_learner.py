@@ -10,6 +10,7 @@ from pipeline import encoders
 from pipeline.config import LearningConfig
 from pipeline.learning.learner import Learner, read
 from pipeline.learning.optimizers import rate_factor
+from pipeline.learning.task import LearnerSpec
 from pipeline.storage import Location
 from tests.conftest import tiny
 
@@ -20,7 +21,8 @@ def learner(tmp_path: Path, heads: dict, *overrides: str, key: tuple = (0, 1, 0)
     config = tiny(*overrides)
     weights = Location.of(tmp_path) / "encoders.safetensors"
     encoders.save_weights(encoders.build(config.encoders, seed=0), weights)
-    return Learner(heads, weights, config, key, torch.device("cpu"), lambda module: module)
+    spec = LearnerSpec(heads, weights, key)
+    return Learner(spec, config, torch.device("cpu"), lambda module: module)
 
 
 def batch(seed: int = 0, **changes: np.ndarray) -> dict[str, np.ndarray]:
@@ -127,7 +129,8 @@ def test_frozen_encoders_stay_as_they_are_while_their_heads_learn(tmp_path: Path
     weights = Location.of(tmp_path) / "encoders.safetensors"
     encoders.save_weights(encoders.build(config.encoders, seed=0), weights)
     device = torch.device("cpu")
-    trained = Learner(XDC, weights, config, (0, 1, 0), device, lambda m: m, frozen=True)
+    spec = LearnerSpec(XDC, weights, (0, 1, 0), frozen=True)
+    trained = Learner(spec, config, device, lambda m: m)
     linear = trained.model.heads["video_audio"][-1]  # type: ignore[index]
     head = linear.weight.detach().clone()
     for _ in range(3):

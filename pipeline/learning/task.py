@@ -1,0 +1,124 @@
+"""What one update of a method is asked to learn, and what its workers are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import ray
+
+from pipeline.clips.table import ClipTable, PublishedClips
+from pipeline.config import Config
+from pipeline.learning.schedule import ScheduleShape
+from pipeline.storage import Location
+from pipeline.telemetry.progress import Meter
+
+Key = tuple[int, int, int]  # (seed, round, update)
+Heads = Mapping[str, Mapping[str, int]]  # encoder → clustering it predicts → k
+
+
+@dataclass(frozen=True)
+class PublishedLabels:
+    """What a head learns to predict, in the object store.
+
+    Attributes:
+        boxed: reference to int32 [N] in a list; -1 is no label.
+        k: number of clusters or classes.
+    """
+
+    boxed: list[ray.ObjectRef]
+    k: int
+
+    @classmethod
+    def of(cls, labels: np.ndarray, k: int) -> Self:
+        """Labels int32 [N] of this process, put into the object store."""
+        return cls([ray.put(labels)], k)
+
+
+@dataclass(frozen=True)
+class LearningTask:
+    """One update: which encoders learn which labels from which clips.
+
+    Attributes:
+        clips: N clips.
+        heads: encoder → the labels that it predicts, one head each.
+        labels: by name, all that the heads predict.
+        weights: safetensors of both encoders before the update.
+        out: folder for ``encoders.safetensors``, ``heads.safetensors`` and, last, ``metrics.json``.
+        rejects: folder for the rejects of this update, beside those of other stages.
+        config: of the run.
+        key: what is drawn depends on it alone.
+        title: shown to the user.
+        needs_all_labels: a clip must have every label to be drawn; else one is enough.
+        frozen: only the heads learn (evaluation).
+        bank: modality → folder for the features that training computes anyway; None: not kept.
+    """
+
+    clips: PublishedClips
+    heads: Mapping[str, tuple[str, ...]]
+    labels: Mapping[str, PublishedLabels]
+    weights: Location
+    out: Location
+    rejects: Location
+    config: Config
+    key: Key
+    title: str
+    needs_all_labels: bool = False
+    frozen: bool = False
+    bank: Mapping[str, Location] | None = None
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        return tuple(self.heads)
+
+    @property
+    def head_sizes(self) -> Heads:
+        return {m: {name: self.labels[name].k for name in names} for m, names in self.heads.items()}
+
+
+@dataclass(frozen=True)
+class LearnerSpec:
+    """What a `Learner` is built from.
+
+    Attributes:
+        heads: which encoder predicts which labels, and their k.
+        weights: safetensors of both encoders.
+        key: seeds the new heads.
+        frozen: the encoders stay as they are, BatchNorm's statistics included; the heads learn.
+    """
+
+    heads: Heads
+    weights: Location
+    key: Key
+    frozen: bool = False
+
+
+@dataclass(frozen=True)
+class WorkerTask:
+    """What each training worker is given.
+
+    Attributes:
+        out, rejects: see `LearningTask`; clips: the table that names rejects.
+        device: ``cpu`` or ``cuda``.
+        schedule: the steps to take.
+        bank: see `LearningTask`; last_seen: boxed bool [slots · B], see `Schedule.last_seen`.
+        meter: counts the clips that were trained on.
+    """
+
+    config: Config
+    learner: LearnerSpec
+    out: Location
+    rejects: Location
+    clips: ClipTable
+    device: str
+    schedule: ScheduleShape
+    meter: Meter
+    bank: Mapping[str, Location] | None = None
+    last_seen: list[ray.ObjectRef] | None = None
+
+    @property
+    def rejects_prefix(self) -> str:
+        """How the names of this update's parts begin, among those of its round."""
+        return f"learn-{self.learner.key[-1]}"
