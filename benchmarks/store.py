@@ -21,7 +21,7 @@ import numpy as np
 from pipeline.clips.decoding.decode import DecodedClip
 from pipeline.clips.decoding.isolation import decode_clips_isolated, probe_isolated, shrink_isolated
 from pipeline.clips.rejects import Reject
-from pipeline.clips.sampling import augmented
+from pipeline.clips.sampling import augmented, reach
 from pipeline.config import AudioConfig, ClipsConfig, VideoConfig, load
 from pipeline.storage import Location
 from pipeline.telemetry.machine import about
@@ -68,19 +68,19 @@ def measure(
     size = media_s = read = 0.0
     for number, (source, start_s, end_s) in enumerate(chosen):
         begin = time.perf_counter()
-        made = shrink_isolated(source, start_s, end_s, config, codec)
+        origin_s, reach_s = reach(start_s, end_s, config)
+        small = shrink_isolated(source, origin_s, reach_s, config, codec)
         spent["fill"] += time.perf_counter() - begin
-        if isinstance(made, Reject):
+        if isinstance(small, Reject):
             continue
-        film, origin_s = made
-        size, media_s, read = size + len(film), media_s + end_s - start_s, read + 1
+        size, media_s, read = size + len(small), media_s + end_s - start_s, read + 1
         for draw in range(draws):
             request = augmented(start_s, end_s, config, True, True, (0, draw, number)).request
             begin = time.perf_counter()
             (direct,) = decode_clips_isolated(source, [request], config)
             between = time.perf_counter()
             moved = replace(request, centre_s=request.centre_s - origin_s)
-            (stored,) = decode_clips_isolated(film, [moved], unshifted)
+            (stored,) = decode_clips_isolated(small, [moved], unshifted)
             spent["stored"] += time.perf_counter() - between
             spent["direct"] += between - begin
             assert isinstance(direct, DecodedClip), direct

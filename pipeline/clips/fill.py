@@ -20,6 +20,7 @@ import ray.data
 
 from pipeline.clips.decoding.isolation import shrink_isolated
 from pipeline.clips.rejects import Reject
+from pipeline.clips.sampling import reach
 from pipeline.clips.store import ENTRY, REQUESTS, ClipStore
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import ClipsConfig, Config
@@ -126,15 +127,13 @@ class _FillShard:
         with tarfile.open(fileobj=tar_bytes, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for index, row in enumerate(rows, start=self.bounds[number][0]):
                 source = Location.of(row["uri"])
-                made = shrink_isolated(
-                    source, row["start_s"], row["end_s"], self.config, self.codec
-                )
-                if isinstance(made, Reject):
+                start_s, end_s = reach(row["start_s"], row["end_s"], self.config)
+                media = shrink_isolated(source, start_s, end_s, self.config, self.codec)
+                if isinstance(media, Reject):
                     rejected += 1
                     entries.append((index, 0, 0, 0.0))
                     continue
-                media, origin_s = made
-                entries.append((index, tar.offset + _TAR_HEADER, len(media), origin_s))
+                entries.append((index, tar.offset + _TAR_HEADER, len(media), start_s))
                 member = tarfile.TarInfo(f"{index:012d}.mkv")
                 member.size = len(media)
                 tar.addfile(member, io.BytesIO(media))

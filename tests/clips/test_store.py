@@ -15,7 +15,7 @@ from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, decode_clip
 from pipeline.clips.decoding.shrink import shrink
 from pipeline.clips.fill import fill
 from pipeline.clips.rejects import Reason, Reject
-from pipeline.clips.sampling import centre_range
+from pipeline.clips.sampling import centre_range, reach
 from pipeline.clips.stream import Augment, DecodeSlot, Order
 from pipeline.clips.table import ClipTable
 from pipeline.config import AudioConfig, ClipsConfig
@@ -45,9 +45,9 @@ def test_a_clip_is_the_same_from_the_store(name: str, codec: str, tmp_path: Path
     suffix, film = FILMS[name]
     source = Location.of(write(tmp_path / f"film.{suffix}", film))
     window = (0.5, 3.1)
-    made = shrink(source, *window, CONFIG, codec)
-    assert not isinstance(made, Reject), made
-    small, origin_s = made
+    origin_s, end_s = reach(*window, CONFIG)
+    small = shrink(source, origin_s, end_s, CONFIG, codec)
+    assert not isinstance(small, Reject), small
     earliest, latest = centre_range(*window, CONFIG)
     for centre in np.linspace(earliest, latest, 7).tolist():
         asked = ClipRequest(centre, 140, crop_x=0.2, crop_y=0.9)
@@ -75,9 +75,10 @@ def test_region_and_rotation_are_applied_once(rotation: int, tmp_path: Path) -> 
     )
     asked = ClipRequest(1.5, 128)
     (expected,) = decode_clips(turned, [asked], config)
-    made = shrink(turned, 0.5, 2.5, config, "jpeg")
-    assert not isinstance(made, Reject)
-    (found,) = decode_clips(made[0], [replace(asked, centre_s=1.5 - made[1])], CONFIG)
+    origin_s, end_s = reach(0.5, 2.5, config)
+    small = shrink(turned, origin_s, end_s, config, "jpeg")
+    assert not isinstance(small, Reject)
+    (found,) = decode_clips(small, [replace(asked, centre_s=1.5 - origin_s)], CONFIG)
     assert isinstance(expected, DecodedClip)
     assert isinstance(found, DecodedClip)
     assert np.abs(found.video.astype(int) - expected.video).mean() < 6

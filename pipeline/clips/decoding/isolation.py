@@ -70,7 +70,7 @@ def probe_isolated(
 
 def shrink_isolated(
     source: Location, start_s: float, end_s: float, config: ClipsConfig, codec: str
-) -> tuple[bytes, float] | Reject:
+) -> bytes | Reject:
     """`shrink.shrink`, safe from the decoder."""
     return _asked("shrink", source, start_s, end_s, config, codec, limit_s=config.timeout_s)
 

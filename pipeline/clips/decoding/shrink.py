@@ -1,4 +1,4 @@
-"""A clip's window as a small file of its own: all that later rounds may sample, and no more.
+"""An interval of a file as a small file of its own: all that later rounds may sample, no more.
 
 Frames are scaled to the largest short side that training draws (never enlarged) and cut to
 `VideoConfig.region`; each keeps its own time stamp. Audio is mono at the front end's rate. The
@@ -35,7 +35,6 @@ from pipeline.clips.decoding.pyav import PyAVCudaDecoder
 from pipeline.clips.decoding.samples import decode_stretches, resampled
 from pipeline.clips.decoding.scaling import region_within
 from pipeline.clips.rejects import Reason, Reject
-from pipeline.clips.sampling import reach
 from pipeline.config import ClipsConfig, VideoConfig
 from pipeline.storage import Location
 
@@ -52,20 +51,16 @@ _CODECS = {
 
 def shrink(
     source: Location, start_s: float, end_s: float, config: ClipsConfig, codec: str
-) -> tuple[bytes, float] | Reject:
-    """The video and audio of every clip that may be sampled in the window [start_s, end_s].
-
-    Returns:
-        The stored clip, and the media time of its time 0 in seconds; or why there is none.
+) -> bytes | Reject:
+    """The video and audio of [start_s, end_s], whose time 0 is `start_s`; or why there is none.
 
     Raises:
         UserError: there is no such decoder as `ClipsConfig.decoder`.
     """
-    begin, end = reach(start_s, end_s, config)
     hardware = issubclass(load_decoder(config.decoder), PyAVCudaDecoder)
     try:
         with opened(source, config.timeout_s, hardware=hardware) as media:
-            return _stored_clip(media, begin, end, config, codec), begin
+            return _stored_clip(media, start_s, end_s, config, codec)
     except Exception as error:
         return reject_for_ffmpeg(error, Reason.CORRUPT)
 
