@@ -21,6 +21,7 @@ import numpy as np
 import ray
 
 from pipeline import methods
+from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.fill import publish_clips
 from pipeline.clips.stream import Order
 from pipeline.clips.table import ClipTable, PublishedClips
@@ -95,7 +96,9 @@ class Pretraining:
         wanted = config.encoders.warm_batches * config.embedding.batch_size
         chosen = rng.choice(len(self.clips), size=min(wanted, len(self.clips)), replace=False)
         order = Order(len(chosen), config.embedding.batch_size, [ray.put(np.sort(chosen))])
-        warm = warm_batchnorm.options(**decoding(config.resources, config.clips.decoder))
+        warm = warm_batchnorm.options(
+            **decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
+        )
         ray.get(warm.remote(zero.encoders, self.clips, order, config))
         self.run.commit(zero, {"round": 0})
         say(f"round 0 · random encoders in {duration(time.monotonic() - started)}")
@@ -282,11 +285,14 @@ def check(config: Config, method: Method, clips: ClipTable) -> None:
     """Refuse at once what could only fail hours later.
 
     Raises:
-        UserError: k exceeds the number of clips that can be clustered, or no GPU can decode.
+        UserError: k exceeds the number of clips that can be clustered, or the decoder is
+            unknown or needs a GPU that the cluster lacks.
     """
-    if config.clips.decoder == "cuda" and choose_device(config.resources) != "cuda":
+    decoder = config.clips.decoder
+    if load_decoder(decoder).on_gpu and choose_device(config.resources) != "cuda":
         raise UserError(
-            "clips.decoder=cuda needs GPU nodes, and the cluster has none; set clips.decoder=cpu"
+            f"clips.decoder={decoder} needs GPU nodes, and the cluster has none; set "
+            "clips.decoder=cpu"
         )
     usable = clips.count(tuple({m for ms in method.clusterings.values() for m in ms}))
     if config.clustering.k > usable:

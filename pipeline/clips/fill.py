@@ -18,6 +18,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
+from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.decoding.isolation import shrink_isolated
 from pipeline.clips.rejects import Reject
 from pipeline.clips.sampling import reach
@@ -67,11 +68,12 @@ def fill(clips: PublishedClips, place: Location, config: Config) -> ClipStore:
     if missing:
         work = _FillShard(clips, place, bounds, names, config.clips, config.store.codec)
         left = sum(bounds[number][1] - bounds[number][0] for number in missing)
+        cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
         with Progress("store", left, "clips") as progress:
             counted = (
                 ray.data.from_arrow(pa.table({"shard": pa.array(missing, pa.int64())}))
                 .repartition(min(len(missing), 20_000))
-                .map_batches(work, batch_size=1, **decoding(config.resources, config.clips.decoder))
+                .map_batches(work, batch_size=1, **cost)
             )
             for batch in counted.iter_batches(batch_size=None):
                 progress.meter.add(

@@ -20,7 +20,7 @@ import ray
 import ray.data
 
 from pipeline.clips import rejects
-from pipeline.clips.decoding.decoder import MediaInfo
+from pipeline.clips.decoding.decoder import MediaInfo, load_decoder
 from pipeline.clips.decoding.isolation import probe_isolated
 from pipeline.clips.listing import list_media
 from pipeline.clips.rejects import Reason, Reject
@@ -153,7 +153,8 @@ def _probe(todo: pa.Table, chunks: list[tuple[int, int]], scan: Location, config
     missing = [n for n in range(len(chunks)) if f"{n:08d}-rejects.parquet" not in done]
     if not missing:
         return
-    work = _ProbeChunk([ray.put(todo)], chunks, scan, config.index)
+    load_decoder(config.clips.decoder)  # an unknown one is an error here, not in every task
+    work = _ProbeChunk([ray.put(todo)], chunks, scan, config.index, config.clips.decoder)
     with Progress("index", len(todo), "inputs") as progress:
         counted = (
             ray.data.from_arrow(pa.table({"chunk": pa.array(missing, pa.int64())}))
@@ -174,6 +175,7 @@ class _ProbeChunk:
     chunks: list[tuple[int, int]]
     scan: Location
     config: IndexConfig
+    decoder: str
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         number = int(batch["chunk"][0])
@@ -182,7 +184,7 @@ class _ProbeChunk:
         clips: list[dict[str, Any]] = []
         refused: list[dict[str, Any]] = []
         for uri, cuts in _by_file(rows):
-            info = probe_isolated(Location.of(uri), self.config.timeout_s) if uri else _NO_URI
+            info = self._probed(uri)
             for cut in cuts:
                 made = _clips_of(uri, info, cut, self.config)
                 if isinstance(made, Reject):
@@ -198,6 +200,11 @@ class _ProbeChunk:
         metrics.rejects(row["reason"] for row in refused)
         counts = {"inputs": stop - start, "clips": len(clips), "rejects": len(refused)}
         return {name: np.array([value]) for name, value in counts.items()}
+
+    def _probed(self, uri: str) -> MediaInfo | Reject:
+        if not uri:
+            return _NO_URI
+        return probe_isolated(Location.of(uri), self.config.timeout_s, self.decoder)
 
 
 _NO_URI = Reject(Reason.BAD_CUT, "the cuts table names no file in this row")

@@ -20,6 +20,7 @@ import torch
 from ray.data import ActorPoolStrategy
 
 from pipeline import encoders
+from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.stream import DecodeSlot, Order, stream
 from pipeline.clips.table import PublishedClips
@@ -95,7 +96,7 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
             if task.ahead:
                 task.ahead.before(progress)
             decode = DecodeSlot(task.clips, order, config.clips, task.modalities)
-            cost = decoding(config.resources, config.clips.decoder)
+            cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
             encoded = _encoded(stream(decode, cost=cost, slots=slots), task, progress.meter)
             encoded.write_datasink(sink, ray_remote_args=writing(config.resources))
     finish(task.out)
@@ -116,7 +117,7 @@ def _encoded(decoded: ray.data.Dataset, task: EmbeddingTask, meter: Meter) -> ra
         fn_constructor_args=(task.weights, task.modalities, config, device, meter),
         batch_size=1,
         compute=pool,
-        **encoding(config.resources, device, config.clips.decoder),
+        **encoding(config.resources, device),
     )
 
 

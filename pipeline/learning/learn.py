@@ -22,6 +22,7 @@ from ray.train import (
 )
 from ray.train.torch import TorchTrainer
 
+from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.stream import Augment, DecodeSlot, Order, stream
 from pipeline.config import LearningConfig
 from pipeline.errors import UserError
@@ -114,7 +115,7 @@ def _decoded(task: LearningTask, schedule: Schedule) -> Callable[[], ray.data.Da
     labels = {name: labels.boxed for name, labels in task.labels.items()}
     augment = Augment(*task.key[:2])
     decode = DecodeSlot(task.clips, order, config.clips, task.encoders, augment, labels)
-    cost = decoding(config.resources, config.clips.decoder, packed=True)
+    cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu, packed=True)
 
     def decoded() -> ray.data.Dataset:
         set_up_ray_data(feeding=True)

@@ -26,15 +26,15 @@ Options = dict[str, Any]  # of a Ray task, actor or `map_batches`
 _ENCODER_CPUS = 0.5
 
 
-def decoding(resources: ResourcesConfig, decoder: str = "cpu", packed: bool = False) -> Options:
+def decoding(resources: ResourcesConfig, on_gpu: bool = False, packed: bool = False) -> Options:
     """A decoding task: its cores, in the logical CPUs that stand for them, and its part of a GPU
     where that decodes.
 
     Args:
+        on_gpu: whether the decoder needs one (`Decoder.on_gpu`).
         packed: few tasks share few nodes. Ray Data would deal them to all nodes in turn, and none
             of these would ever be idle while learning takes its clips more slowly than all decode.
     """
-    on_gpu = decoder == "cuda"
     cpus = resources.decode_cpus
     if not os.environ.get("RAY_ADDRESS"):
         cpus *= max(1.0, local_cpus(resources) / (os.cpu_count() or 1))
@@ -46,11 +46,11 @@ def decoding(resources: ResourcesConfig, decoder: str = "cpu", packed: bool = Fa
     }
 
 
-def encoding(resources: ResourcesConfig, device: str, decoder: str = "cpu") -> Options:
+def encoding(resources: ResourcesConfig, device: str) -> Options:
     """An encoder actor. Ray Data would make one actor of two stages that ask for the same, and
     decode in it, one batch after the other: it asks for a little more or less than decoding."""
     cpus = _ENCODER_CPUS
-    if decoding(resources, decoder)["num_cpus"] == cpus:
+    if decoding(resources)["num_cpus"] == cpus:
         cpus += 0.01
     gpus = 1 if device == "cuda" else 0
     return {"num_cpus": cpus, "num_gpus": gpus, **_on(resources.train_on, resources)}

@@ -29,7 +29,7 @@ def test_with_roles_every_stage_keeps_to_its_nodes() -> None:
     config = tiny("resources.roles=true", "resources.decode_on=[decode,gpu]")
     found = {
         "decode": placement.decoding(config.resources),
-        "on a GPU": placement.decoding(config.resources, "cuda"),
+        "on a GPU": placement.decoding(config.resources, on_gpu=True),
         "encode": placement.encoding(config.resources, "cuda"),
         "cluster": placement.clustering(config.clustering, config.resources),
         "train": placement.training(config.learning, config.resources, "cuda"),

@@ -6,16 +6,16 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from pipeline.clips.decoding import isolation
 from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, decode_clips
 from pipeline.clips.decoding.decoder import DECODERS, MediaInfo, load_decoder
 from pipeline.clips.decoding.isolation import decode_clips_isolated, probe_isolated
+from pipeline.clips.indexing import index
 from pipeline.clips.rejects import Reason, Reject
-from pipeline.clips.stream import Order, stream
-from pipeline.clips.table import SCHEMA, ClipTable, clip_id
+from pipeline.clips.stream import DecodeSlot, Order, stream
+from pipeline.clips.table import ClipTable
 from pipeline.config import ClipsConfig
 from pipeline.errors import UserError
 from pipeline.storage import Location
@@ -80,24 +80,24 @@ def test_what_it_raises_is_a_reject(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_batch_goes_through_it_on_ray(files: list[Path], tmp_path: Path) -> None:
-    rows = [
-        {"clip_index": n, "clip_id": clip_id(str(path), 0.0, 4.0), "uri": str(path)}
-        | {"start_s": 0.0, "end_s": 4.0, "has_video": True, "has_audio": True}
-        for n, path in enumerate([*files, tmp_path / "none.npz"])
-    ]
-    run = Location.of(tmp_path / "run")
-    table = pa.Table.from_pylist(rows, SCHEMA)
-    (run / "clips" / "part-000000.parquet").write_table(table)
-    clips = config()
+def test_media_are_indexed_and_decoded_with_it_on_ray(files: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "3.npz").write_text("no archive")
+    run, settings = Location.of(tmp_path / "run"), tiny(f"clips.decoder={NAME}")
+    report = index(str(tmp_path / "*.npz"), run, settings)
+    assert (report.indexed, report.rejected) == (3, 1)
+    files[2].write_text("no archive any more")
+    clips = settings.clips
     published = ClipTable.open(run / "clips").publish()
-    data = stream(published, Order(4, 4), clips, ("video", "audio"), cost={"num_cpus": 0.5})
+    decode = DecodeSlot(published, Order(3, 4), clips, ("video", "audio"))
+    data = stream(decode, cost={"num_cpus": 0.5})
     (batch,) = ({k: v[0] for k, v in b.items()} for b in data.iter_batches(batch_size=1))
-    assert batch["has_video"].tolist() == batch["has_audio"].tolist() == [True, True, True, False]
-    assert batch["video"][:3, :, 12, 12, 1].tolist() == [expected_frames(2.0, clips)] * 3
-    assert batch["video"][:3, 0, 12, 12, 0].tolist() == [0, 10, 20]
-    assert batch["audio"][:3].mean(axis=1) == pytest.approx([0, 0.05, 0.1], abs=1e-3)
-    assert [reject[:2] for reject in json.loads(str(batch["rejects"]))] == [[3, "missing"]]
+    assert batch["has_video"].tolist() == batch["has_audio"].tolist() == [True, True, False, False]
+    assert batch["video"][:2, :, 12, 12, 1].tolist() == [expected_frames(2.0, clips)] * 2
+    assert batch["video"][:2, 0, 12, 12, 0].tolist() == [0, 10]
+    assert batch["audio"][:2].mean(axis=1) == pytest.approx([0, 0.05], abs=1e-3)
+    assert [reject[:2] for reject in json.loads(str(batch["rejects"]))] == [[2, "not_media"]]
+    with pytest.raises(UserError, match="no decoder 'gpu'"):
+        index(str(tmp_path / "*.npz"), run, tiny("clips.decoder=gpu"), retry_rejects=True)
 
 
 @pytest.mark.parametrize(
