@@ -20,7 +20,7 @@ from pipeline.storage import Location
 def schedule(
     indexed: Location, labels: list[np.ndarray], require_all: bool = True, **settings: object
 ) -> Schedule:
-    config = LearningConfig(**{"batch_size": 4, "epochs": 2, "heldout": 0.2, **settings})
+    config = LearningConfig(**{"batch_size": 4, "epochs": 2, "held_out": 0.2, **settings})
     clips = ClipTable.open(indexed / "clips")
     boxed = [[ray.put(label)] for label in labels]
     return ray.get(draw_schedule.remote(clips, boxed, require_all, config, (0, 1, 0)))
