@@ -61,7 +61,7 @@ def test_neighbours_change_the_order_of_an_epoch_and_not_its_clips(
     indexed: Location, local_ray: None
 ) -> None:
     labels = [np.arange(48, dtype=np.int32) % 4]
-    apart, beside = (schedule(indexed, labels, neighbours=n) for n in (1, 6))
+    apart, beside = (schedule(indexed, labels, max_neighbours=n) for n in (1, 6))
     length = 4 * (apart.train_steps + apart.held_out_steps)
     assert not np.array_equal(apart.order, beside.order)
     assert sorted(apart.order[:length]) == sorted(beside.order[:length])
