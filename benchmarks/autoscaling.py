@@ -21,8 +21,8 @@ import ray
 
 from pipeline import synthetic
 from pipeline.clips.indexing import index
-from pipeline.config import load
 from pipeline.runtime.session import connect
+from pipeline.settings import load
 from pipeline.storage import Location
 from pipeline.telemetry.machine import about
 from tests.conftest import TINY

@@ -29,9 +29,10 @@ from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.indexing import index
 from pipeline.clips.stream import Order
 from pipeline.clips.table import ClipTable
-from pipeline.config import Config, load
+from pipeline.config import Config
 from pipeline.embedding.embed import EmbeddingTask, embed
 from pipeline.runtime.session import connect
+from pipeline.settings import load
 from pipeline.storage import Location
 from pipeline.telemetry.machine import about
 
@@ -54,7 +55,7 @@ def bare(clips: ClipTable, config: Config, weights: Location) -> float:
     networks = encoders.channels_last(encoders.build(config.encoders, seed=0))
     encoders.load_weights(networks, weights)
     networks.eval()
-    front = {"video": FramesToInput(config.clips.video), "audio": LogMel(config.clips.audio)}
+    front = {"video": FramesToInput(), "audio": LogMel(config.clips.audio)}
     began = time.perf_counter()
     order = Order(len(clips), config.embedding.batch_size)
     features = []

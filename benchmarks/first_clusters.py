@@ -31,9 +31,10 @@ from pipeline.clustering.inputs import unit
 from pipeline.clustering.measures import normalized_mutual_information
 from pipeline.clustering.splitting import split
 from pipeline.clustering.transform import Moments, Transform, power_of_two
-from pipeline.config import ClipsConfig, ClusteringConfig, load
+from pipeline.config import ClipsConfig, ClusteringConfig
 from pipeline.methods import MODALITIES
 from pipeline.reproduction.worlds import LISTS, TRAIN, words
+from pipeline.settings import load
 from pipeline.storage import Location
 from pipeline.telemetry.machine import about
 
@@ -69,7 +70,7 @@ def decoded(cuts: pa.Table, config: ClipsConfig) -> dict[str, torch.Tensor]:
             assert isinstance(clip, DecodedClip), f"{uri}: {clip}"
             clips[number] = clip
     ordered = [clips[row] for row in range(len(cuts))]
-    fronts = {"video": FramesToInput(config.video), "audio": LogMel(config.audio)}
+    fronts = {"video": FramesToInput(), "audio": LogMel(config.audio)}
     return {
         modality: torch.cat(
             [front(torch.from_numpy(getattr(clip, modality))[None]) for clip in ordered]

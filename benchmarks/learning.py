@@ -34,7 +34,7 @@ from torch.nn import functional as F
 from pipeline import encoders
 from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.table import ClipTable
-from pipeline.config import Config, load
+from pipeline.config import Config
 from pipeline.learning.learn import trainer
 from pipeline.learning.optimizers import new_optimizer
 from pipeline.learning.schedule import ScheduleShape
@@ -42,6 +42,7 @@ from pipeline.learning.task import LearnerSpec, WorkerTask
 from pipeline.runtime.devices import KEEPS_MEMORY
 from pipeline.runtime.ray_data import set_up_ray_data
 from pipeline.runtime.session import connect
+from pipeline.settings import load
 from pipeline.storage import Location
 from pipeline.telemetry.machine import about
 from pipeline.telemetry.progress import Progress
@@ -137,7 +138,7 @@ def loop(rank: int, config: Config, weights: Location, steps: int, port: int, ou
         torch.distributed.init_process_group("gloo", where, rank=rank, world_size=workers)
         network = nn.parallel.DistributedDataParallel(network)
     optimizer = new_optimizer(network, config.learning)
-    frames, spectrogram = FramesToInput(config.clips.video), LogMel(config.clips.audio)
+    frames, spectrogram = FramesToInput(), LogMel(config.clips.audio)
     batches = [made_up(config, seed) for seed in range(4)]
     for step in range(steps + 2):
         if step == 2:

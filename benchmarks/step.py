@@ -27,10 +27,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import encoders
-from pipeline.config import Config, load
+from pipeline.config import Config
 from pipeline.learning.learner import Learner
 from pipeline.learning.optimizers import new_optimizer
 from pipeline.learning.task import LearnerSpec
+from pipeline.settings import load
 from pipeline.storage import Location
 from pipeline.telemetry.machine import about
 

@@ -22,7 +22,8 @@ from pipeline.clips.decoding.decode import DecodedClip
 from pipeline.clips.decoding.isolation import decode_clips_isolated, probe_isolated, shrink_isolated
 from pipeline.clips.rejects import Reject
 from pipeline.clips.sampling import augmented, reach
-from pipeline.config import AudioConfig, ClipsConfig, VideoConfig, load
+from pipeline.config import AudioConfig, ClipsConfig, VideoConfig
+from pipeline.settings import load
 from pipeline.storage import Location
 from pipeline.telemetry.machine import about
 

@@ -31,10 +31,11 @@ import ray
 from pipeline.clips.indexing import index
 from pipeline.clips.stream import Augment, DecodeSlot, Order, stream
 from pipeline.clips.table import DECODING_COLUMNS, ClipTable
-from pipeline.config import Config, load
+from pipeline.config import Config
 from pipeline.learning.schedule import beside_neighbours, file_numbers
 from pipeline.runtime.placement import decoding
 from pipeline.runtime.session import connect
+from pipeline.settings import load
 from pipeline.storage import Location
 from pipeline.telemetry.machine import about
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline import config
+from pipeline import settings
 from pipeline.clustering import Progress, cluster
 from pipeline.clustering.measures import collapse_alarm, imbalance_factor
 from pipeline.clustering.tables import as_features
@@ -26,19 +26,19 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("settings", nargs="*", help="YAML files and dotted overrides")
     parser.add_argument("--column", default="features", help="of the vectors in Parquet files")
     options = parser.parse_args(arguments)
-    settings = config.load(options.settings)
+    config = settings.load(options.settings)
     out = Location.of(options.out)
     features, rows = as_features(Location.of(options.vectors), options.column, out / "features")
-    connect(settings.resources)
+    connect(config.resources)
     clustering = cluster(
         [features],
         num_clips=rows,
         clips=None,
-        config=settings.clustering,
-        seed=settings.seed,
+        config=config.clustering,
+        seed=config.seed,
         out=out,
         on_progress=_tell,
-        resources=settings.resources,
+        resources=config.resources,
     )
     sizes = clustering.sizes
     say(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline import config
+from pipeline import settings
 from pipeline.clips.fill import fill, store_place
 from pipeline.clips.indexing import REJECTS, index
 from pipeline.clips.table import ClipTable
@@ -28,10 +28,10 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--retry-rejects", action="store_true")
     parser.add_argument("--store", action="store_true", help="decode every clip's window now")
     options = parser.parse_args(arguments)
-    settings = config.load(options.settings)
+    config = settings.load(options.settings)
     run = Location.of(options.run)
-    connect(settings.resources)
-    report = index(options.media, run, settings, options.retry_rejects)
+    connect(config.resources)
+    report = index(options.media, run, config, options.retry_rejects)
     if report.already_known:
         say(f"{report.already_known:,} of {report.listed:,} {report.unit} were known already")
     say(
@@ -45,8 +45,8 @@ def main(arguments: list[str]) -> None:
         say(f"every reject with its reason: {run / REJECTS}")
     if options.store:
         clips = ClipTable.open(run / "clips")
-        place = store_place(settings, run)
-        fill(clips.publish(), place, settings)
+        place = store_place(config, run)
+        fill(clips.publish(), place, config)
         say(f"every clip's window is in {place}")
 
 

@@ -7,17 +7,17 @@ an earlier one stopped. Inside ``ray job submit`` it uses that cluster, else it 
 
 from __future__ import annotations
 
-from pipeline import config
+from pipeline import settings
 from pipeline.runtime.session import connect, run_job
 
 
 def main(arguments: list[str]) -> None:
-    settings = config.load(arguments)
+    config = settings.load(arguments)
     # Imported when the settings are known to be right: torch takes seconds.
     from pipeline.rounds import pretrain
 
-    connect(settings.resources)
-    pretrain(settings)
+    connect(config.resources)
+    pretrain(config)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import argparse
 
-from pipeline import config
 from pipeline.errors import UserError
 from pipeline.runtime.session import connect, run_job
+from pipeline.settings import load
 from pipeline.storage import Location
 from pipeline.telemetry.progress import say
 
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     if "words" in (options.worlds or ()) and not options.words:
         raise UserError("the world of words needs its cuts table: add --words CSV")
     wanted = options.worlds or ["generated", *(["words"] if options.words else [])]
-    connect(config.load(list(preset.settings)).resources)
+    connect(load(list(preset.settings)).resources)
     for seed in options.seeds or preset.seeds:
         for name in wanted:
             real = name == "words"

@@ -72,8 +72,8 @@ def _other(modality: str) -> str:
 
 
 def _alternating(first: str) -> Method:
-    """XDC, one encoder after the other (best the weak one first): the second learns from the
-    first's new clusters."""
+    """XDC, one encoder after the other, best the weak one first. The second encoder learns from the
+    first one's new clusters."""
     second = _other(first)
     return Method(_APART, (Update({first: (second,)}), Update({second: (first,)})))
 

@@ -16,34 +16,15 @@ finished stages are used again and the rest is overwritten.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
-from pipeline import config as config_module
+from pipeline import settings
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.methods import MODALITIES
 from pipeline.storage import Location
-
-# What may change when a run goes on: it moves work elsewhere, or adds rounds.
-_MAY_CHANGE = {
-    "run": None,
-    "rounds": None,
-    "settled_nmi": None,
-    "min_rounds": None,
-    "index": None,
-    "store": None,
-    "resources": None,
-    "tracking": None,
-    "embedding": {"actors", "max_actors", "keep", "rows_per_file"},
-    "clustering": {"shards", "cpus_per_shard", "gpus_per_shard", "memory_budget_mb"},
-    "learning": {"cpus_per_worker", "min_workers", "checkpoint_minutes"},
-    "clips": {"timeout_s"},
-}
 
 
 @dataclass(frozen=True)
@@ -162,7 +143,7 @@ class Run:
         saved = location / "config.yaml"
         if not saved.exists():
             raise UserError(f"{location} is not a run yet: pretrain it with jobs/pretrain.py first")
-        return cls(location, config_module.build(yaml.safe_load(saved.read_bytes())))
+        return cls(location, settings.saved(saved))
 
     @property
     def clips(self) -> Location:
@@ -213,24 +194,10 @@ class Run:
 
 
 def _check_same(saved: Location, config: Config) -> None:
-    # A setting that is younger than the run: its default is what was done before there was one.
-    theirs = config_module.with_defaults(yaml.safe_load(saved.read_bytes()))
-    changed = config_module.differences(_fixed(theirs), _fixed(config.model_dump(mode="json")))
+    changed = settings.differences(settings.saved(saved).outcome(), config.outcome())
     if changed:
         listing = "\n  ".join(changed)
         raise UserError(
             f"{saved.uri.rsplit('/', 1)[0]} was begun with other settings (there → here):\n"
             f"  {listing}\nUse another run directory, or give the settings it was begun with."
         )
-
-
-def _fixed(tree: dict[str, Any]) -> dict[str, Any]:
-    """A dumped config without what may change."""
-    tree = json.loads(json.dumps(tree))
-    for section, keys in _MAY_CHANGE.items():
-        if keys is None:
-            tree.pop(section, None)
-        else:
-            for key in keys:
-                tree.get(section, {}).pop(key, None)
-    return tree

@@ -2,13 +2,13 @@
 
 The model. Every file shows one of ``classes`` kinds of object that beats in a rhythm:
 
-    picture = scene + contrast · object      sound = room + level · voice
+    video = scene + contrast · object      audio = room + level · voice
 
-* What picture and sound share is the class and nothing else. In the picture it is the object's
-  outline, the colours and direction of its stripes and how often it hops; in the sound the
+* What video and audio share is the class and nothing else. In the video it is the object's
+  outline, the colours and direction of its stripes and how often it hops; in the audio the
   voice's overtones and how often it pulses.
-* What is private to the picture: the scene (one of ``places`` colours and gratings), its light,
-  the object's brightness, size and place. What is private to the sound: the room (one of ``places``
+* What is private to the video: the scene (one of ``places`` colours and gratings), its light,
+  the object's brightness, size and place. What is private to the audio: the room (one of ``places``
   colours of noise), the base pitch over two octaves, the loudness.
 * The private factors are drawn independently of the class and of each other, and vary the pixels
   and the spectrogram more than the class does, so that clustering one modality by itself
@@ -16,7 +16,7 @@ The model. Every file shows one of ``classes`` kinds of object that beats in a r
 * ``difficulty`` in [0, 1] lowers the object's contrast and the voice's level.
 
 Nothing here was tuned until some method won; whatever comes out is what is reported. The same
-seed writes the same pictures and sounds (the codecs' bytes may differ between FFmpeg releases).
+seed writes the same video and audio (the codecs' bytes may differ between FFmpeg releases).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class World:
     seed: int = 0
     classes: int = 8
     places: int = 8
-    size: int = 64  # side of the picture, pixels
+    size: int = 64  # side of a frame, pixels
     seconds: float = 2.0
     difficulty: float = 0.5
 
@@ -83,9 +83,9 @@ def _write_file(folder: Path, name: str, world: World, number: int, kind: int) -
     place = folder / name
     if place.exists():
         return
-    # Apart from the class, picture and sound share no random number.
-    frames = picture(world, int(kind), np.random.default_rng((world.seed, 1, number)))
-    samples = sound(world, int(kind), np.random.default_rng((world.seed, 2, number)))
+    # Apart from the class, video and audio share no random number.
+    frames = render_frames(world, int(kind), np.random.default_rng((world.seed, 1, number)))
+    samples = render_audio(world, int(kind), np.random.default_rng((world.seed, 2, number)))
     beside = place.with_suffix(".part.mp4")
     write_mp4(beside, frames, samples, _FPS, _RATE)
     beside.rename(place)
@@ -109,7 +109,7 @@ def write_mp4(place: Path, frames: np.ndarray, samples: np.ndarray, fps: int, ra
         container.mux(audio.encode())
 
 
-def picture(world: World, kind: int, rng: np.random.Generator) -> np.ndarray:
+def render_frames(world: World, kind: int, rng: np.random.Generator) -> np.ndarray:
     """uint8 [T, size, size, 3]: an object of class `kind` hopping in a random scene."""
     y, x = np.mgrid[0 : world.size, 0 : world.size] / world.size - 0.5
     where = rng.integers(world.places)
@@ -138,7 +138,7 @@ def picture(world: World, kind: int, rng: np.random.Generator) -> np.ndarray:
     return (np.clip(frames, 0, 1) * 255).astype(np.uint8)
 
 
-def sound(world: World, kind: int, rng: np.random.Generator) -> np.ndarray:
+def render_audio(world: World, kind: int, rng: np.random.Generator) -> np.ndarray:
     """float32 [samples]: a voice of class `kind` pulsing in a random room."""
     count = round(world.seconds * _RATE)
     time = np.arange(count) / _RATE

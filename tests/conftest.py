@@ -17,7 +17,7 @@ os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
 import pytest
 import ray
 
-from pipeline import config, synthetic
+from pipeline import settings, synthetic
 from pipeline.clips.indexing import index
 from pipeline.config import Config, ResourcesConfig
 from pipeline.runtime.session import connect
@@ -45,7 +45,7 @@ TINY = [
     "clustering.cpus_per_shard=0.25",
     "learning.batch_size=8",
     "learning.epochs=1",
-    "learning.heldout=0.1",
+    "learning.held_out=0.1",
     "learning.cpus_per_worker=0.5",
     "learning.optimizer=adamw",
     "learning.lr=0.001",
@@ -90,7 +90,7 @@ def copy_clips(run: Location, to: Location) -> Location:
 
 
 def tiny(*overrides: str) -> Config:
-    return config.load([*TINY, *overrides])
+    return settings.load([*TINY, *overrides])
 
 
 def free_port() -> int:

@@ -52,7 +52,7 @@ def test_decode_nodes_go_while_learning_needs_few_of_them(new_run: Callable[[], 
     settings = [
         *(f"clips.video.{setting}" for setting in slow),
         *("rounds=1", "store.enabled=true"),
-        *("learning.epochs=25", "learning.prefetch_mb=8", "learning.checkpoint_minutes=0"),
+        *("learning.epochs=25", "learning.max_prefetch_mb=8", "learning.checkpoint_minutes=0"),
     ]
     with FakeCloud(CLOUD) as cloud:
         story = cloud.tell(["jobs/pretrain.py", *TINY, *LESSON, *settings, f"run={place}"], {})

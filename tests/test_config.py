@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config
+from pipeline import settings
 from pipeline.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
@@ -12,22 +12,22 @@ CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
 def test_files_and_overrides_apply_left_to_right(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("clustering: {k: 7, whiten: false}\nseed: 3\n")
-    settings = config.load([str(tmp_path / "a.yaml"), "clustering.k=9", "method=cdc"])
-    assert (settings.clustering.k, settings.clustering.whiten) == (9, False)
-    assert (settings.seed, settings.method) == (3, "cdc")
+    config = settings.load([str(tmp_path / "a.yaml"), "clustering.k=9", "method=cdc"])
+    assert (config.clustering.k, config.clustering.whiten) == (9, False)
+    assert (config.seed, config.method) == (3, "cdc")
 
 
 @pytest.mark.parametrize("place", CONFIGS, ids=lambda place: place.name)
 def test_shipped_configs_are_valid(place: Path) -> None:
-    config.load([str(place)])
+    settings.load([str(place)])
 
 
 def test_saved_config_reads_back_the_same(tmp_path: Path) -> None:
-    settings = config.load(
+    config = settings.load(
         ["clips.video.region=[1,2,3,4]", "clips.video.train_short_side=[230,240]"]
     )
-    (tmp_path / "saved.yaml").write_text(settings.to_yaml())
-    assert config.load([str(tmp_path / "saved.yaml")]) == settings
+    (tmp_path / "saved.yaml").write_text(config.to_yaml())
+    assert settings.load([str(tmp_path / "saved.yaml")]) == config
 
 
 @pytest.mark.parametrize(
@@ -44,4 +44,4 @@ def test_saved_config_reads_back_the_same(tmp_path: Path) -> None:
 )
 def test_bad_settings_say_what_to_do(argument: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        config.load([argument])
+        settings.load([argument])

@@ -18,7 +18,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
 from ray.autoscaler._private.util import validate_config
 from ray.scripts import scripts
 
-from pipeline import config
+from pipeline import settings
 from pipeline.runtime import spot
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -105,10 +105,10 @@ def test_a_lost_head_is_resumed_and_all_is_locked(job: dict[str, Any]) -> None:
 
 
 def test_its_commands_exist(job: dict[str, Any]) -> None:
-    python, script, *settings = shlex.split(job["spec"]["entrypoint"])
+    python, script, *given = shlex.split(job["spec"]["entrypoint"])
     assert python == "python"
     assert (ROOT / Path(script).relative_to("/home/ray/xdc-ray")).is_file()
-    assert config.load(settings).resources.device == "cuda"
+    assert settings.load(given).resources.device == "cuda"
     start = {option for p in scripts.cli.commands["start"].params for option in p.opts}
     for group in groups(job):
         assert {f"--{name}" for name in group["rayStartParams"]} <= start

@@ -30,6 +30,7 @@ from pipeline.runtime.placement import decoding
 from pipeline.storage import Location
 from pipeline.telemetry.progress import Progress
 
+CLIPS_PER_SHARD = 128
 _TAR_HEADER = 512  # bytes before a member's data (POSIX ustar)
 _SCHEMA = pa.schema(
     [
@@ -60,7 +61,7 @@ def fill(clips: PublishedClips, place: Location, config: Config) -> ClipStore:
         UserError: the store was made for other clips or other settings.
     """
     _check(place, config)
-    size = config.store.clips_per_shard
+    size = CLIPS_PER_SHARD
     bounds = [(start, min(start + size, len(clips))) for start in range(0, len(clips), size)]
     names = [f"{number:06d}-{stop - start}" for number, (start, stop) in enumerate(bounds)]
     there = {index.name for index in place.files(".parquet")}
@@ -93,7 +94,7 @@ def _check(place: Location, config: Config) -> None:
         "span_s": config.clips.span_s,
         "align": audio.align,
         "jitter_s": config.clips.jitter_s,
-        "clips_per_shard": config.store.clips_per_shard,
+        "clips_per_shard": CLIPS_PER_SHARD,
         "codec": config.store.codec,
     }
     made = place / "store.json"

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor, nn
 from torchaudio.transforms import MelSpectrogram
 
-from pipeline.config import AudioConfig, VideoConfig
+from pipeline.config import AudioConfig
 
+# Kinetics statistics, RGB in [0, 1] (HumamAlwassel/XDC, issue 2).
+MEAN = (0.43216, 0.394666, 0.37645)
+STD = (0.22803, 0.22145, 0.216989)
 FLOOR = 1e-6  # added to mel power before the logarithm; digital silence becomes log(1e-6)
 DEVIATION_FLOOR = 1e-5  # added to a clip's deviation, which is 0 in digital silence
 
@@ -27,10 +30,10 @@ class FramesToInput(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: VideoConfig) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(config.mean), persistent=False)
-        self.register_buffer("std", torch.tensor(config.std), persistent=False)
+        self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
+        self.register_buffer("std", torch.tensor(STD), persistent=False)
 
     def forward(self, frames_BTHWC: Tensor, mirror_B: Tensor | None = None) -> Tensor:
         if mirror_B is not None:

@@ -25,13 +25,15 @@ from pipeline.clips.decoding.isolation import probe_isolated
 from pipeline.clips.listing import list_media
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.clips.table import SCHEMA, clip_id
-from pipeline.config import Config, IndexConfig
+from pipeline.config import ClipsConfig, Config, IndexConfig
 from pipeline.runtime.placement import decoding
 from pipeline.storage import Location
 from pipeline.telemetry import metrics
 from pipeline.telemetry.progress import Progress
 
 REJECTS = "rejects/index.parquet"
+FILES_PER_TASK = 32
+CLIPS_PER_PART = 262_144  # rows of one Parquet part of the clips table
 
 
 @dataclass(frozen=True)
@@ -62,25 +64,23 @@ def index(source: str, run: Location, config: Config, retry_rejects: bool = Fals
     known = _Known.read(run, retry_rejects)
     todo = listing.filter(pc.invert(known.contains(listing)))
     scan = run / "scratch" / f"index-{_fingerprint(todo, config.index)}"
-    chunks = _chunks_by_file(todo, config.index.files_per_task)
+    chunks = _chunks_by_file(todo, FILES_PER_TASK)
     _probe(todo, chunks, scan, config)
-    clips = _append(
-        run / "clips", _scanned(scan, len(chunks), "clips"), known.num_clips, config.index
-    )
-    refused = pa.concat_tables(
+    clips = _append(run / "clips", _scanned(scan, len(chunks), "clips"), known.num_clips)
+    rejected = pa.concat_tables(
         [rejects.SCHEMA.empty_table(), *_scanned(scan, len(chunks), "rejects")]
     )
-    known.add_rejects(run / REJECTS, refused, tried=todo)
+    known.add_rejects(run / REJECTS, rejected, tried=todo)
     scan.delete()
     return IndexReport(
         unit="files" if listing["start_s"].null_count == len(listing) else "cuts",
         listed=len(listing),
         already_known=len(listing) - len(todo),
-        indexed=len(todo) - len(refused),
-        rejected=len(refused),
+        indexed=len(todo) - len(rejected),
+        rejected=len(rejected),
         clips=clips,
         total_clips=known.num_clips + clips,
-        reasons=dict(Counter(refused["reason"].to_pylist()).most_common()),
+        reasons=dict(Counter(rejected["reason"].to_pylist()).most_common()),
     )
 
 
@@ -110,14 +110,14 @@ class _Known:
         ids = pa.array([_cut_id(row) for row in listing.select(_CUT).to_pylist()], pa.string())
         return pc.is_in(ids, self.table["clip_id"].combine_chunks())
 
-    def add_rejects(self, place: Location, refused: pa.Table, tried: pa.Table) -> None:
+    def add_rejects(self, place: Location, new: pa.Table, tried: pa.Table) -> None:
         """Rewrite the rejects table: earlier rejects not tried again, then the new ones."""
         again = pc.is_in(self.rejected["uri"], tried["uri"].combine_chunks())
         attempts = dict(zip(self.rejected["uri"].to_pylist(), self.rejected["attempt"].to_pylist()))
-        attempt = [attempts.get(uri, 0) + 1 for uri in refused["uri"].to_pylist()]
-        column = refused.schema.get_field_index("attempt")
-        refused = refused.set_column(column, "attempt", pa.array(attempt, pa.int32()))
-        place.write_table(pa.concat_tables([self.rejected.filter(pc.invert(again)), refused]))
+        attempt = [attempts.get(uri, 0) + 1 for uri in new["uri"].to_pylist()]
+        column = new.schema.get_field_index("attempt")
+        new = new.set_column(column, "attempt", pa.array(attempt, pa.int32()))
+        place.write_table(pa.concat_tables([self.rejected.filter(pc.invert(again)), new]))
 
 
 _CUT = ["uri", "start_s", "end_s"]
@@ -154,7 +154,7 @@ def _probe(todo: pa.Table, chunks: list[tuple[int, int]], scan: Location, config
     if not missing:
         return
     load_decoder(config.clips.decoder)  # an unknown one is an error here, not in every task
-    work = _ProbeChunk([ray.put(todo)], chunks, scan, config.index, config.clips.decoder)
+    work = _ProbeChunk([ray.put(todo)], chunks, scan, config.index, config.clips)
     with Progress("index", len(todo), "inputs") as progress:
         counted = (
             ray.data.from_arrow(pa.table({"chunk": pa.array(missing, pa.int64())}))
@@ -175,36 +175,36 @@ class _ProbeChunk:
     chunks: list[tuple[int, int]]
     scan: Location
     config: IndexConfig
-    decoder: str
+    media: ClipsConfig
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         number = int(batch["chunk"][0])
         start, stop = self.chunks[number]
         rows = ray.get(self.todo[0]).slice(start, stop - start).to_pylist()
         clips: list[dict[str, Any]] = []
-        refused: list[dict[str, Any]] = []
+        rejected: list[dict[str, Any]] = []
         for uri, cuts in _by_file(rows):
             info = self._probed(uri)
             for cut in cuts:
                 made = _clips_of(uri, info, cut, self.config)
                 if isinstance(made, Reject):
-                    refused.append(_refusal(cut, made))
+                    rejected.append(_rejection(cut, made))
                 else:
                     clips += made
         empty = SCHEMA.remove(SCHEMA.get_field_index("clip_index"))
         # The rejects are written last: they mark the chunk as finished.
         (self.scan / f"{number:08d}-clips.parquet").write_table(pa.Table.from_pylist(clips, empty))
         (self.scan / f"{number:08d}-rejects.parquet").write_table(
-            pa.Table.from_pylist(refused, rejects.SCHEMA)
+            pa.Table.from_pylist(rejected, rejects.SCHEMA)
         )
-        metrics.rejects(row["reason"] for row in refused)
-        counts = {"inputs": stop - start, "clips": len(clips), "rejects": len(refused)}
+        metrics.rejects(row["reason"] for row in rejected)
+        counts = {"inputs": stop - start, "clips": len(clips), "rejects": len(rejected)}
         return {name: np.array([value]) for name, value in counts.items()}
 
     def _probed(self, uri: str) -> MediaInfo | Reject:
         if not uri:
             return _NO_URI
-        return probe_isolated(Location.of(uri), self.config.timeout_s, self.decoder)
+        return probe_isolated(Location.of(uri), self.media.timeout_s, self.media.decoder)
 
 
 _NO_URI = Reject(Reason.BAD_CUT, "the cuts table names no file in this row")
@@ -258,7 +258,7 @@ def _clips_of(
     return [{"clip_id": clip_id(uri, a, b), "start_s": a, "end_s": b, **shared} for a, b in windows]
 
 
-def _refusal(cut: dict[str, Any], reject: Reject) -> dict[str, Any]:
+def _rejection(cut: dict[str, Any], reject: Reject) -> dict[str, Any]:
     return {
         "uri": cut["uri"],
         "clip_id": _cut_id(cut),
@@ -274,7 +274,7 @@ def _scanned(scan: Location, num_chunks: int, kind: str) -> Iterator[pa.Table]:
         yield (scan / f"{number:08d}-{kind}.parquet").read_table()
 
 
-def _append(folder: Location, tables: Iterator[pa.Table], first: int, config: IndexConfig) -> int:
+def _append(folder: Location, tables: Iterator[pa.Table], first: int) -> int:
     """Number the clips from `first` on and write them as further parts; how many there were.
 
     A part holds whole chunks, hence whole files: killed between two parts, the files of the
@@ -297,7 +297,7 @@ def _append(folder: Location, tables: Iterator[pa.Table], first: int, config: In
     for table in tables:
         if len(table):
             held.append(table)
-        if sum(map(len, held)) >= config.clips_per_part:
+        if sum(map(len, held)) >= CLIPS_PER_PART:
             write()
     if held:
         write()

@@ -15,8 +15,8 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"  # it is there, but storage gave an error or no permission
     EMPTY_FILE = "empty_file"  # zero bytes
     NOT_MEDIA = "not_media"  # it neither opens nor begins like media
-    NO_STREAMS = "no_streams"  # a container without picture or sound
-    STILL_IMAGE = "still_image"  # one picture, or cover art, and no sound
+    NO_STREAMS = "no_streams"  # a container without video or audio
+    STILL_IMAGE = "still_image"  # one image, or cover art, and no audio
     UNSUPPORTED = "unsupported"  # no decoder for its codec, or encrypted
     TOO_LARGE = "too_large"  # absurd dimensions, or more memory than there is
     TOO_SHORT = "too_short"

@@ -35,14 +35,14 @@ def centre_range(start_s: float, end_s: float, config: ClipsConfig) -> tuple[flo
 
 
 def reach(start_s: float, end_s: float, config: ClipsConfig) -> tuple[float, float]:
-    """First and last media time that a clip sampled in the window may show or sound."""
+    """First and last media time that a clip sampled in the window may need."""
     earliest, latest = centre_range(start_s, end_s, config)
-    pictures = (config.video.frames - 1) / 2 / config.video.fps
+    frames = (config.video.frames - 1) / 2 / config.video.fps
     window = config.audio.window_s
-    before = pictures if config.audio.align == "start" else window / 2
-    # A picture more on the early side: the first one shown may have appeared before its time.
-    return earliest - max(pictures, before) - 1 / config.video.fps, latest + max(
-        pictures, window - before
+    before = frames if config.audio.align == "start" else window / 2
+    # A frame more on the early side: the first one shown may have appeared before its time.
+    return earliest - max(frames, before) - 1 / config.video.fps, latest + max(
+        frames, window - before
     )
 
 

@@ -162,7 +162,7 @@ class DecodeSlot:
         whole = self.config.model_copy(
             update={
                 "video": self.config.video.model_copy(update={"region": None}),
-                "decoder": "cpu",  # small pictures, in a codec of ours
+                "decoder": "cpu",  # small frames, in a codec of ours
             }
         )
         places = [place for place, request in enumerate(requests) if request is not None]

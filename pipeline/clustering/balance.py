@@ -13,7 +13,9 @@ import numpy as np
 
 from pipeline.clustering.blocks import snap
 from pipeline.clustering.halves import widen
-from pipeline.config import ClusteringConfig
+
+SINKHORN_STRENGTH = 20.0  # inverse temperature on inner products (SeLaVi, SwAV)
+SINKHORN_PASSES = 3  # over the data, after every iteration
 
 
 def soft_sizes(
@@ -45,7 +47,6 @@ def sinkhorn_bias(
     bias: np.ndarray,
     sizes: Callable[[np.ndarray], np.ndarray],
     total: int,
-    config: ClusteringConfig,
 ) -> np.ndarray:
     """Move the potentials towards equal soft sizes (Cuturi 2013; YM. Asano et al. 2020).
 
@@ -58,9 +59,9 @@ def sinkhorn_bias(
         total: rows.
     """
     target = total / len(bias)
-    for _ in range(config.sinkhorn_passes):
+    for _ in range(SINKHORN_PASSES):
         soft = np.maximum(sizes(bias), 1e-6 * target)
-        bias = bias + np.log(target / soft) / config.sinkhorn_strength
+        bias = bias + np.log(target / soft) / SINKHORN_STRENGTH
         bias -= bias.max()
     return bias
 

@@ -131,8 +131,7 @@ def cluster(
             first=first,
             last=last,
             out=out,
-            budget=config.memory_budget_mb << 20,
-            scratch=config.scratch,
+            budget=config.max_memory_mb << 20,
             spherical=config.spherical,
             threads=max(1, int(config.cpus_per_shard)),
             device="cuda" if config.gpus_per_shard else "cpu",
@@ -173,7 +172,7 @@ def run(actor: Any, on_progress: Callable[[Progress], None] | None = None) -> No
             else:
                 log.warning(
                     "k-means has not begun: its shards load features, or wait for nodes that have "
-                    "clustering.cpus_per_shard CPUs free and a role of resources.shards_on"
+                    "clustering.cpus_per_shard CPUs free and the role memory"
                 )
         progress = _get(waiting)
         stage = progress.stage

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.clustering import inputs as feature_files
-from pipeline.clustering.balance import Overflow, price, sinkhorn_bias
+from pipeline.clustering.balance import SINKHORN_STRENGTH, Overflow, price, sinkhorn_bias
 from pipeline.clustering.blocks import Ordinals, generator
 from pipeline.clustering.labels import write_labels
 from pipeline.clustering.seeding import Shards, seed_centroids
@@ -132,9 +132,6 @@ class KMeans:
         attempt.centroids = self._normal(attempt.centroids)
         attempt.bias = self._balanced(attempt, counts)
         settled = np.array_equal(old, attempt.centroids) and np.array_equal(old_bias, attempt.bias)
-        if iteration > 1 and config.tolerance:
-            before, now = attempt.objective[-2:]
-            settled |= abs(before - now) <= config.tolerance * before
         if settled or iteration >= config.iterations:
             if state.best is None or attempt.objective[-1] < state.best.objective[-1]:
                 state.best = attempt
@@ -149,10 +146,10 @@ class KMeans:
         if config.balance == "sinkhorn":
 
             def sizes(bias: np.ndarray) -> np.ndarray:
-                strength = config.sinkhorn_strength
-                return sum(self.shards.call("soft_sizes", attempt.centroids, bias, strength))
+                arguments = (attempt.centroids, bias, SINKHORN_STRENGTH)
+                return sum(self.shards.call("soft_sizes", *arguments))
 
-            return sinkhorn_bias(attempt.bias, sizes, total, config)
+            return sinkhorn_bias(attempt.bias, sizes, total)
         if config.balance == "capped":
             return price(attempt.bias, counts, self._cap, attempt.objective[-1] / total)
         return attempt.bias

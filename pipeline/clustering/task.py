@@ -14,9 +14,6 @@ from pipeline.storage import Location
 
 log = logging.getLogger(__name__)
 
-# Settings that say where the work is done; the result is the same.
-_RESOURCES = {"shards", "cpus_per_shard", "gpus_per_shard", "memory_budget_mb", "scratch"}
-
 
 @dataclass(frozen=True)
 class Task:
@@ -32,13 +29,14 @@ class Task:
     @property
     def settings(self) -> dict[str, Any]:
         """The settings that decide the result."""
-        return self.config.model_dump(mode="json", exclude=_RESOURCES)
+        return self.config.outcome()
 
     @property
     def key(self) -> str:
         """Tells results of these settings and features from others."""
         # Without defaults, so that a setting which is younger than the result does not matter.
-        chosen = self.config.model_dump(mode="json", exclude=_RESOURCES, exclude_defaults=True)
+        defaults = ClusteringConfig().outcome()
+        chosen = {name: v for name, v in self.settings.items() if v != defaults[name]}
         parts = [chosen, self.num_clips, self.seed, listing(self.features)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -48,7 +46,7 @@ class Task:
         if not place.exists():
             return False
         summary = place.read_json()
-        config = {**ClusteringConfig().model_dump(mode="json"), **summary["config"]}
+        config = {**ClusteringConfig().outcome(), **summary["config"]}
         config = {name: config[name] for name in self.settings}
         then = (config, summary["seed"], summary["num_clips"])
         # Features may have been removed since; if they are there they must be the same.

@@ -22,6 +22,7 @@ from pipeline.storage import Location
 # Components whose variance is below this share of the largest are noise of float16 (11 bits, so
 # about 2**-22 in variance): whitening would blow them up.
 RANK_TOLERANCE = 2.0**-22
+_EIGEN_POWER = -0.5  # of whitening (DeepCluster)
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class Transform:
         vectors = vectors * np.where(vectors[pivot, np.arange(dim)] < 0, -1.0, 1.0)
         stretch = np.ones(dim)
         if config.whiten:
-            stretch = np.where(values > 0, values, 1.0) ** config.eigen_power
+            stretch = np.where(values > 0, values, 1.0) ** _EIGEN_POWER
         projection = vectors * np.where(values > 0, stretch, 0.0)
         # |x / scale - mean| <= 2 per coordinate bounds every coordinate of y.
         bound = 2 * float(np.abs(projection).sum(axis=0).max(initial=0.0))

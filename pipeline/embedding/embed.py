@@ -88,7 +88,7 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
         say(f"{task.title} · training kept the features of {kept:,} of {num_clips:,} clips")
     if written.passes:
         say(f"{task.title} · goes on after {written.clips.sum():,} of {num_clips:,} clips")
-    rows_per_file = min(config.embedding.rows_per_file, max(num_clips // _FILES, _FEWEST_ROWS))
+    rows_per_file = min(config.embedding.max_rows_per_file, max(num_clips // _FILES, _FEWEST_ROWS))
     sink = FeatureSink(task.out, task.rejects, task.clips.table, rows_per_file, written, again)
     left = num_clips - int(written.clips.sum()) + len(again)
     with Progress(task.title, left, "clips") as progress:
@@ -109,8 +109,8 @@ def _encoded(decoded: ray.data.Dataset, task: EmbeddingTask, meter: Meter) -> ra
     device = choose_device(config.resources)
     # A cluster that has no GPU yet may still bring one up; the device choice is the user's.
     pool = ActorPoolStrategy(
-        min_size=config.embedding.actors,
-        max_size=max(config.embedding.actors, config.embedding.max_actors),
+        min_size=config.embedding.min_actors,
+        max_size=config.embedding.max_actors,
     )
     return decoded.map_batches(
         Encode,
@@ -154,11 +154,11 @@ class Encode:
         self.device = torch.device(device)
         self.networks = networks.eval().to(self.device)
         self.front = {
-            "video": FramesToInput(config.clips.video).to(self.device),
+            "video": FramesToInput().to(self.device),
             "audio": LogMel(config.clips.audio).to(self.device),
         }
         self.modalities = modalities
-        self.precision = config.embedding.precision
+        self.precision = config.precision
         self.meter = meter
 
     @torch.inference_mode()
@@ -201,7 +201,7 @@ def warm_batchnorm(weights: Location, clips: PublishedClips, order: Order, confi
     device = torch.device("cpu")
     use_threads("cpu")
     networks = encoders.build(config.encoders, seed=config.seed)
-    front = {"video": FramesToInput(config.clips.video), "audio": LogMel(config.clips.audio)}
+    front = {"video": FramesToInput(), "audio": LogMel(config.clips.audio)}
     for module in networks.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             module.momentum = None  # the plain average over the batches

@@ -117,7 +117,6 @@ def _settings(config: Config, recipe: Recipe, epoch_clips: int) -> Config:
         workers=config.learning.workers,
         cpus_per_worker=config.learning.cpus_per_worker,
         threads=config.learning.threads,
-        precision=config.learning.precision,
         batch_size=recipe.batch_size,
         epochs=recipe.epochs,
         epoch_clips=epoch_clips,
@@ -128,7 +127,7 @@ def _settings(config: Config, recipe: Recipe, epoch_clips: int) -> Config:
         weight_decay=recipe.weight_decay,
         schedule="step",
         step_milestones=recipe.milestones,
-        heldout=0.0,
+        held_out=0.0,
     )
     return config.model_copy(update={"learning": learning})
 

@@ -138,6 +138,6 @@ def supervised(
 
 def _settings(config: Config, rounds: int) -> Config:
     learning = config.learning.model_copy(
-        update={"epochs": config.learning.epochs * rounds, "heldout": 0.0, "patience": 0}
+        update={"epochs": config.learning.epochs * rounds, "held_out": 0.0, "patience": 0}
     )
     return config.model_copy(update={"learning": learning})

@@ -65,7 +65,7 @@ def graph(encoder: nn.Module, modality: str, clips: ClipsConfig, front_end: bool
     video, audio = clips.video, clips.audio
     front: nn.Module
     if modality == "video":
-        front, name = FramesToInput(video), "frames"
+        front, name = FramesToInput(), "frames"
         shape = (3, video.frames, video.size, video.size, 3)
         media = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
     else:

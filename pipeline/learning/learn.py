@@ -206,7 +206,7 @@ def trainer(task: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> TorchT
 def _feeding(learning: LearningConfig) -> ExecutionOptions:
     # Slots are dealt to the workers in turn: blocks are handed out in order, and each is one.
     options = ExecutionOptions(preserve_order=True)
-    if learning.prefetch_mb:
-        bytes_waiting = learning.prefetch_mb * 2**20
+    if learning.max_prefetch_mb:
+        bytes_waiting = learning.max_prefetch_mb * 2**20
         options.resource_limits = ExecutionResources.for_limits(object_store_memory=bytes_waiting)
     return options

@@ -81,14 +81,10 @@ class Learner:
             nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.wrapped = wrap(self.model)
         self.front: dict[str, nn.Module] = {
-            "video": FramesToInput(config.clips.video).to(device),
+            "video": FramesToInput().to(device),
             "audio": LogMel(config.clips.audio).to(device),
         }
         self.optimizer = new_optimizer(self.model, config.learning)
-        own = config.learning.own_weight
-        self.weights = {
-            f"{m}_{name}": own if name == m else 1.0 for m, names in heads.items() for name in names
-        }
 
     def step(
         self, batches: Sequence[Mapping[str, np.ndarray]], progress: float, workers: int = 1
@@ -115,8 +111,9 @@ class Learner:
         for number, batch in enumerate(batches, start=1):
             with nullcontext() if number == len(batches) else self._apart():
                 losses, hits = self._losses(batch)
-                weighted = [loss * self.weights[name] for name, loss in losses.items()]
-                (torch.stack(weighted).sum() * (workers / learning.step_batches)).backward()
+                (
+                    torch.stack(list(losses.values())).sum() * (workers / learning.step_batches)
+                ).backward()
             seen.append(_named(losses, "loss") | _named(hits, "accuracy"))
         if learning.clip_grad_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), learning.clip_grad_norm)
@@ -143,7 +140,7 @@ class Learner:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Cross-entropy and share of right predictions per head, over the clips with its label."""
         inputs = {m: self._input(m, batch) for m in self.heads}
-        with autocast(self.device, self.config.learning.precision):
+        with autocast(self.device, self.config.precision):
             logits = (model or self.wrapped)(inputs)
         if self.bank:
             self.bank.add(batch, self.model.features)

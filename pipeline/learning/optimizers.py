@@ -11,6 +11,8 @@ from torch import nn
 
 from pipeline.config import LearningConfig
 
+_STEP = 0.1  # the rate is multiplied by it at each milestone
+
 
 def new_optimizer(model: nn.Module, learning: LearningConfig) -> torch.optim.Optimizer:
     """SGD, AdamW or LARS; under the last two biases and BatchNorm's parameters are not decayed."""
@@ -59,7 +61,7 @@ def rate_factor(learning: LearningConfig, progress: float) -> float:
     if progress < learning.warmup:
         return (progress + 1e-3) / (learning.warmup + 1e-3)
     if learning.schedule == "step":
-        return learning.step_factor ** sum(progress >= m for m in learning.step_milestones)
+        return _STEP ** sum(progress >= m for m in learning.step_milestones)
     if learning.schedule == "cosine":
         rest = (progress - learning.warmup) / max(1 - learning.warmup, 1e-9)
         return 0.5 * (1 + math.cos(math.pi * rest))

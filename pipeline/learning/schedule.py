@@ -88,7 +88,7 @@ def draw_schedule(
     labels = [ray.get(boxed[0]) for boxed in boxed_labels]
     has_label = np.stack([label >= 0 for label in labels])
     usable = has_label.all(axis=0) if require_all else has_label.any(axis=0)
-    held = held_out_clips(clips, config.heldout, key[0]) & usable
+    held = held_out_clips(clips, config.held_out, key[0]) & usable
     train = np.flatnonzero(usable & ~held)
     weights = sampling_weights(labels, train, config.sampling)
     rng = np.random.default_rng(key)
@@ -102,11 +102,11 @@ def draw_schedule(
     # Padded by repetition, so that every worker has whole batches; the mean hardly moves.
     tail = np.resize(tail, held_steps * global_batch)
     parts, kinds = [], []
-    files = file_numbers(clips)[train] if config.neighbours > 1 else None
+    files = file_numbers(clips)[train] if config.max_neighbours > 1 else None
     for _ in range(epochs):
         drawn = draw_epoch(len(train), weights, steps * global_batch, rng)
         if files is not None:
-            drawn = drawn[beside_neighbours(files[drawn], config.neighbours, rng)]
+            drawn = drawn[beside_neighbours(files[drawn], config.max_neighbours, rng)]
         parts += [train[drawn], tail]
         kinds += [
             np.zeros(steps * config.step_batches, bool),

@@ -56,7 +56,7 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
     bank = None
     if task.bank and task.last_seen:
         last_seen = ray.get(task.last_seen[0])
-        rows_per_file = config.embedding.rows_per_file
+        rows_per_file = config.embedding.max_rows_per_file
         bank = MemoryBank(task.bank, last_seen, rows_per_file, rank, state.slot)
     learner = Learner(task.learner, config, ray.train.torch.get_device(), prepare_model, bank)
     if state.tensors:

@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import config as settings_of
-from pipeline import methods
+from pipeline import methods, settings
 from pipeline.clips.indexing import index
 from pipeline.clips.table import ClipTable
 from pipeline.config import Config
@@ -97,7 +96,7 @@ def play(
     own = [f"run={place.full_uri}", f"seed={seed}"]
     if runs.method in METHODS:
         own.append(f"method={runs.method}")
-    config = settings_of.load([*world.settings, *preset, *runs.settings, *own])
+    config = settings.load([*world.settings, *preset, *runs.settings, *own])
     if trial.cuts != TRAIN:
         config = _as_many_steps(config, len(world.list_of(TRAIN, out).read_table()))
     cuts = world.list_of(trial.cuts, out)
@@ -139,7 +138,7 @@ def _cost(run: Run) -> dict[str, dict[int, float]]:
 
 def _as_many_steps(config: Config, clips: int) -> Config:
     """Epochs as long as on all training cuts: other lists are compared at equal compute."""
-    size = round(clips * (1 - config.learning.heldout))
+    size = round(clips * (1 - config.learning.held_out))
     learning = config.learning.model_copy(update={"epoch_clips": size})
     return config.model_copy(update={"learning": learning})
 

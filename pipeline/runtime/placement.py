@@ -24,6 +24,8 @@ from pipeline.config import ClusteringConfig, LearningConfig, ResourcesConfig
 Options = dict[str, Any]  # of a Ray task, actor or `map_batches`
 
 _ENCODER_CPUS = 0.5
+_DECODE_GPUS = 0.1  # of a task that decodes on a GPU
+MEMORY, GPU = ("memory",), ("gpu",)  # roles
 
 
 def decoding(resources: ResourcesConfig, on_gpu: bool = False, packed: bool = False) -> Options:
@@ -40,9 +42,9 @@ def decoding(resources: ResourcesConfig, on_gpu: bool = False, packed: bool = Fa
         cpus *= max(1.0, local_cpus(resources) / (os.cpu_count() or 1))
     return {
         "num_cpus": cpus,
-        "num_gpus": resources.decode_gpus if on_gpu else 0.0,
+        "num_gpus": _DECODE_GPUS if on_gpu else 0.0,
         **({"scheduling_strategy": "DEFAULT"} if packed else {}),
-        **_on(resources.train_on if on_gpu else resources.decode_on, resources),
+        **_on(GPU if on_gpu else resources.decode_on, resources),
     }
 
 
@@ -53,7 +55,7 @@ def encoding(resources: ResourcesConfig, device: str) -> Options:
     if decoding(resources)["num_cpus"] == cpus:
         cpus += 0.01
     gpus = 1 if device == "cuda" else 0
-    return {"num_cpus": cpus, "num_gpus": gpus, **_on(resources.train_on, resources)}
+    return {"num_cpus": cpus, "num_gpus": gpus, **_on(GPU, resources)}
 
 
 def writing(resources: ResourcesConfig) -> Options:
@@ -66,7 +68,7 @@ def training(config: LearningConfig, resources: ResourcesConfig, device: str) ->
     return {
         "num_cpus": config.cpus_per_worker,
         "num_gpus": 1 if device == "cuda" else 0,
-        **_on(resources.train_on, resources),
+        **_on(GPU, resources),
     }
 
 
@@ -75,7 +77,7 @@ def clustering(config: ClusteringConfig, resources: ResourcesConfig) -> Options:
     return {
         "num_cpus": config.cpus_per_shard,
         "num_gpus": config.gpus_per_shard,
-        **_on(resources.shards_on, resources),
+        **_on(MEMORY, resources),
     }
 
 

@@ -118,7 +118,7 @@ def drain(notice: Notice, address: str | None = None, node_id: str | None = None
     """Have Ray drain a node, this one by default; tried again while there is time.
 
     Raises:
-        UserError: Ray refused to the end.
+        UserError: Ray did not drain it in time.
     """
     end = time.monotonic() + notice.seconds
     while True:

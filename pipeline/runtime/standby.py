@@ -97,7 +97,7 @@ class NextStages:
         self._stages = [self._shards]
         if learning:
             options = training(config.learning, resources, choose_device(resources))
-            freed = max(config.embedding.actors, config.embedding.max_actors)
+            freed = config.embedding.max_actors
             self._stages.append(Standby(options, config.learning.workers, resources, freed))
 
     def __enter__(self) -> NextStages:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.clips.frontend import FramesToInput, LogMel
+from pipeline.clips.frontend import MEAN, STD, FramesToInput, LogMel
 from pipeline.clips.sampling import augmented, centre_range, centred
-from pipeline.config import AudioConfig, ClipsConfig, VideoConfig
+from pipeline.config import AudioConfig, ClipsConfig
 
 
 def test_a_clip_lies_inside_a_long_window_and_at_the_middle_of_a_short_one() -> None:
@@ -67,17 +67,16 @@ def test_normalised_spectrogram_forgets_loudness_and_silence_is_zero() -> None:
 
 
 def test_frames_are_normalised_and_reordered() -> None:
-    config = VideoConfig()
     frames = torch.randint(0, 256, (2, 8, 16, 16, 3), dtype=torch.uint8)
-    x = FramesToInput(config)(frames)
+    x = FramesToInput()(frames)
     assert x.shape == (2, 3, 8, 16, 16)
-    expected = (float(frames[1, 5, 3, 4, 2]) / 255 - config.mean[2]) / config.std[2]
+    expected = (float(frames[1, 5, 3, 4, 2]) / 255 - MEAN[2]) / STD[2]
     assert float(x[1, 2, 5, 3, 4]) == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_clip_is_mirrored_as_a_whole() -> None:
     frames = torch.randint(0, 256, (2, 3, 4, 4, 3), dtype=torch.uint8)
-    front = FramesToInput(VideoConfig())
+    front = FramesToInput()
     x = front(frames, torch.tensor([False, True]))
     plain = front(frames)
     assert torch.equal(x[0], plain[0])

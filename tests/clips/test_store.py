@@ -107,6 +107,7 @@ def test_filled_resumed_and_read_without_the_media(
     tmp_path: Path,
     request: pytest.FixtureRequest,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Not shrunk: at these sizes half a pixel of another crop would be all the difference.
     sides = [
@@ -114,7 +115,8 @@ def test_filled_resumed_and_read_without_the_media(
         "clips.video.short_side=48",
         "clips.video.train_short_side=[40,48]",
     ]
-    config = tiny("store.clips_per_shard=20", "clips.jitter_s=0.05", *sides)
+    monkeypatch.setattr("pipeline.clips.fill.CLIPS_PER_SHARD", 20)
+    config = tiny("clips.jitter_s=0.05", *sides)
     place = Location.of(tmp_path / "store")
     if storage == "s3":
         place = Location.of(s3_uri("media/store", request.getfixturevalue("s3")))

@@ -8,7 +8,6 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mixture_factory import files, mixture, run_here
 
@@ -198,20 +197,6 @@ def test_spreading_seeds_beats_random_ones(write_features: Writer, tmp_path: Pat
     assert first["kmeans||"] < 0.5 * first["random"]
 
 
-def test_tolerance_ends_early(write_features: Writer, tmp_path: Path) -> None:
-    features = [write_features(mixture(900, 6, 30, spread=1.0))]
-    lengths = []
-    for number, tolerance in enumerate((0.0, 0.02)):
-        out = Location.of(tmp_path / str(number))
-        run_here(features, 900, out, k=20, iterations=60, tolerance=tolerance)
-        lengths.append(len((out / "clustering.json").read_json()["objective"]))
-    assert lengths[1] < lengths[0] < 60
-
-
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(st.data())
 def test_any_shape_gives_k_filled_clusters(
     write_features: Writer, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

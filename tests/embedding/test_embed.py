@@ -34,7 +34,7 @@ def run(new_run: Callable[[], Location], tmp_path: Path) -> Location:
 
 
 def embed(run: Location, out: dict[str, Location]) -> dict:
-    config = tiny("embedding.rows_per_file=16")
+    config = tiny("embedding.max_rows_per_file=16")
     weights = run / "encoders.safetensors"
     encoders.save_weights(encoders.build(config.encoders, seed=0), weights)
     clips = ClipTable.open(run / "clips")

@@ -95,7 +95,7 @@ def media_and_features(config: Config, modality: str, network: torch.nn.Module) 
         if modality == "video":
             shape = (3, video.frames, video.size, video.size, 3)
             frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
-            return {"frames": frames}, network(FramesToInput(video)(frames)).numpy()
+            return {"frames": frames}, network(FramesToInput()(frames)).numpy()
         waveform = 0.2 * torch.randn((3, audio.samples), generator=draw)
         waveform[2] = 0  # digital silence
         return {"waveform": waveform}, network(LogMel(audio)(waveform)).numpy()

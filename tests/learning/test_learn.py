@@ -25,7 +25,7 @@ from pipeline.storage import Location
 from tests.conftest import tiny
 
 METHOD = methods.get("xdc")
-SETTINGS = ["learning.epoch_clips=240", "learning.epochs=2", "learning.heldout=0.2"]
+SETTINGS = ["learning.epoch_clips=240", "learning.epochs=2", "learning.held_out=0.2"]
 
 
 def trained(run: Location, name: str, *overrides: str) -> tuple[Location, dict[str, Any]]:
@@ -100,7 +100,7 @@ def test_a_killed_worker_leaves_the_same_losses_step_by_step(
     killer = threading.Thread(target=kill_the_worker, args=(out, 0, killed))
     killer.start()
     # Kept features go into many files, of which some are written after the last checkpoint.
-    small = "embedding.rows_per_file=4"
+    small = "embedding.max_rows_per_file=4"
     _, found = trained(run, "killed", "learning.checkpoint_minutes=1e-9", small)
     killer.join()
     assert killed[0].items() >= KEEPS_MEMORY.items()
@@ -156,7 +156,7 @@ def test_with_a_worker_missing_the_steps_stay_the_same(new_run: Callable[[], Loc
         "learning.schedule=constant",
         "learning.threads=1",
     ]
-    several, together = trained(run, "three", *three, "learning.prefetch_mb=1")
+    several, together = trained(run, "three", *three, "learning.max_prefetch_mb=1")
     # More cores than there are for two workers.
     alone = [*three, "learning.min_workers=1", "learning.cpus_per_worker=3.2"]
     one, single = trained(run, "one", *alone)

@@ -111,7 +111,7 @@ def test_learning_rate_schedules() -> None:
     assert rates[0] < rates[1] < rates[2] == pytest.approx(1)
     assert rates[3] == pytest.approx(0.5)
     assert rates[4] < 1e-4
-    step = LearningConfig(warmup=0, schedule="step", step_milestones=(0.5, 0.8), step_factor=0.1)
+    step = LearningConfig(warmup=0, schedule="step", step_milestones=(0.5, 0.8))
     assert [rate_factor(step, p) for p in (0.4, 0.6, 0.9)] == pytest.approx([1, 0.1, 0.01])
 
 

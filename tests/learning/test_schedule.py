@@ -20,7 +20,7 @@ from pipeline.storage import Location
 def schedule(
     indexed: Location, labels: list[np.ndarray], require_all: bool = True, **settings: object
 ) -> Schedule:
-    config = LearningConfig(**{"batch_size": 4, "epochs": 2, "heldout": 0.2, **settings})
+    config = LearningConfig(**{"batch_size": 4, "epochs": 2, "held_out": 0.2, **settings})
     clips = ClipTable.open(indexed / "clips")
     boxed = [[ray.put(label)] for label in labels]
     return ray.get(draw_schedule.remote(clips, boxed, require_all, config, (0, 1, 0)))
@@ -61,7 +61,7 @@ def test_neighbours_change_the_order_of_an_epoch_and_not_its_clips(
     indexed: Location, local_ray: None
 ) -> None:
     labels = [np.arange(48, dtype=np.int32) % 4]
-    apart, beside = (schedule(indexed, labels, neighbours=n) for n in (1, 6))
+    apart, beside = (schedule(indexed, labels, max_neighbours=n) for n in (1, 6))
     length = 4 * (apart.train_steps + apart.held_out_steps)
     assert not np.array_equal(apart.order, beside.order)
     assert sorted(apart.order[:length]) == sorted(beside.order[:length])

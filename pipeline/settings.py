@@ -1,0 +1,168 @@
+"""Settings from YAML files and ``dotted.key=value`` overrides. An unknown key is an error."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config import Config
+from pipeline.errors import UserError
+from pipeline.storage import Location
+
+# Settings that have another name now; their values carry over.
+RENAMED = {
+    "clustering.memory_budget_mb": "clustering.max_memory_mb",
+    "embedding.actors": "embedding.min_actors",
+    "embedding.precision": "precision",
+    "embedding.rows_per_file": "embedding.max_rows_per_file",
+    "learning.heldout": "learning.held_out",
+    "learning.neighbours": "learning.max_neighbours",
+    "learning.precision": "precision",
+    "learning.prefetch_mb": "learning.max_prefetch_mb",
+}
+# Settings that are gone, and what to do now.
+GONE = {
+    "clips.video.mean": "frames are normalised by the statistics of Kinetics",
+    "clips.video.std": "frames are normalised by the statistics of Kinetics",
+    "clustering.eigen_power": "clustering.whiten=true stands for -0.5",
+    "clustering.scratch": "set TMPDIR where Ray starts on a node",
+    "clustering.sinkhorn_passes": "it is 3",
+    "clustering.sinkhorn_strength": "it is 20",
+    "clustering.tolerance": "lower clustering.iterations",
+    "index.clips_per_part": "it is 262,144",
+    "index.files_per_task": "it is 32",
+    "index.timeout_s": "clips.timeout_s holds for probing as well",
+    "learning.own_weight": "all heads weigh the same",
+    "learning.step_factor": "the rate is divided by 10 at each of learning.step_milestones",
+    "resources.decode_gpus": "a decoding task takes 0.1 GPU",
+    "resources.shards_on": "shards keep to nodes of the role memory",
+    "resources.train_on": "encoders and training keep to nodes of the role gpu",
+    "store.clips_per_shard": "it is 128",
+}
+
+
+def load(arguments: list[str]) -> Config:
+    """Read YAML files and ``dotted.key=value`` overrides, left to right, into one `Config`.
+
+    Values are parsed as YAML: ``clips.video.region=[115,178,80,60]``, ``run=runs/a``.
+
+    Raises:
+        UserError: a file is missing or not a mapping, a key is unknown, a value does not fit.
+    """
+    tree: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and not Path(argument).is_file():
+            _merge(tree, _nested(key.strip().split("."), _parsed(value, argument)))
+        else:
+            _merge(tree, _read(argument))
+    return build(tree)
+
+
+def build(tree: dict[str, Any]) -> Config:
+    """Validate a nested mapping of settings.
+
+    Raises:
+        UserError: one line per setting that is unknown or does not fit.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(dict(problem)) for problem in error.errors()]
+        raise UserError("\n".join(lines)) from None
+
+
+def saved(file: Location) -> Config:
+    """A run's ``config.yaml``, which may be older than some settings and have some that are gone.
+
+    A setting that is younger than the run has its default, which is what was done before.
+    """
+    tree = yaml.safe_load(file.read_bytes())
+    for old in (*RENAMED, *GONE):
+        section, _, name = old.rpartition(".")
+        holder = tree
+        for key in section.split("."):
+            holder = holder.get(key, {})
+        value = holder.pop(name, None)
+        if value is not None and old in RENAMED:
+            _merge(tree, _nested(RENAMED[old].split("."), value))
+    return build(tree)
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys at which two dumped configs differ, as ``key: ours → theirs``."""
+    lines = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        a, b = ours.get(key), theirs.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            lines.append(f"{prefix}{key}: {a} → {b}")
+    return lines
+
+
+def _read(file: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(Path(file).read_text())
+    except OSError as error:
+        raise UserError(
+            f"cannot read the config file {file!r}: {error.strerror}. "
+            "Arguments are YAML files or overrides such as clustering.k=64."
+        ) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{file} must hold a mapping of settings at its top level")
+    return tree
+
+
+def _parsed(value: str, argument: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"cannot parse the value in {argument!r}: {error}") from error
+
+
+def _nested(keys: list[str], value: Any) -> dict[str, Any]:
+    for key in reversed(keys):
+        value = {key: value}
+    return value
+
+
+def _merge(into: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+    return into
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    path = [str(part) for part in problem["loc"]]
+    dotted = ".".join(path)
+    if dotted in RENAMED:
+        return f"the setting {dotted!r} is now {RENAMED[dotted]!r}"
+    if dotted in GONE:
+        return f"there is no setting {dotted!r} any more: {GONE[dotted]}"
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(dotted, _known_keys(Config), n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"unknown setting {dotted!r}{hint}"
+    if not path:
+        return str(problem["msg"])
+    return f"setting {dotted!r}: {problem['msg']} (got {problem['input']!r})"
+
+
+def _known_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, info in section.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys += _known_keys(kind, f"{prefix}{name}.")
+        keys.append(f"{prefix}{name}")
+    return keys
