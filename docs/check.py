@@ -189,7 +189,7 @@ def _words(command: str) -> list[str]:
         words = shlex.split(command, comments=True)
     except ValueError:
         return []
-    inner = [word.partition("=")[2].split() for word in words if re.match(r"[A-Z]+=", word)]
+    inner = [word.partition("=")[2].split() for word in words if re.match(r"[A-Z]+=.* ", word)]
     return [*words, *(word for some in inner for word in some)]
 
 
