@@ -83,7 +83,7 @@ def test_vectors_are_clustered_alike_on_any_number_of_shards(
 def test_the_tables_are_as_documented(section: str, files: str, run: Path) -> None:
     page = (ROOT / "docs" / "run-directory.md").read_text()
     text = page.split(f"## {section}")[1].split("\n## ")[0]
-    documented = re.findall(r"^\| `(\w+)` \| (\w+)", text, re.MULTILINE)
+    documented = re.findall(r"^\| `(\w+)` \| `?([\w<>: ]*[\w>])", text, re.MULTILINE)
     schema = pq.read_schema(next((run / files).glob("*.parquet")))
     kinds = {name: str(schema.field(name).type).partition("[")[0] for name in schema.names}
     assert dict(documented) == kinds
