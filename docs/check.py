@@ -19,8 +19,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from pipeline import config
+from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.settings import build, load
 
 ROOT = Path(__file__).resolve().parents[1]
 _FOLDERS = (
@@ -139,7 +140,8 @@ def settings(page: Page) -> Iterator[str]:
     for span in page.code_spans:
         yield from _wrong([span])
         plain = re.fullmatch(rf"(?:{sections})\.[a-z0-9_.]+", span)
-        if plain and span not in _keys() and not span.endswith(_SUFFIXES):
+        other = span.endswith(_SUFFIXES) or _is_module(f"pipeline.{span}")
+        if plain and span not in _keys() and not other:
             yield f"there is no setting {span}"
     for words in page.commands:
         if any(word.endswith(".py") for word in words):
@@ -147,7 +149,7 @@ def settings(page: Page) -> Iterator[str]:
     for language, text in page.blocks:
         if language == "yaml":
             try:
-                config.build(yaml.safe_load(text))
+                build(yaml.safe_load(text))
             except UserError as error:
                 yield str(error)
 
@@ -174,7 +176,7 @@ def _wrong(words: list[str]) -> Iterator[str]:
         elif value and "…" not in value and not value.isupper():
             real.append(word)
     try:
-        config.load(real)
+        load(real)
     except UserError as error:
         yield str(error)
 
@@ -202,7 +204,7 @@ def _anchors(text: str) -> set[str]:
 
 @cache
 def _keys() -> frozenset[str]:
-    return frozenset(_keys_of(config.Config, ""))
+    return frozenset(_keys_of(Config, ""))
 
 
 def _keys_of(section: type[BaseModel], prefix: str) -> Iterator[str]:

@@ -64,43 +64,51 @@ def settings_page() -> str:
     """Every key of `config.Config` with its default, what it takes and what it does."""
     said = field_comments(config)
     sections = list(_sections(config.Config))
-    keys = sum(len(fields) for _, _, fields in sections)
+    keys = sum(len(fields) for _, _, fields, _ in sections)
     lines = [
         _MADE,
         "# Settings\n",
         f"There are {keys} settings. Each has a default. Set them in YAML files, or as "
         "`key=value` after the file names. Later ones win. An unknown key is an error.\n",
-        "The resolved settings are saved as `config.yaml` in the run directory.\n",
+        "The resolved settings are saved as `config.yaml` in the run directory. Only keys marked "
+        "with ● may change in a run that was begun. They say where, when or how long work runs, "
+        "never what comes out of it.\n",
     ]
-    for prefix, section, fields in sections:
+    for prefix, section, fields, free in sections:
         lines.append(f"## {prefix or 'The run'}\n")
         if section.__doc__ and section.__doc__ != BaseModel.__doc__:
             lines.append(f"{_in_one_line(section.__doc__)}\n")
-        lines += ["| key | default | takes | what it does |", "|---|---|---|---|"]
+        lines += ["| key | | default | takes | what it does |", "|---|---|---|---|---|"]
         for name, info in fields:
             meaning = info.description or said.get((section.__name__, name), "")
             key = f"{prefix}.{name}" if prefix else name
-            cells = (f"`{key}`", f"`{_value(info.default)}`", takes(info), meaning)
+            mark = "●" if free or config.WHERE in info.metadata else ""
+            cells = (f"`{key}`", mark, f"`{_value(info.default)}`", takes(info), meaning)
             lines.append(f"| {' | '.join(map(_cell, cells))} |")
         lines.append("")
     return "\n".join(lines)
 
 
+Fields = list[tuple[str, FieldInfo]]
+
+
 def _sections(
-    section: type[BaseModel], prefix: str = ""
-) -> Iterator[tuple[str, type[BaseModel], list[tuple[str, FieldInfo]]]]:
-    """Prefix, class and plain fields of a section, then of the sections in it."""
+    section: type[BaseModel], prefix: str = "", free: bool = False
+) -> Iterator[tuple[str, type[BaseModel], Fields, bool]]:
+    """Prefix, class and plain fields of a section, and whether all of it may change; then the same
+    of the sections in it."""
     plain, nested = [], []
     for name, info in section.model_fields.items():
         kind = info.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            nested.append((f"{prefix}.{name}".lstrip("."), kind))
+            marked = free or config.WHERE in info.metadata
+            nested.append((kind, f"{prefix}.{name}".lstrip("."), marked))
         else:
             plain.append((name, info))
     if plain:
-        yield prefix, section, plain
-    for name, kind in nested:
-        yield from _sections(kind, name)
+        yield prefix, section, plain, free
+    for inner in nested:
+        yield from _sections(*inner)
 
 
 def takes(info: FieldInfo) -> str:

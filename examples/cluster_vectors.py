@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import ray
 
-from pipeline import config
+from pipeline import settings
 from pipeline.clustering import cluster
 from pipeline.clustering.tables import as_features
 from pipeline.runtime.session import connect
@@ -21,18 +21,18 @@ from pipeline.storage import Location
 
 def main(vectors: str, out: str, *overrides: str) -> np.ndarray:
     """int32 [n]: the cluster of every vector."""
-    settings = config.load(list(overrides))
+    config = settings.load(list(overrides))
     place = Location.of(out)
     features, rows = as_features(Location.of(vectors), "features", place / "features")
-    connect(settings.resources)
+    connect(config.resources)
     clustering = cluster(
         [features],
         num_clips=rows,
         clips=None,
-        config=settings.clustering,
-        seed=settings.seed,
+        config=config.clustering,
+        seed=config.seed,
         out=place,
-        resources=settings.resources,
+        resources=config.resources,
     )
     labels = ray.get(clustering.labels[0])
     largest = int(clustering.sizes.argmax())

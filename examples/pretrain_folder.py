@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from pipeline import config
+from pipeline import settings
 from pipeline.clips.indexing import index
 from pipeline.rounds import pretrain
 from pipeline.runtime.session import connect
@@ -20,13 +20,13 @@ SMALL = Path(__file__).resolve().parents[1] / "configs" / "small.yaml"
 
 
 def main(media: str, run: str, *overrides: str) -> None:
-    settings = config.load([str(SMALL), *overrides, f"run={run}"])
-    connect(settings.resources)  # the cluster in RAY_ADDRESS, or Ray on this machine
+    config = settings.load([str(SMALL), *overrides, f"run={run}"])
+    connect(config.resources)  # the cluster in RAY_ADDRESS, or Ray on this machine
 
-    report = index(media, Location.of(run), settings)
+    report = index(media, Location.of(run), config)
     print(f"{report.clips} new clips, {report.rejected} inputs rejected: {report.reasons}")
 
-    finished = pretrain(settings)
+    finished = pretrain(config)
     print(f"round {finished.last_round()} is done: {finished.encoders}")
 
 

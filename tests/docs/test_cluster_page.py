@@ -11,7 +11,7 @@ import pytest
 from ray.dashboard.modules.job.cli import job_cli_group
 from ray.scripts import scripts
 
-from pipeline import config
+from pipeline import settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "cluster.md"
@@ -51,10 +51,10 @@ def test_make_submits_with_what_ray_knows(words: list[str]) -> None:
     known = {option for p in job_cli_group.commands["submit"].params for option in p.opts}
     assert {word for word in shlex.split(ours) if word.startswith("--")} <= known
     assert "RAY_AUTH_MODE=${RAY_AUTH_MODE:-token}" in ours
-    python, script, *settings = shlex.split(theirs)
+    python, script, *overrides = shlex.split(theirs)
     assert python == "python"
     assert (ROOT / script).is_file()
-    assert config.load(settings).learning.workers == 4
+    assert settings.load(overrides).learning.workers == 4
 
 
 def test_every_file_its_commands_name_is_there() -> None:

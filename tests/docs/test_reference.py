@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 from docs import reference
-from pipeline import config
 from pipeline.clips.rejects import Reason
+from pipeline.config import Config
+from pipeline.settings import load
 
 
 def test_the_committed_pages_are_up_to_date() -> None:
@@ -26,8 +27,8 @@ def test_every_setting_is_on_its_page_once() -> None:
 
 def test_the_defaults_on_the_page_are_the_defaults() -> None:
     page = reference.settings_page()
-    rows = re.findall(r"^\| `([\w.]+)` \| `(.*?)` \|", page, re.MULTILINE)
-    assert config.load([f"{key}={value}" for key, value in rows]) == config.Config()
+    rows = re.findall(r"^\| `([\w.]+)` \|[ ●]*\| `(.*?)` \|", page, re.MULTILINE)
+    assert load([f"{key}={value}" for key, value in rows]) == Config()
 
 
 def test_every_reason_of_a_reject_is_on_its_page() -> None:
@@ -58,3 +59,10 @@ class A:
         ("A", "x"): "Above, in two lines. beside",
         ("A", "y"): "Of the next one. inside",
     }
+
+
+def test_settings_that_may_change_are_marked() -> None:
+    page = reference.settings_page()
+    marked = set(re.findall(r"^\| `([\w.]+)` \| ● \|", page, re.MULTILINE))
+    assert {"rounds", "clustering.shards", "resources.device", "store.place"} <= marked
+    assert not {"seed", "method", "clustering.k", "clips.video.size"} & marked
