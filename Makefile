@@ -5,7 +5,7 @@ DEMO := runs/demo
 # Where `make submit JOB="jobs/pretrain.py run=s3://…"` goes, by default the end of `ray dashboard`.
 ADDRESS ?= http://127.0.0.1:8265
 
-.PHONY: demo test lint bench cluster-test submit clean
+.PHONY: demo test lint docs bench cluster-test submit clean
 
 demo: .venv/ready
 	$(PYTHON) -m pipeline.synthetic $(DEMO)/world --files 600 --difficulty 0
@@ -25,6 +25,12 @@ lint: .venv/ready
 	$(PYTHON) -m mypy
 	.venv/bin/lint-imports --no-cache
 
+# The generated pages, then all pages as a site in build/site.
+docs: .venv/docs-ready
+	$(PYTHON) docs/reference.py
+	$(PYTHON) docs/check.py
+	$(PYTHON) -m mkdocs build --quiet --strict
+
 bench: .venv/ready
 	$(PYTHON) jobs/reproduce.py runs/study --preset quick
 
@@ -41,4 +47,8 @@ clean:
 	@command -v uv >/dev/null || (python3 -m venv .venv-uv && .venv-uv/bin/pip install --quiet uv)
 	PATH="$$PATH:$(CURDIR)/.venv-uv/bin" uv venv --quiet --allow-existing --python ">=3.11,<3.14" .venv
 	PATH="$$PATH:$(CURDIR)/.venv-uv/bin" uv pip install --quiet --compile-bytecode --python $(PYTHON) --editable ".[$(EXTRA),test,lint]"
+	@touch $@
+
+.venv/docs-ready: .venv/ready
+	PATH="$$PATH:$(CURDIR)/.venv-uv/bin" uv pip install --quiet --python $(PYTHON) --editable ".[$(EXTRA),docs]"
 	@touch $@

@@ -1,0 +1,267 @@
+"""Write the pages of docs/reference/ from the code: ``python docs/reference.py``.
+
+Two pages: every setting (from `pipeline.config`) and every file and table of a run (from the
+schemas and from the docstring of `pipeline.run`). A test checks that the committed pages are up to
+date.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import io
+import json
+import re
+import textwrap
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import pyarrow as pa
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from pipeline import config, run
+from pipeline.clips import listing, rejects, table
+
+FOLDER = Path(__file__).resolve().parent / "reference"
+_MADE = "<!-- Made by docs/reference.py. Change the code and run it again. -->\n"
+_WORDS = {int: "integer", float: "number", str: "text", bool: "true or false", NoneType: "null"}
+_BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+
+# Columns whose name needs a word that the schema does not say.
+_COLUMNS = {
+    "uri": "where the file is: a path or a URI",
+    "start_s": "first second of the window",
+    "end_s": "last second of the window",
+    "fps": "frames a second of the file",
+    "rotation": "degrees that the file asks to be turned by",
+    "has_video": "the file has a video track that decodes",
+    "has_audio": "the file has an audio track that decodes",
+    "audio_rate": "samples a second of the file",
+    "channels": "audio channels of the file",
+    "clip_id": "the clip, where it has an id",
+    "stage": "probe, embed or learn",
+    "reason": "one of the reasons below",
+    "detail": "what the decoder or the storage said",
+    "attempt": "how often it was tried",
+    "label": "for evaluation only",
+    "split": "train, test or another name",
+}
+
+
+def pages() -> dict[Path, str]:
+    """Path → text of every generated page."""
+    return {FOLDER / "settings.md": settings_page(), FOLDER / "files.md": files_page()}
+
+
+# -- settings ----------------------------------------------------------------------------------
+
+
+def settings_page() -> str:
+    """Every key of `config.Config` with its default, what it takes and what it does."""
+    said = field_comments(config)
+    sections = list(_sections(config.Config))
+    keys = sum(len(fields) for _, _, fields, _ in sections)
+    lines = [
+        _MADE,
+        "# Settings\n",
+        f"There are {keys} settings. Each has a default. Set them in YAML files, or as "
+        "`key=value` after the file names. Later ones win. An unknown key is an error.\n",
+        "The resolved settings are saved as `config.yaml` in the run directory. Only keys marked "
+        "with ● may change in a run that was begun. They say where, when or how long work runs, "
+        "never what comes out of it.\n",
+    ]
+    for prefix, section, fields, free in sections:
+        lines.append(f"## {prefix or 'The run'}\n")
+        if section.__doc__ and section.__doc__ != BaseModel.__doc__:
+            lines.append(f"{_in_one_line(section.__doc__)}\n")
+        lines += ["| key | | default | takes | what it does |", "|---|---|---|---|---|"]
+        for name, info in fields:
+            meaning = info.description or said.get((section.__name__, name), "")
+            key = f"{prefix}.{name}" if prefix else name
+            mark = "●" if free or config.WHERE in info.metadata else ""
+            cells = (f"`{key}`", mark, f"`{_value(info.default)}`", takes(info), meaning)
+            lines.append(f"| {' | '.join(map(_cell, cells))} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+Fields = list[tuple[str, FieldInfo]]
+
+
+def _sections(
+    section: type[BaseModel], prefix: str = "", free: bool = False
+) -> Iterator[tuple[str, type[BaseModel], Fields, bool]]:
+    """Prefix, class and plain fields of a section, and whether all of it may change; then the same
+    of the sections in it."""
+    plain, nested = [], []
+    for name, info in section.model_fields.items():
+        kind = info.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            marked = free or config.WHERE in info.metadata
+            nested.append((kind, f"{prefix}.{name}".lstrip("."), marked))
+        else:
+            plain.append((name, info))
+    if plain:
+        yield prefix, section, plain, free
+    for inner in nested:
+        yield from _sections(*inner)
+
+
+def takes(info: FieldInfo) -> str:
+    """What values a field takes, in words."""
+    bounds = [
+        f"{sign} {getattr(limit, name):g}"
+        for limit in info.metadata
+        for name, sign in _BOUNDS.items()
+        if getattr(limit, name, None) is not None
+    ]
+    return ", ".join([_kind(info.annotation), *bounds])
+
+
+def _kind(annotation: Any) -> str:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{_value(a)}`" for a in arguments)
+    if origin in (Union, UnionType):
+        return " or ".join(_kind(a) for a in arguments)
+    if origin is tuple:
+        kinds = list(dict.fromkeys(_kind(a) for a in arguments if a is not Ellipsis))
+        length = "" if Ellipsis in arguments else f"{len(arguments)} "
+        return f"list of {length}{' and '.join(kinds)}s".replace("texts", "names")
+    if hasattr(annotation, "__metadata__"):  # Annotated, inside a tuple
+        return _kind(arguments[0])
+    return _WORDS[annotation]
+
+
+def _value(value: Any) -> str:
+    return json.dumps(value) if value == "" or not isinstance(value, str) else value
+
+
+# -- files -------------------------------------------------------------------------------------
+
+
+def files_page() -> str:
+    """The run directory's layout and the schema of every table in it."""
+    layout = re.search(r"\n\n((?:    .*\n)+)", inspect.getdoc(run) or "")
+    assert layout, "the docstring of pipeline/run.py shows no layout"
+    reasons = members_comments(rejects)
+    lines = [
+        _MADE,
+        "# Files of a run\n",
+        "[The run directory](../run-directory.md) explains what they are for.\n",
+        "## Layout\n",
+        "```text",
+        textwrap.dedent(layout[1]).rstrip(),
+        "```\n",
+        "## Cuts table: what you may give to `jobs/index.py`\n",
+        "CSV or Parquet. `label` and `split` may be missing.\n",
+        *_schema(listing.SCHEMA, listing),
+        "## Clips table: `clips/*.parquet`\n",
+        f"One row a clip. Schema version {table.SCHEMA_VERSION}.\n",
+        *_schema(table.SCHEMA, table),
+        "## Rejects table: `rejects/*.parquet`, `rounds/*/rejects/*.parquet`\n",
+        "One row for every input or clip that could not be used.\n",
+        *_schema(rejects.SCHEMA, rejects),
+        "The reasons:\n",
+        "| reason | meaning |",
+        "|---|---|",
+        *(f"| `{r.value}` | {_cell(reasons.get(r.name, ''))} |" for r in rejects.Reason),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _schema(schema: pa.Schema, module: ModuleType) -> list[str]:
+    said = schema_comments(module)
+    rows = [
+        f"| `{f.name}` | {f.type} | {_cell(said.get(f.name) or _COLUMNS.get(f.name, ''))} |"
+        for f in schema
+    ]
+    return ["| column | type | meaning |", "|---|---|---|", *rows, ""]
+
+
+# -- comments of the source --------------------------------------------------------------------
+
+
+def field_comments(module: ModuleType) -> dict[tuple[str, str], str]:
+    """(class, field) → the comment above it and the one beside it."""
+    return {
+        (cls.name, node.target.id): comment
+        for cls in ast.walk(_tree(module))
+        if isinstance(cls, ast.ClassDef)
+        for node in cls.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        if (comment := _comment_of(module, node))
+    }
+
+
+def members_comments(module: ModuleType) -> dict[str, str]:
+    """Member of an enum → the comment beside it."""
+    return {
+        node.targets[0].id: comment
+        for cls in ast.walk(_tree(module))
+        if isinstance(cls, ast.ClassDef)
+        for node in cls.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+        if (comment := _comment_of(module, node))
+    }
+
+
+def schema_comments(module: ModuleType) -> dict[str, str]:
+    """Column of a module's ``SCHEMA`` → the comment beside it."""
+    (schema,) = (
+        node.value
+        for node in _tree(module).body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SCHEMA"
+    )
+    return {
+        pair.elts[0].value: comment
+        for pair in ast.walk(schema)
+        if isinstance(pair, ast.Tuple) and isinstance(pair.elts[0], ast.Constant)
+        if (comment := _comment_of(module, pair))
+    }
+
+
+def _comment_of(module: ModuleType, node: ast.expr | ast.stmt) -> str:
+    comments, standing = _comments(module)
+    words = []
+    line = node.lineno - 1
+    while line in standing:
+        words.insert(0, comments[line])
+        line -= 1
+    assert node.end_lineno is not None
+    words += [comments[n] for n in range(node.lineno, node.end_lineno + 1) if n in comments]
+    return " ".join(words)
+
+
+def _comments(module: ModuleType) -> tuple[dict[int, str], set[int]]:
+    """Line → its comment, and the lines that hold nothing else."""
+    comments, standing = {}, set()
+    for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(module)).readline):
+        if token.type == tokenize.COMMENT:
+            comments[token.start[0]] = token.string.lstrip("# ").rstrip()
+            if not token.line[: token.start[1]].strip():
+                standing.add(token.start[0])
+    return comments, standing
+
+
+def _tree(module: ModuleType) -> ast.Module:
+    return ast.parse(inspect.getsource(module))
+
+
+def _in_one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _cell(text: str) -> str:
+    return _in_one_line(text).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for place, text in pages().items():
+        place.write_text(text)
