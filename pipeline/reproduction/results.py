@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.errors import UserError
 from pipeline.storage import Location
 
 Key = tuple[str, str, int]  # preset, trial, seed
@@ -56,7 +57,7 @@ def read_results(place: Location) -> dict[Key, TrialResult]:
     """All results of a file, sorted by key; empty where there is no file.
 
     Raises:
-        ValueError: a line is not a result.
+        UserError: a line is not a result.
     """
     if not place.exists():
         return {}
@@ -65,7 +66,7 @@ def read_results(place: Location) -> dict[Key, TrialResult]:
         try:
             result = TrialResult(**json.loads(line))
         except (TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{place}, line {number}: not the result of a trial") from error
+            raise UserError(f"{place}, line {number}: not the result of a trial") from error
         found[result.key] = result
     return dict(sorted(found.items()))
 

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.findings import HERE, document
 from jobs.reproduce import main
+from pipeline.errors import UserError
 from pipeline.reproduction.results import TrialResult, read_results, write_result
 from pipeline.storage import Location
 
@@ -62,7 +63,7 @@ def test_a_line_that_is_no_result_is_named(tmp_path: Path) -> None:
     place = Location.of(tmp_path / "words.jsonl")
     write_result(place, result("xdc", 0))
     place.write_bytes(place.read_bytes() + b'{"trial": "sdc"}\n')
-    with pytest.raises(ValueError, match=r"words\.jsonl, line 2"):
+    with pytest.raises(UserError, match=r"words\.jsonl, line 2"):
         read_results(place)
 
 
