@@ -1,25 +1,26 @@
 """Tables and plots of the study: ``python benchmarks/findings.py [benchmarks/findings]``.
 
-Reads the JSON files that ``jobs/reproduce.py --results benchmarks/findings`` leaves there and
-writes ``benchmarks/findings.md`` and the plots beside it. Whatever came out is shown.
+Reads the JSON lines that ``jobs/reproduce.py --results benchmarks/findings`` writes there. Makes
+``benchmarks/findings.md`` of all of them, and plots in the folder.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from pipeline.reproduction.findings import FINDINGS, QUICK_MARGIN, Comparison, Finding
+from pipeline.reproduction.results import TrialResult, read_results
+from pipeline.storage import Location
 
 HERE = Path(__file__).resolve().parent
 MODALITIES = ("video", "audio")
-Results = dict[str, dict[int, dict[str, Any]]]  # trial → seed → its JSON
+PUBLISHED, QUICK = "cpu", "quick"  # presets
+Results = dict[str, dict[int, TrialResult]]  # trial → seed → result; both in order
 
 TITLES = {
     "words": "Real: words that a talker says",
@@ -32,26 +33,26 @@ def markdown(rows: list[list[str]]) -> list[str]:
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
 
 
-def read(folder: Path) -> Results:
-    found: Results = defaultdict(dict)
-    for place in sorted(folder.glob("*.json")):
-        result = json.loads(place.read_text())
-        found[result["trial"]["name"]][result["seed"]] = result
+def read(folder: Path, world: str) -> dict[str, Results]:
+    """By preset, the results of a world."""
+    found: dict[str, Results] = defaultdict(lambda: defaultdict(dict))
+    for result in read_results(Location.of(folder / f"{world}.jsonl")).values():
+        found[result.preset][result.trial][result.seed] = result
     return found
 
 
 def rounds_of(results: Results, trial: str) -> set[int]:
-    """Rounds after which a trial was examined with every seed; of supervision, 0."""
-    examined = [{r["round"] for r in one["rounds"]} for one in results.get(trial, {}).values()]
+    """Rounds after which a trial was examined with every seed; {0} for supervision."""
+    examined = [{r["round"] for r in one.rounds} for one in results.get(trial, {}).values()]
     return set.intersection(*examined) if examined else set()
 
 
 def by_seed(results: Results, trial: str, modality: str, number: int) -> dict[int, float]:
-    """Test accuracy of the linear probe after a round, where the trial has such an encoder."""
+    """By seed, test accuracy of a modality's linear probe after a round; empty if there is none."""
     return {
         seed: examined["probe"][modality]["test"]["accuracy"]
         for seed, result in results.get(trial, {}).items()
-        for examined in result["rounds"]
+        for examined in result.rounds
         if examined["round"] == number and modality in examined["probe"]
     }
 
@@ -66,9 +67,10 @@ def spread(values: dict[int, float]) -> str:
 
 
 def compared(results: Results, one: Comparison) -> list[str]:
-    """The claim, the difference over the seeds that both trials have, and what follows.
+    """The claim, the trials, their paired difference over the seeds that both have, the verdict.
 
     Trials of unequal length are compared after the last round that both were examined after.
+    The interval is Student's t over the seeds; "inconclusive" means that it includes 0.
     """
     names = (one.better, one.better if one.worse == "random" else one.worse)
     rounds = [rounds_of(results, name) for name in names]
@@ -84,16 +86,16 @@ def compared(results: Results, one: Comparison) -> list[str]:
     gains = np.array([better[s] - worse[s] for s in seeds])
     if len(gains) < 2:
         shown = f"{gains[0]:+.3f} (one seed)" if len(gains) else "not run"
-        return [one.claim, name, shown, "cannot tell yet"]
+        return [one.claim, name, shown, "too few seeds"]
     half = stats.t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
     low, high = gains.mean() - half, gains.mean() + half
-    verdict = "holds" if low > 0 else "does not hold" if high < 0 else "cannot tell at this size"
+    verdict = "supported" if low > 0 else "contradicted" if high < 0 else "inconclusive"
     shown = f"{gains.mean():+.3f} [{low:+.3f}, {high:+.3f}], {len(gains)} seeds"
     return [one.claim, name, shown, verdict]
 
 
 def accuracies(finding: Finding, results: Results) -> list[str]:
-    """A row a trial, after its last round and after those where shorter ones ended."""
+    """A row for the last round of a trial, and for each round after which a shorter one ended."""
     rows = [["trial", "round", *MODALITIES]]
     ends = {max(rounds_of(results, trial.name), default=0) for trial in finding.trials}
     known = [("random encoders", "xdc", [0])]
@@ -125,14 +127,14 @@ def section(finding: Finding, results: Results) -> list[str]:
 
 
 def agreements(finding: Finding, results: Results) -> list[str]:
-    """By round, how much audio and video clusters agree: what there is to choose by."""
+    """By round, how far audio and video clusters agree: a signal that needs no labels."""
     most = max(max(rounds_of(results, trial.name), default=0) for trial in finding.trials)
     rows = [["mean agreement after round", *map(str, range(most + 1))]]
     for trial in finding.trials:
         for signal in ("agreement", "agreement_beyond_files"):
             found: dict[int, list[float]] = defaultdict(list)
             for result in results.get(trial.name, {}).values():
-                for each in result["rounds"]:
+                for each in result.rounds:
                     if signal in each["signals"]:
                         found[each["round"]].append(each["signals"][signal])
             means = [f"{np.mean(found[n]):.3f}" if found[n] else "–" for n in range(most + 1)]
@@ -143,11 +145,11 @@ def agreements(finding: Finding, results: Results) -> list[str]:
 
 
 def costs(finding: Finding, results: Results) -> list[str]:
-    """What the second round took, the first one that may be cheaper; seeds in ascending order."""
+    """Seconds of the second round, the first one that may be cheaper."""
     rows = [["trial", "seconds of round 2, by seed", "of which embedding"]]
     for trial in finding.trials:
         found = sorted(results.get(trial.name, {}).items())
-        seeds = [result["cost"] for _, result in found if "cost" in result]
+        seeds = [result.cost for _, result in found if result.cost]
         whole, part = (
             [each[stage].get("2", 0.0) for each in seeds] for stage in ("round", "embed")
         )
@@ -159,7 +161,7 @@ def costs(finding: Finding, results: Results) -> list[str]:
 
 
 def purities(results: Results) -> list[str]:
-    """How much of the label each modality's clusters hold, by round; mean of the seeds."""
+    """Purity of each modality's clusters with respect to the labels, by round; mean of seeds."""
     trials = [trial.name for trial in FINDINGS[0].trials if trial.every_round]
     most = max(max(rounds_of(results, name), default=0) for name in trials)
     rows = [["purity of the clusters after round", *map(str, range(most + 1))]]
@@ -171,7 +173,7 @@ def purities(results: Results) -> list[str]:
                     [
                         each["contents"][modality]["purity"]
                         for result in results[name].values()
-                        for each in result["rounds"]
+                        for each in result.rounds
                         if each["round"] == number
                     ]
                 )
@@ -183,11 +185,11 @@ def purities(results: Results) -> list[str]:
 
 
 def held(finding: Finding, results: Results) -> list[str]:
-    """What the last clusters of the lowest seed hold."""
+    """What clusters hold after the last round of the lowest seed."""
     lines = []
     for trial in finding.trials:
         for result in list(results.get(trial.name, {}).values())[:1]:
-            for modality, found in result["rounds"][-1]["contents"].items():
+            for modality, found in result.rounds[-1]["contents"].items():
                 purest = "; ".join(
                     " ".join(
                         f"{word} {share:.2f}"
@@ -203,18 +205,18 @@ def held(finding: Finding, results: Results) -> list[str]:
                 lines += [
                     f"- **{trial.name}, {modality}**: purity {found['purity']:.2f}, NMI with the "
                     f"labels {found['nmi']:.2f}. Purest clusters: {purest}. "
-                    f"Least told apart: {pairs}."
+                    f"Most confused labels: {pairs}."
                 ]
     return [*lines, ""]
 
 
 def signals(results: Results) -> list[str]:
-    """How well each label-free figure ranks all examined rounds of all trials."""
+    """How well each signal that needs no labels ranks the examined rounds of all trials."""
     rows = [
         (each["signals"], [each["probe"][m]["test"]["accuracy"] for m in MODALITIES])
         for seeds in results.values()
         for result in seeds.values()
-        for each in result["rounds"]
+        for each in result.rounds
         if each["signals"] and each["probe"].keys() >= set(MODALITIES)
     ]
     names = sorted({name for found, _ in rows for name in found})
@@ -230,7 +232,7 @@ def signals(results: Results) -> list[str]:
     if len(table) == 1:
         return []
     return [
-        "### What can be told without labels (Spearman's rank correlation)",
+        "### Signals without labels: Spearman's rank correlation with the probes",
         "",
         *markdown(table),
         "",
@@ -238,9 +240,10 @@ def signals(results: Results) -> list[str]:
 
 
 def quick(results: Results) -> list[str]:
-    """How often the test of the quick preset fails where nothing is wrong.
+    """How often a correct program fails the test of the quick preset.
 
-    Of a new seed's gain, by Student's t over those seen: t = (mean - margin) / (s √(1 + 1/n)).
+    The chance that the gain of a new seed is below the margin, by Student's t with n - 1 degrees of
+    freedom: t = (mean - margin) / (s √(1 + 1/n)).
     """
     before, after = (by_seed(results, "xdc", "video", number) for number in (0, 1))
     gains = np.array([after[seed] - before[seed] for seed in sorted(before.keys() & after.keys())])
@@ -252,12 +255,12 @@ def quick(results: Results) -> list[str]:
     return [
         "## The quick preset",
         "",
-        "XDC's first round on an easy generated world, as a test runs it: video probe "
-        f"{spread(before)} of random encoders, {spread(after)} after it. Gain by seed: "
+        "The test runs XDC's first round on an easy generated world. The video probe reaches "
+        f"{spread(before)} with random encoders and {spread(after)} after the round. Gain by seed: "
         f"{', '.join(f'{gain:+.3f}' for gain in gains)}; mean {gains.mean():+.3f}, deviation "
-        f"{deviation:.3f}. The test asks for {QUICK_MARGIN:+.2f}: {missed} of {len(gains)} seeds "
-        f"miss that, and by Student's t a new seed does with probability "
-        f"{stats.t.sf(t, len(gains) - 1):.1g}.",
+        f"{deviation:.3f}. The test asks for a gain of {QUICK_MARGIN:+.2f}. "
+        f"{missed} of {len(gains)} seeds miss it; by Student's t, a new seed misses it with "
+        f"probability {stats.t.sf(t, len(gains) - 1):.1g}.",
         "",
     ]
 
@@ -291,25 +294,41 @@ def plot(results: Results, place: Path) -> None:
     pyplot.close(figure)
 
 
+def image_of(world: str, preset: str) -> str:
+    return f"{world}.png" if preset == PUBLISHED else f"{world}-{preset}.png"
+
+
+def chapter(world: str, preset: str, results: Results, folder: Path) -> list[str]:
+    """All tables of a world and preset."""
+    title = TITLES[world] + ("" if preset == PUBLISHED else f" (preset {preset})")
+    made = [result.about for seeds in results.values() for result in seeds.values()]
+    commits = ", ".join(sorted({about["commit"] for about in made}))
+    cpus = ", ".join(sorted({f"{about['cpu']}, {about['cores']} cores" for about in made}))
+    lines = [f"## {title}", "", f"Measured at {commits} on {cpus}.", ""]
+    lines += [f"![accuracy by round]({folder.name}/{image_of(world, preset)})", ""]
+    for finding in FINDINGS:
+        lines += section(finding, results)
+    return lines + signals(results)
+
+
+def document(folder: Path) -> str:
+    """The study's text and all tables, in Markdown."""
+    lines = [(HERE / "findings-study.md").read_text().rstrip(), ""]
+    for world in TITLES:
+        for preset, results in read(folder, world).items():
+            if preset != QUICK:
+                lines += chapter(world, preset, results, folder)
+    lines += quick(read(folder, "generated")[QUICK])
+    return "\n".join(lines).rstrip() + "\n"
+
+
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "findings"
-    text = (HERE / "findings-study.md").read_text()
-    lines = [text.rstrip(), ""]
-    for world in ("words", "generated"):
-        results = read(folder / world)
-        if not results:
-            continue
-        made = [r["about"] for seeds in results.values() for r in seeds.values()]
-        commits = ", ".join(sorted({about["commit"] for about in made}))
-        cpus = ", ".join(sorted({f"{about['cpu']}, {about['cores']} cores" for about in made}))
-        lines += [f"## {TITLES[world]}", "", f"Made at {commits} on {cpus}.", ""]
-        plot(results, folder / f"{world}.png")
-        lines += [f"![accuracy by round]({folder.name}/{world}.png)", ""]
-        for finding in FINDINGS:
-            lines += section(finding, results)
-        lines += signals(results)
-    lines += quick(read(folder / "quick/generated"))
-    (HERE / "findings.md").write_text("\n".join(lines).rstrip() + "\n")
+    (HERE / "findings.md").write_text(document(folder))
+    for world in TITLES:
+        for preset, results in read(folder, world).items():
+            if preset != QUICK:
+                plot(results, folder / image_of(world, preset))
 
 
 if __name__ == "__main__":

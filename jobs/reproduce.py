@@ -1,12 +1,14 @@
 """Test the paper's findings again: ``python jobs/reproduce.py OUT --preset cpu [--words CSV]``.
 
-Trains and examines encoders in every way that the findings F1 to F7, and our own, need
-(`pipeline/reproduction/findings.py`), for several seeds, on two worlds: one that is generated, and
-words that a talker says, if ``--words`` names their cuts table (``uri, start_s, end_s, label, slot,
-split``; split by sentence into train, val and test).
+Trains and examines encoders in every way that the paper's findings (F1 to F7) and our own need,
+for several seeds, on two worlds: a generated one, and with ``--words`` the words that a talker
+says. The cuts table of the words has the columns ``uri, start_s, end_s, label, slot, split``; it is
+split by sentence into train, val and test. `pipeline/reproduction/findings.py` lists the trials.
 
-Killed at any instant, the same command goes on. Every trial leaves a JSON file in RESULTS;
-``python benchmarks/findings.py RESULTS`` makes tables and plots of them.
+The result of each trial is a line in RESULTS/<world>.jsonl. A trial that has its line is not run
+again, so a command that was killed goes on when repeated. Only one command at a time may write to
+a results folder: give each machine its own and join the files with ``cat``.
+``python benchmarks/findings.py RESULTS`` makes tables and plots.
 """
 
 from __future__ import annotations
@@ -21,9 +23,10 @@ from pipeline.telemetry.progress import say
 
 
 def main(arguments: list[str]) -> None:
-    # Imported here: torch takes seconds, which Ray's own processes need not wait for.
+    # Imported here because torch takes seconds to load, and Ray's own processes do not need it.
     from pipeline.reproduction.findings import FINDINGS, PRESETS, trials_of
-    from pipeline.reproduction.trials import play
+    from pipeline.reproduction.results import read_results, write_result
+    from pipeline.reproduction.trials import run_trial
     from pipeline.reproduction.worlds import generated, words
 
     parser = argparse.ArgumentParser(
@@ -32,11 +35,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("out", help="folder for everything")
     parser.add_argument("--preset", choices=tuple(PRESETS), default="cpu")
     parser.add_argument("--findings", nargs="+", choices=[f.key for f in FINDINGS])
-    parser.add_argument("--trials", nargs="+", help="only these of them, by name")
+    parser.add_argument("--trials", nargs="+", help="only these, by name")
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--worlds", nargs="+", choices=("generated", "words"))
-    parser.add_argument("--words", metavar="CSV", help="cuts table of the real world")
-    parser.add_argument("--results", help="folder of the JSON files (default: OUT/results)")
+    parser.add_argument("--words", metavar="CSV", help="cuts table of the words")
+    parser.add_argument("--results", help="folder of the results (default: OUT/results)")
     options = parser.parse_args(arguments)
     preset = PRESETS[options.preset]
     out = Location.of(options.out)
@@ -56,12 +59,12 @@ def main(arguments: list[str]) -> None:
         for name in wanted:
             real = name == "words"
             world = words(options.words) if real else generated(seed, **preset.generated)
+            place = results / f"{name}.jsonl"
             for trial in trials:
-                place = results / name / f"{trial.name}-{seed}.json"
-                if not place.exists() and trial.fits(world):
-                    settings = preset.settings + (preset.short if trial.short else ())
-                    place.write_json(play(trial, world, seed, settings, out))
-                    say(f"{place}")
+                key = (preset.name, trial.name, seed)
+                if trial.fits(world) and key not in read_results(place):
+                    write_result(place, run_trial(trial, world, seed, preset, out))
+                    say(f"{place}: {trial.name}, seed {seed}")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,25 @@
 """The paper's findings as data: what each one claims, and which trials test it.
 
-What the paper claims is told as far as its abstract, its repository and readings of it tell
-(README, "The paper's findings, tested again"); its numbers are not targets here.
+The claims are from the paper's abstract, its repository and summaries of it by others (README, "The
+paper's findings, tested again"). The paper's numbers are not targets here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pipeline.reproduction.trials import Trial
+from pipeline.reproduction.trials import Preset, Trial
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A claim that one trial ends above another, on the test cuts' linear probe.
+    """A claim that one trial's linear probe is more accurate than another's on the test cuts.
 
     Attributes:
-        better, worse: trials' names; ``random``: the round 0 of `better`.
+        better, worse: names of trials; ``random``: round 0 of `better`.
         modality: whose encoder.
-        claim: in the paper's sense, short.
+        claim: what the paper says, in short.
     """
 
     better: str
@@ -32,9 +32,9 @@ class Comparison:
 class Finding:
     """
     Attributes:
-        key: F1 … F7 the paper's (F1T: F1, fine-tuned), A1 … our own; title: of its section.
-        trials: all that are needed.
-        comparisons: the claims put to the test.
+        key: F1 to F7 the paper's (F1T: F1, fine-tuned), A1 to A4 our own; title: of its section.
+        trials: all that it needs.
+        comparisons: the claims that are tested.
     """
 
     key: str
@@ -67,7 +67,7 @@ def _both(better: str, worse: str, claim: str) -> tuple[Comparison, ...]:
     return tuple(Comparison(better, worse, m, claim) for m in ("video", "audio"))
 
 
-# What the paper does not tell, done in the other way: claim for ours, settings of the other.
+# Choices that the paper does not state: the claim for ours, and the settings of the alternative.
 _OTHERWISE = {
     "plain-features": (
         "PCA, whitening and L2 before k-means help",
@@ -75,7 +75,7 @@ _OTHERWISE = {
     ),
     "window-start": ("audio windows centred on the frames help", ("clips.audio.align=start",)),
     "loud": ("spectrograms normalised by clip help", ("clips.audio.normalize=none",)),
-    "one-scale": ("pictures of several scales help", ("clips.video.train_short_side=[36,36]",)),
+    "one-scale": ("video at several scales helps", ("clips.video.train_short_side=[36,36]",)),
 }
 _AUDIO_NETWORKS = tuple(
     Trial(f"xdc-{network}", "xdc", settings=(f"encoders.audio={network}",), short=True)
@@ -94,7 +94,7 @@ def _part(name: str) -> Trial:
 FINDINGS = (
     Finding(
         "F1",
-        "The four variants, ours, and both ends of the scale",
+        "The four variants and ours, between random and supervised encoders",
         (_XDC, *_VARIANTS, _OURS, *_FIRST_RAW, _SUPERVISED),
         (
             *_both("xdc", "random", "XDC learns"),
@@ -102,9 +102,9 @@ FINDINGS = (
             *_both("xdc", "mdc", "XDC is better than MDC"),
             *_both("xdc", "cdc", "XDC is better than CDC"),
             *_both(OURS_RAW, "xdc", "(ours) an anchored strong modality is better than XDC"),
-            *_both(OURS_RAW, "sdc", "(ours) and than single-modality clustering"),
+            *_both(OURS_RAW, "sdc", "(ours) and better than single-modality clustering"),
             *_both(OURS_RAW, "random", "(ours) both encoders gain"),
-            *_both(OURS_RAW, OURS, "(ours) the first labels from features without an encoder"),
+            *_both(OURS_RAW, OURS, "(ours) first labels from features without an encoder help"),
             *_both("xdc-raw", "xdc", "(ours) the same for XDC"),
         ),
     ),
@@ -114,8 +114,12 @@ FINDINGS = (
         (_SCRATCH, *_TUNED),
         (
             *_both("xdc-tuned", "scratch", "XDC is a better start than random weights"),
-            *_both("xdc-tuned", "sdc-tuned", "and than single-modality clustering"),
-            *_both(f"{OURS_RAW}-tuned", "xdc-tuned", "(ours) an anchored modality a better one"),
+            *_both("xdc-tuned", "sdc-tuned", "and a better start than single-modality clustering"),
+            *_both(
+                f"{OURS_RAW}-tuned",
+                "xdc-tuned",
+                "(ours) an anchored modality is a better start than XDC",
+            ),
         ),
     ),
     Finding(
@@ -123,7 +127,9 @@ FINDINGS = (
         "The number of clusters",
         (_XDC, *(_k(k) for k in (16, 256, 1024))),
         (
-            *_both("xdc-k256", "xdc-k16", "k well above few, not tied to the number of classes"),
+            *_both(
+                "xdc-k256", "xdc-k16", "k should be large and need not match the number of classes"
+            ),
             *_both("xdc", "xdc-k1024", "with few clips a large k does not help"),
         ),
     ),
@@ -131,7 +137,7 @@ FINDINGS = (
         "F3",
         "Curated against uncurated clips",
         (_XDC, _part("anywhere")),
-        _both("xdc", "xdc-anywhere", "curated clips are worth something"),
+        _both("xdc", "xdc-anywhere", "curated clips are better"),
     ),
     Finding(
         "F4",
@@ -155,10 +161,12 @@ FINDINGS = (
     Finding("F6", "What clusters hold", (_XDC, _OURS_RAW), ()),
     Finding(
         "F7",
-        "The headline in miniature: labels of another task against none",
+        "The headline in miniature: no labels against labels of another task",
         (_XDC, _OURS_RAW, Trial("supervised-slot", "supervised:slot:video")),
         (
-            Comparison("xdc", "supervised-slot", "video", "XDC is ahead of supervision elsewhere"),
+            Comparison(
+                "xdc", "supervised-slot", "video", "XDC is better than supervision on another task"
+            ),
             Comparison(
                 OURS_RAW, "supervised-slot", "video", "(ours) and so is the anchored variant"
             ),
@@ -166,7 +174,7 @@ FINDINGS = (
     ),
     Finding(
         "A1",
-        "(ours) Which modality to anchor, told without labels",
+        "(ours) Which modality to anchor, chosen without labels",
         (_OURS_RAW, Trial("anchored_video-raw", "anchored_video", settings=_RAW, every_round=True)),
         _both(OURS_RAW, "anchored_video-raw", "it matters which one is anchored"),
     ),
@@ -183,7 +191,7 @@ FINDINGS = (
     ),
     Finding(
         "A3",
-        "(ours) What the paper leaves open: our choice against the other one",
+        "(ours) What the paper leaves open: our choice against the alternative",
         (
             _XDC,
             *(
@@ -210,49 +218,37 @@ FINDINGS = (
         "A4",
         "(ours) One encoder after the other, the weak one first",
         (_XDC, Trial("xdc_video_first", "xdc_video_first", short=True)),
-        _both("xdc_video_first", "xdc", "the second learns from better clusters than at once"),
+        _both("xdc_video_first", "xdc", "better than updating both at once"),
     ),
 )
 
 
-@dataclass(frozen=True)
-class Preset:
-    """
-    Attributes:
-        settings: that all trials share, after the world's own.
-        short: further settings of trials that are compared with what others are after their first
-            round: a third of the cost, where that counts.
-        findings: tested by default; seeds: of every trial.
-        generated: files of the generated world and, where not the usual ones, its classes and
-            places (`worlds.generated`).
-    """
-
-    settings: tuple[str, ...]
-    short: tuple[str, ...]
-    findings: tuple[str, ...]
-    seeds: tuple[int, ...]
-    generated: Mapping[str, int]
-
-
 _ALL = tuple(finding.key for finding in FINDINGS)
-# What XDC's video probe gains at least over random encoders in the quick preset, or a test fails;
-# benchmarks/findings.md tells how seldom it does where nothing is wrong.
+# The least that XDC's video probe must gain over random encoders in the quick preset, or a test
+# fails; benchmarks/findings.md says how rarely a correct program fails it.
 QUICK_MARGIN = 0.05
-PRESETS = {
+_PRESETS = (
     # XDC's first round, two minutes on two cores, in a world with fewer nuisances than the usual
-    # one, where seeds are far apart after a single round.
-    "quick": Preset(
-        ("rounds=1", "learning.batch_size=16"),
-        (),
-        ("quick",),
-        (0,),
-        {"files": 320, "classes": 4, "places": 2},
+    # one, where results of one round differ much between seeds.
+    Preset(
+        "quick",
+        settings=("rounds=1", "learning.batch_size=16"),
+        findings=("quick",),
+        generated={"files": 320, "classes": 4, "places": 2},
     ),
-    # The published table: hours on two cores, where a second command beside it makes both slower.
-    "cpu": Preset(("rounds=3",), ("rounds=1",), _ALL, (0, 1, 2), {"files": 600}),
-    # The full networks on one card.
-    "gpu": Preset(
-        (
+    # The published tables: hours on two cores; a second command at the same time slows both down.
+    Preset(
+        "cpu",
+        settings=("rounds=3",),
+        short=("rounds=1",),
+        findings=_ALL,
+        seeds=(0, 1, 2),
+        generated={"files": 600},
+    ),
+    # The full networks on one GPU.
+    Preset(
+        "gpu",
+        settings=(
             "rounds=4",
             "encoders.video=r2plus1d_18_xdc",
             "encoders.audio=resnet18_vmz",
@@ -261,12 +257,12 @@ PRESETS = {
             "clips.video.train_short_side=[116,128]",
             "resources.device=cuda",
         ),
-        (),
-        _ALL,
-        (0, 1, 2),
-        {"files": 2000},
+        findings=_ALL,
+        seeds=(0, 1, 2),
+        generated={"files": 2000},
     ),
-}
+)
+PRESETS = {preset.name: preset for preset in _PRESETS}
 
 
 def trials_of(keys: Sequence[str]) -> list[Trial]:

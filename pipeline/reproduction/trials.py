@@ -1,4 +1,4 @@
-"""One trial: encoders trained in one way, examined on held-out cuts.
+"""One trial: encoders trained in one way, then examined on held-out cuts.
 
 OUT/<world>/trials/<name>-<seed>/           the run
 OUT/<world>/trials/<name>-<seed>/exam/      features of labelled cuts, by round, or ``tuned``
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from pipeline.evaluation.supervision import Supervision, supervised
 from pipeline.methods import METHODS, MODALITIES
 from pipeline.reproduction.contents import contents
 from pipeline.reproduction.exam import Lists, clusters_of, features_of, probed, signals
+from pipeline.reproduction.results import TrialResult
 from pipeline.reproduction.twins import pretrain_twins
 from pipeline.reproduction.worlds import HELD_OUT, TRAIN, World
 from pipeline.rounds import Pretraining, pretrain
@@ -37,7 +38,7 @@ SUPERVISED, TUNED, TWINS = "supervised", "tuned", "twins"
 class Trial:
     """
     Attributes:
-        name: of its files.
+        name: in results and of its folder.
         method: one of `METHODS`; ``supervised:<column>[:<modality>]``: that column of the cuts as
             labels, for as many epochs as all rounds of the others; ``tuned:<column>``: the encoders
             of another trial, fine-tuned on that column for a round's epochs; ``twins:<modality>``:
@@ -46,7 +47,7 @@ class Trial:
         settings: that differ from the world's.
         every_round: examine all rounds, not only the last.
         base: the trial that is fine-tuned.
-        short: one that may end early, with what a preset has for those (`findings.Preset`).
+        short: whether it may end early, with the preset's ``short`` settings.
     """
 
     name: str
@@ -76,6 +77,26 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Preset:
+    """
+    Attributes:
+        settings: of all trials, after the world's own.
+        short: further settings of trials that are compared with the first round of others, which
+            costs a third.
+        findings: keys of what is tested by default; seeds: of every trial.
+        generated: files of the generated world and, where not the usual ones, its classes and
+            places (`worlds.generated`).
+    """
+
+    name: str
+    settings: tuple[str, ...] = ()
+    short: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    generated: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Trained:
     """
     Attributes:
@@ -86,17 +107,16 @@ class Trained:
     weights: Mapping[int, Location]
 
 
-def play(
-    trial: Trial, world: World, seed: int, preset: Sequence[str], out: Location
-) -> dict[str, Any]:
-    """Train and examine, from wherever an earlier attempt stopped; the trial's figures."""
+def run_trial(trial: Trial, world: World, seed: int, preset: Preset, out: Location) -> TrialResult:
+    """Train and examine, from wherever an earlier attempt stopped."""
     started = time.monotonic()
-    runs = trial.base or trial  # whose run it is
-    place = out / world.name / "trials" / f"{runs.name}-{seed}"
+    trained_as = trial.base or trial
+    place = out / world.name / "trials" / f"{trained_as.name}-{seed}"
+    overrides = (preset.short if trial.short else ()) + trained_as.settings
     own = [f"run={place.full_uri}", f"seed={seed}"]
-    if runs.method in METHODS:
-        own.append(f"method={runs.method}")
-    config = settings.load([*world.settings, *preset, *runs.settings, *own])
+    if trained_as.method in METHODS:
+        own.append(f"method={trained_as.method}")
+    config = settings.load([*world.settings, *preset.settings, *overrides, *own])
     if trial.cuts != TRAIN:
         config = _as_many_steps(config, len(world.list_of(TRAIN, out).read_table()))
     cuts = world.list_of(trial.cuts, out)
@@ -110,29 +130,34 @@ def play(
             f"{m} {by_split['test']['accuracy']:.3f}" for m, by_split in rounds[-1]["probe"].items()
         )
         say(f"{world.name} · {trial.name} · seed {seed} · round {number} · {probes}")
-    return {
-        "world": world.name,
-        "trial": asdict(trial),
-        "seed": seed,
-        "config": config.model_dump(mode="json", exclude={"run", "store", "resources", "index"}),
-        "clips": len(ClipTable.open(trained.run.clips)),
-        "about": about("torch", "ray", "av"),
-        "seconds": round(time.monotonic() - started),
-        "rounds": rounds,
-        "cost": _cost(trained.run),
-    }
+    return TrialResult(
+        preset=preset.name,
+        trial=trial.name,
+        seed=seed,
+        method=trial.method,
+        cuts=trial.cuts,
+        world=world.name,
+        clips=len(ClipTable.open(trained.run.clips)),
+        seconds=round(time.monotonic() - started),
+        about=about("torch", "ray", "av"),
+        rounds=rounds,
+        base=trial.base.name if trial.base else None,
+        overrides=overrides,
+        cost=_cost(trained.run),
+    )
 
 
-def _cost(run: Run) -> dict[str, dict[int, float]]:
-    """Seconds of each round, and of the embedding in it; of what was cut off, the last attempt."""
-    diary = run.location / "events.jsonl"
-    lines = diary.read_bytes().decode().splitlines() if diary.exists() else []
-    found: dict[str, dict[int, float]] = {"round": {}, "embed": {}}
+def _cost(run: Run) -> dict[str, dict[str, float]]:
+    """Seconds of each round (its last attempt) and of embedding in it, from the run's events."""
+    place = run.location / "events.jsonl"
+    lines = place.read_bytes().decode().splitlines() if place.exists() else []
+    found: dict[str, dict[str, float]] = {"round": {}, "embed": {}}
     for event in map(json.loads, lines):
-        over = event["event"] == "embed" and event["round"] in found["round"]  # after the last one
-        if event["event"] in found and not over:
-            seconds = found[event["event"]]
-            seconds[event["round"]] = seconds.get(event["round"], 0.0) + event["seconds"]
+        if event["event"] not in found:
+            continue
+        seconds, number = found[event["event"]], str(event["round"])
+        if event["event"] == "round" or number not in found["round"]:  # later: evaluation's
+            seconds[number] = seconds.get(number, 0.0) + event["seconds"]
     return found
 
 
@@ -191,5 +216,6 @@ def _examined(
                 assigned[modality],
                 labels.indices.to_numpy().astype(np.int64),
                 labels.dictionary.to_pylist(),
+                examples=number == max(trained.weights),
             )
     return found | {"signals": signals(this, assigned, clips)}

@@ -10,10 +10,13 @@ import pytest
 
 from pipeline.reproduction import findings, worlds
 from pipeline.reproduction.contents import contents
-from pipeline.reproduction.trials import Trial, play
+from pipeline.reproduction.trials import Preset, Trial, run_trial
 from pipeline.reproduction.worlds import LISTS, World
+from pipeline.run import Run
 from pipeline.storage import Location
 from tests.conftest import TINY, tiny
+
+KEPT = Preset("kept", settings=("embedding.keep=true",))
 
 
 @pytest.fixture(scope="module")
@@ -99,35 +102,37 @@ def test_presets_name_findings_and_every_comparison_has_its_trials() -> None:
 
 @pytest.mark.usefixtures("local_ray")
 def test_xdc_learns(tmp_path: Path) -> None:
-    """The quick preset, whole: the sound's clusters teach the pictures' encoder what they are of.
+    """The whole quick preset: clusters of the audio teach the video encoder what it sees.
 
-    By 20 seeds (benchmarks/findings.md, "The quick preset"), the margin is missed where nothing is
-    wrong with probability 0.002.
+    A correct program misses the margin with probability 0.002, as 20 seeds say
+    (benchmarks/findings.md, "The quick preset").
     """
     preset = findings.PRESETS["quick"]
     (trial,) = findings.trials_of(preset.findings)
     generated = worlds.generated(0, **preset.generated)
-    xdc = play(trial, generated, 0, preset.settings, Location.of(tmp_path))
-    assert [found["round"] for found in xdc["rounds"]] == [0, 1]
-    probes = [found["probe"]["video"]["test"] for found in xdc["rounds"]]
+    xdc = run_trial(trial, generated, 0, preset, Location.of(tmp_path))
+    assert [found["round"] for found in xdc.rounds] == [0, 1]
+    probes = [found["probe"]["video"]["test"] for found in xdc.rounds]
     assert probes[1]["accuracy"] >= probes[0]["accuracy"] + findings.QUICK_MARGIN
 
-    assert xdc["clips"] == probes[1]["train_clips"], "no held-out clip"
+    assert xdc.clips == probes[1]["train_clips"], "no held-out clip"
     assert probes[1]["test_clips"] == 96
-    last = xdc["rounds"][-1]
+    last = xdc.rounds[-1]
     assert set(last["probe"]) == {"video", "audio"}
-    agreements = [found["signals"]["agreement"] for found in xdc["rounds"]]
+    agreements = [found["signals"]["agreement"] for found in xdc.rounds]
     assert agreements[0] < agreements[1] <= 1
-    assert {"purity", "nmi", "clusters", "confused"} <= set(last["contents"]["audio"])
+    assert set(last["contents"]["audio"]) == {"purity", "nmi", "clusters", "confused"}
+    assert set(xdc.rounds[0]["contents"]["audio"]) == {"purity", "nmi"}
+    assert xdc.cost["round"].keys() == {"1"}
 
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("local_ray")
 def test_trials_with_labels(world: Path, tmp_path: Path) -> None:
     small = World("small", tuple(TINY), ("label",), lambda folder: worlds._read(Location.of(world)))
-    preset = ("embedding.keep=true",)
-    labels = play(Trial("supervised", "supervised:label"), small, 0, preset, Location.of(tmp_path))
-    assert set(labels["rounds"][0]["probe"]) == {"video", "audio"}
+    trial = Trial("supervised", "supervised:label")
+    labels = run_trial(trial, small, 0, KEPT, Location.of(tmp_path))
+    assert set(labels.rounds[0]["probe"]) == {"video", "audio"}
 
 
 @pytest.mark.cluster
@@ -136,8 +141,8 @@ def test_fine_tuning_takes_another_trials_encoders(world: Path, tmp_path: Path) 
     small = World("small", tuple(TINY), ("label",), lambda folder: worlds._read(Location.of(world)))
     out, base = Location.of(tmp_path), Trial("xdc", "xdc")
     tuned = Trial("xdc-tuned", "tuned:label", base=base)
-    found = play(tuned, small, 0, ("embedding.keep=true",), out)
-    assert set(found["rounds"][0]["probe"]) == {"video", "audio"}
+    found = run_trial(tuned, small, 0, KEPT, out)
+    assert set(found.rounds[0]["probe"]) == {"video", "audio"}
     run = out / "small" / "trials" / "xdc-0"
     (tuned_weights,) = Path(str(run / "evaluation")).rglob("encoders.safetensors")
     start = run / "rounds" / "0001" / "encoders.safetensors"
@@ -152,13 +157,14 @@ def test_twins_teach_each_other_and_learn_from_less(world: Path, tmp_path: Path)
     small = World("small", tuple(TINY), ("label",), lambda folder: worlds._read(Location.of(world)))
     out = Location.of(tmp_path)
     trial = Trial("twins-audio", "twins:audio", cuts="half", settings=("rounds=2",))
-    found = play(trial, small, 0, (), out)
-    probe = found["rounds"][0]["probe"]
+    found = run_trial(trial, small, 0, Preset("none"), out)
+    probe = found.rounds[0]["probe"]
     assert set(probe) == {"audio"}
     clips = probe["audio"]["test"]["train_clips"]
-    assert found["clips"] == clips // 2, "examined on all"
-    assert found["config"]["learning"]["epoch_clips"] == round(0.9 * clips), "equal compute"
+    assert found.clips == clips // 2, "examined on all"
     first = out / "small" / "trials" / "twins-audio-0"
+    epoch_clips = Run.existing(str(first)).config.learning.epoch_clips
+    assert epoch_clips == round(0.9 * clips), "equal compute"
     for twin, clustered in ((first, ("0000",)), (first / "twin", ("0000", "0001"))):
         assert (twin / "rounds" / "0001" / "DONE").exists()
         for number in clustered:  # what the other one learned from

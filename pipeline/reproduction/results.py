@@ -1,0 +1,88 @@
+"""Results of trials as data: one JSON-lines file a world, one line a preset, trial and seed.
+
+A line starts with ``preset``, ``trial`` and ``seed`` and holds no dump of the configuration: the
+preset and the overrides name it, at the commit in ``about``. Lines are sorted by these three.
+Files from several machines are joined with ``cat``: order does not matter to `read_results`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.storage import Location
+
+Key = tuple[str, str, int]  # preset, trial, seed
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """
+    Attributes:
+        preset, trial: their names (`PRESETS` and `FINDINGS` in findings.py).
+        method, cuts: as in `Trial`; base: the name of the trial that was fine-tuned.
+        overrides: settings after the world's and the preset's own.
+        world: folder of the world; clips: how many were learned from.
+        about: machine, versions, commit and date (`pipeline.telemetry.machine.about`).
+        seconds: of the last attempt; cost: ``round`` and ``embed`` → round → seconds.
+        rounds: one dict a round that was examined: ``round``; ``probe`` (modality → split →
+            figures of a linear probe); ``signals`` (name → value); ``contents`` (modality → what
+            its clusters hold, see contents.py). ``agreement_estimated`` marks a round from before
+            agreement was adjusted for chance (benchmarks/findings-study.md).
+    """
+
+    preset: str
+    trial: str
+    seed: int
+    method: str
+    cuts: str
+    world: str
+    clips: int
+    seconds: int
+    about: dict[str, Any]
+    rounds: list[dict[str, Any]]
+    base: str | None = None
+    overrides: Sequence[str] = ()
+    cost: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def key(self) -> Key:
+        return self.preset, self.trial, self.seed
+
+
+def read_results(place: Location) -> dict[Key, TrialResult]:
+    """All results of a file, sorted by key; empty where there is no file.
+
+    Raises:
+        UserError: a line is not a result.
+    """
+    if not place.exists():
+        return {}
+    found = {}
+    for number, line in enumerate(place.read_bytes().decode().splitlines(), start=1):
+        try:
+            result = TrialResult(**json.loads(line))
+        except (TypeError, json.JSONDecodeError) as error:
+            raise UserError(f"{place}, line {number}: not the result of a trial") from error
+        found[result.key] = result
+    return dict(sorted(found.items()))
+
+
+def write_result(place: Location, result: TrialResult) -> None:
+    """Add a result, or replace the one with its key; the file is written whole or not at all.
+
+    Only one command at a time may write to a file: of two, one could lose the other's line.
+    """
+    results = read_results(place) | {result.key: result}
+    lines = [_line(one) for _, one in sorted(results.items())]
+    place.write_text("\n".join(lines) + "\n")
+
+
+def _line(result: TrialResult) -> str:
+    """JSON with the key first and everything else sorted by name, so that diffs stay small."""
+    names = ("preset", "trial", "seed")
+    values = json.loads(json.dumps(asdict(result), sort_keys=True))
+    return json.dumps({name: values[name] for name in names} | values)
