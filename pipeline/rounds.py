@@ -25,8 +25,14 @@ from pipeline import methods
 from pipeline.clips.store import publish
 from pipeline.clips.stream import Order
 from pipeline.clips.table import ClipTable, PublishedClips
-from pipeline.clustering import Clustering, cluster, measures, read_labels
-from pipeline.clustering import Progress as KMeansProgress
+from pipeline.clustering import (
+    Clustering,
+    ClusteringTask,
+    KMeansProgress,
+    cluster,
+    measures,
+    read_labels,
+)
 from pipeline.clustering.agreement import agreement
 from pipeline.config import Config
 from pipeline.embedding.embed import embed, warm_batchnorm
@@ -205,14 +211,17 @@ class RoundLoop:
         out = self.run.round(version).clusters(name)
         finished = (out / "clustering.json").exists()
         started = time.monotonic()
-        clustering = cluster(
-            [self.features(m) for m in modalities],
+        task = ClusteringTask(
+            features=tuple(self.features(m) for m in modalities),
             num_clips=len(self.clips),
             clips=self.clips.location,
             config=self.run.config.clustering,
-            resources=self.run.config.resources,
             seed=_seed(self.run.config.seed, version, name),
             out=out,
+        )
+        clustering = cluster(
+            task,
+            resources=self.run.config.resources,
             on_progress=lambda progress: _follow(name, progress),
         )
         if not finished:

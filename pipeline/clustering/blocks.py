@@ -35,7 +35,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Blocks:
+class ClipBlocks:
     """The fixed division of clip indices 0..num_clips-1 into blocks of ``size``."""
 
     num_clips: int
