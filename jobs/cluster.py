@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 
 from pipeline import settings
-from pipeline.clustering import Progress, cluster
+from pipeline.clustering import ClusteringTask, KMeansProgress, cluster
 from pipeline.clustering.measures import collapse_alarm, imbalance_factor
-from pipeline.clustering.tables import as_features
+from pipeline.clustering.vector_files import as_features
 from pipeline.runtime.session import connect, run_job
 from pipeline.storage import Location
 from pipeline.telemetry.progress import say
@@ -30,16 +30,8 @@ def main(arguments: list[str]) -> None:
     out = Location.of(options.out)
     features, rows = as_features(Location.of(options.vectors), options.column, out / "features")
     connect(config.resources)
-    clustering = cluster(
-        [features],
-        num_clips=rows,
-        clips=None,
-        config=config.clustering,
-        seed=config.seed,
-        out=out,
-        on_progress=_tell,
-        resources=config.resources,
-    )
+    task = ClusteringTask((features,), rows, None, config.clustering, config.seed, out)
+    clustering = cluster(task, resources=config.resources, on_progress=_tell)
     sizes = clustering.sizes
     say(
         f"{int(sizes.sum()):,} of {rows:,} rows in {clustering.k} clusters of {sizes.min():,} to "
@@ -51,7 +43,7 @@ def main(arguments: list[str]) -> None:
     clustering.close()
 
 
-def _tell(progress: Progress) -> None:
+def _tell(progress: KMeansProgress) -> None:
     if progress.stage == "iterating":
         assert progress.objective is not None
         split = f", {progress.empty} empty clusters split" if progress.empty else ""

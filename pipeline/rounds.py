@@ -14,29 +14,26 @@ on from the last finished stage. An unfinished stage is done again from what it 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 import ray
 
 from pipeline import methods
-from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.fill import publish_clips
-from pipeline.clips.stream import Order
 from pipeline.clips.table import ClipTable, PublishedClips
-from pipeline.clustering import Clustering, cluster, measures, read_labels
-from pipeline.clustering import Progress as KMeansProgress
-from pipeline.clustering.agreement import agreement
+from pipeline.clustering import Clustering, ClusteringTask, cluster, measures, read_labels
+from pipeline.clustering.summary import show_progress, summarize, warn_of_collapse
 from pipeline.config import Config
-from pipeline.embedding.embed import EmbeddingTask, embed, warm_batchnorm
-from pipeline.errors import UserError
+from pipeline.embedding.embed import EmbeddingTask, embed
+from pipeline.embedding.warming import write_random_encoders
 from pipeline.learning.learn import learn
 from pipeline.learning.task import LearningTask, PublishedLabels
 from pipeline.methods import MODALITIES, Method
-from pipeline.run import Encoders, Round, Run
-from pipeline.runtime.devices import choose_device
-from pipeline.runtime.placement import decoding
+from pipeline.run import Encoders, Round, Run, check
 from pipeline.runtime.standby import NextStages
 from pipeline.telemetry import metrics
 from pipeline.telemetry.events import EventLog
@@ -90,16 +87,8 @@ class Pretraining:
 
     def begin(self) -> int:
         """Round 0: random encoders, their BatchNorm statistics set by a few batches."""
-        config, zero = self.run.config, self.run.round(0)
-        started = time.monotonic()
-        rng = np.random.default_rng((config.seed, 0))
-        wanted = config.encoders.warm_batches * config.embedding.batch_size
-        chosen = rng.choice(len(self.clips), size=min(wanted, len(self.clips)), replace=False)
-        order = Order(len(chosen), config.embedding.batch_size, [ray.put(np.sort(chosen))])
-        warm = warm_batchnorm.options(
-            **decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
-        )
-        ray.get(warm.remote(zero.encoders, self.clips, order, config))
+        started, zero = time.monotonic(), self.run.round(0)
+        write_random_encoders(self.clips, self.run.config, zero.encoders)
         self.run.commit(zero, {"round": 0})
         say(f"round 0 · random encoders in {duration(time.monotonic() - started)}")
         return 0
@@ -150,20 +139,14 @@ class Pretraining:
             found[name] = measures.normalized_mutual_information(old, new)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
         settled = min(found.values()) >= config.settled_nmi
-        say(
-            f"round {last.number} · NMI of the clusters with the last round's: {shown} · "
-            + (f"settled ({config.settled_nmi} is enough): it ends here" if settled else "goes on")
-        )
+        verdict = f"settled ({config.settled_nmi} is enough)" if settled else "goes on"
+        say(f"round {last.number} · NMI of the clusters with the last round's: {shown} · {verdict}")
         return settled
 
     # -- stages --------------------------------------------------------------------------------
 
     def embed(
-        self,
-        this: Round,
-        modalities: tuple[str, ...],
-        now: Encoders,
-        ahead: NextStages | None = None,
+        self, this: Round, modalities: Sequence[str], now: Encoders, ahead: NextStages | None = None
     ) -> None:
         """Features of the encoders as they are now, for the modalities that lack them."""
         lacking = [m for m in modalities if not (now.features(m) / "DONE").exists()]
@@ -178,29 +161,28 @@ class Pretraining:
 
     def cluster(self, this: Round, name: str, now: Encoders) -> Clustering:
         """Pseudo-labels of one clustering of the newest features, published to every node."""
+        config, started = self.run.config, time.monotonic()
         modalities = self.method.clusterings[name]
         version = now.version(modalities)
-        out = self.run.round(version).clusters(name)
-        finished = (out / "clustering.json").exists()
-        started = time.monotonic()
-        clustering = cluster(
-            [now.features(m) for m in modalities],
+        task = ClusteringTask(
+            features=tuple(now.features(m) for m in modalities),
             num_clips=len(self.clips),
             clips=self.clips.table.location,
-            config=self.run.config.clustering,
-            resources=self.run.config.resources,
-            seed=_seed(self.run.config.seed, version, name),
-            out=out,
-            on_progress=lambda progress: _follow(name, progress),
+            config=config.clustering,
+            seed=_seed(config.seed, version, name),
+            out=self.run.round(version).clusters(name),
+        )
+        finished = (task.out / "clustering.json").exists()
+        clustering = cluster(
+            task, resources=config.resources, on_progress=partial(show_progress, name)
         )
         if not finished:
-            found = self._measure(name, version, clustering, now)
+            found = self._summary(name, version, clustering, now)
             self.events.add("cluster", round=version, clustering=name, **found)
-            shown = " · ".join(
-                f"{key.replace('_', ' ')} {value:.3g}" for key, value in found.items()
-            )
+            shown = " · ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in found.items())
             title = self._title(this, f"cluster {name}")
             say(f"{title} · {duration(time.monotonic() - started)} · {shown}")
+            warn_of_collapse(name, clustering)
         return clustering
 
     def learn(
@@ -228,8 +210,7 @@ class Pretraining:
                 bank={m: this.features(m) for m in update.encoders} if keeps else None,
             )
         )
-        last = learned["epochs"][-1]
-        wait = learned["wait_share"]
+        last, wait = learned["epochs"][-1], learned["wait_share"]
         self.events.add("learn", round=this.number, update=number, **last, wait=wait)
         say(f"{title} · " + " · ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in last.items()))
         return learned
@@ -245,67 +226,22 @@ class Pretraining:
         done = version >= 0 and (out / "clustering.json").exists()
         return read_labels(out, len(self.clips)) if done else None
 
-    def _measure(
+    def _summary(
         self, name: str, version: int, clustering: Clustering, now: Encoders
     ) -> dict[str, float]:
-        """How this clustering looks, and how far it moved from the one before."""
-        sizes = clustering.sizes
-        values = {
-            "k": float(clustering.k),
-            "objective": clustering.objective[-1],
-            "imbalance": measures.imbalance_factor(sizes),
-            "effective_clusters": measures.effective_clusters(sizes),
+        found = {
+            other: self._labels(other, now.version(modalities))
+            for other, modalities in self.method.clusterings.items()
+            if other != name
         }
-        used = values["effective_clusters"] / clustering.k
-        metrics.level("xdc_effective_clusters", used, clustering=name)
-        new = ray.get(clustering.labels[0])
-        old = self._labels(name, version - 1)
-        if old is not None:
-            values["nmi_to_last"] = measures.normalized_mutual_information(old, new)
-            values["churn"] = measures.churn(old, new)
-        files = self.clips.table.files()
-        if not version and files is not None:
-            # How far first clusters follow what a file's clips share, which is beside the point.
-            first = new[: len(files)]
-            values["ami_to_files"] = measures.adjusted_mutual_information(files, first)
-        for other, modalities in self.method.clusterings.items():
-            theirs = self._labels(other, now.version(modalities)) if other != name else None
-            if theirs is not None:
-                # Without labels, the best sign that learning goes well (benchmarks/findings.md).
-                values[f"agreement_with_{other}"] = agreement(theirs, new)
-                if files is not None:
-                    values[f"agreement_with_{other}_beyond_files"] = agreement(theirs, new, files)
-        warning = measures.collapse_alarm(sizes)
-        if warning:
-            say(f"warning: {name} clusters: {warning}")
-        return values
-
-
-def check(config: Config, method: Method, clips: ClipTable) -> None:
-    """Refuse at once what could only fail hours later.
-
-    Raises:
-        UserError: k exceeds the number of clips that can be clustered, or the decoder is
-            unknown or needs a GPU that the cluster lacks.
-    """
-    decoder = config.clips.decoder
-    if load_decoder(decoder).on_gpu and choose_device(config.resources) != "cuda":
-        raise UserError(
-            f"clips.decoder={decoder} needs GPU nodes, and the cluster has none; set "
-            "clips.decoder=cpu"
+        return summarize(
+            clustering,
+            ray.get(clustering.labels[0]),
+            before=self._labels(name, version - 1),
+            files=self.clips.table.files(),
+            others={other: labels for other, labels in found.items() if labels is not None},
+            first=version == 0,
         )
-    usable = clips.count(tuple({m for ms in method.clusterings.values() for m in ms}))
-    if config.clustering.k > usable:
-        raise UserError(
-            f"clustering.k={config.clustering.k} exceeds the {usable:,} clips of {clips.location} "
-            "that can be clustered; lower clustering.k or index more media"
-        )
-
-
-def _follow(clustering: str, progress: KMeansProgress) -> None:
-    metrics.level("xdc_kmeans_iteration", progress.iteration, clustering=clustering)
-    if progress.objective is not None:
-        metrics.level("xdc_kmeans_objective", progress.objective, clustering=clustering)
 
 
 def _seed(seed: int, version: int, name: str) -> int:

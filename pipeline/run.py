@@ -21,9 +21,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline import settings
+from pipeline.clips.decoding.decoder import load_decoder
+from pipeline.clips.table import ClipTable
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.methods import MODALITIES
+from pipeline.methods import MODALITIES, Method
+from pipeline.runtime.devices import choose_device
 from pipeline.storage import Location
 
 
@@ -191,6 +194,27 @@ class Run:
         done.metrics.write_json(metrics)
         (done.location / "DONE").write_text("")
         (self.location / "LATEST").write_text(f"{done.number}\n")
+
+
+def check(config: Config, method: Method, clips: ClipTable) -> None:
+    """Refuse at once what could only fail hours later.
+
+    Raises:
+        UserError: k exceeds the number of clips that can be clustered, or the decoder is
+            unknown or needs a GPU that the cluster lacks.
+    """
+    decoder = config.clips.decoder
+    if load_decoder(decoder).on_gpu and choose_device(config.resources) != "cuda":
+        raise UserError(
+            f"clips.decoder={decoder} needs GPU nodes, and the cluster has none; set "
+            "clips.decoder=cpu"
+        )
+    usable = clips.count(tuple({m for ms in method.clusterings.values() for m in ms}))
+    if config.clustering.k > usable:
+        raise UserError(
+            f"clustering.k={config.clustering.k} exceeds the {usable:,} clips of {clips.location} "
+            "that can be clustered; lower clustering.k or index more media"
+        )
 
 
 def _check_same(saved: Location, config: Config) -> None:

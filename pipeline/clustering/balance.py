@@ -19,22 +19,22 @@ SINKHORN_PASSES = 3  # over the data, after every iteration
 
 
 def soft_sizes(
-    x: np.ndarray, matrix: np.ndarray, half: np.ndarray, strength: float, num_clips: int
+    x: np.ndarray, matrix: np.ndarray, taken: np.ndarray, strength: float, num_clips: int
 ) -> np.ndarray:
     """Column sums of softmax(strength * scores) over the rows of one block, snapped.
 
     Args:
         x: float16[n, d].
         matrix: float32[d, k], the centroids.
-        half: float64[k], what is taken from the inner products (half squared norm less bias).
+        taken: float64[k], what is taken from the inner products (`assign.offsets`).
         strength: Sinkhorn's lambda, an inverse temperature.
         num_clips: bounds the totals.
     """
-    total = np.zeros(len(half))
-    rows = max(1, (1 << 21) // len(half))
+    total = np.zeros(len(taken))
+    rows = max(1, (1 << 21) // len(taken))
     for at in range(0, len(x), rows):
         score = widen(x[at : at + rows]) @ matrix
-        score -= half.astype(np.float32)
+        score -= taken.astype(np.float32)
         score -= score.max(axis=1, keepdims=True)
         score *= np.float32(strength)
         np.exp(score, out=score)

@@ -1,27 +1,25 @@
-"""How the same bits come out for any number of shards, any order of arrival and any death.
+"""How the same bits come out for any number of shards and threads, and through any death.
 
-The scheme, which every file of this package keeps to:
+The promise: the same kind of processor, data, settings and seed give the same labels. The scheme,
+which every file of this package keeps to:
 
 1. **Blocks.** Block ``b`` holds the clips ``[b * size, (b + 1) * size)`` that have features, in
-   order of clip index. A shard is a range of whole blocks. Everything that involves BLAS or a sum
-   of inexact numbers is computed per block, on one thread, so its operands and their shape are
+   order of clip index. A shard is a range of whole blocks. Everything that involves a matrix
+   product or a sum of inexact numbers is computed per block, on one thread: the search for the
+   nearest centroid (`assign.py`), the projection, distances. So the operands and their shape are
    fixed by the data and not by the sharding.
 2. **Exact sums.** Transformed vectors are float16 with ``|x| <= 1``. Such a number is a multiple
    of ``2**-24``, so float64 sums of up to ``2**29`` of them are exact: addition becomes
-   associative, and any reduction order gives the same bits. It also lets a shard keep running
-   sums and only move the rows that changed cluster.
+   associative, and any order of adding gives the same bits, on a GPU too. It also lets a shard
+   keep running sums and only move the rows that changed cluster.
 3. **Snapped sums.** Anything else that is added up across blocks (moments for PCA, squared norms,
    Sinkhorn's marginals) is rounded once per block to a fixed power-of-two grid (`snap`), coarse
    enough that the total of all blocks is exact in float64. Again order does not matter.
-4. **Canonical comparison.** Which centroid is nearest is *defined* by a float64 expression of one
-   row and one centroid (`nearest.py`); fast matrix products only narrow the choice, with proven
-   error bounds. The answer does not depend on block size, BLAS, instruction set or device.
-5. **Randomness** is drawn from (seed, purpose, numbers such as the iteration or the block), and
+4. **Randomness** is drawn from (seed, purpose, numbers such as the iteration or the block), and
    positions are ordinals over the present clips in order of clip index.
 
-What remains tied to the kind of machine is the transform: PCA moments and the projection are
-float64 products, whose last bits differ between BLAS kernels; rounding to float16 hides nearly
-all of it. One kind of CPU gives one result.
+Another kind of processor, another version of BLAS or a GPU rounds products differently. Then a row
+between two centroids may get the other one, and iterations may end elsewhere, equally good.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Blocks:
+class ClipBlocks:
     """The fixed division of clip indices 0..num_clips-1 into blocks of ``size``."""
 
     num_clips: int

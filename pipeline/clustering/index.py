@@ -11,15 +11,13 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipeline.clustering.centroid_index import CentroidIndex
-from pipeline.clustering.kmeans import KMeans, Progress
+from pipeline.clustering.assign import CentroidIndex, distances, one_thread
+from pipeline.clustering.kmeans import KMeans, KMeansProgress
 from pipeline.clustering.labels import read_columns
-from pipeline.clustering.nearest import Centroids, distances
-from pipeline.clustering.screens import Vectors
 from pipeline.clustering.seeding import Shards
 from pipeline.clustering.shard import Shard
 from pipeline.clustering.state import State
-from pipeline.clustering.task import Task
+from pipeline.clustering.task import ClusteringTask
 from pipeline.clustering.transform import Transform
 from pipeline.clustering.vectors import ShardSpec
 from pipeline.storage import Location
@@ -110,7 +108,7 @@ class Index:
         self,
         out: Location,
         num_clips: int,
-        task: Task | None = None,
+        task: ClusteringTask | None = None,
         shards: Shards | None = None,
         spec: ShardSpec | None = None,
     ):
@@ -124,13 +122,13 @@ class Index:
             self._kmeans = KMeans(task, held)
         self._result: tuple[np.ndarray, np.ndarray] | None = None
         self._reference: ray.ObjectRef | None = None
-        self._served: tuple[Transform, np.ndarray, CentroidIndex] | None = None
+        self._served: tuple[Transform, np.ndarray, CentroidIndex, int] | None = None
 
-    def advance(self) -> Progress:
+    def advance(self) -> KMeansProgress:
         """One step of the task; a repeated call after a death goes on from what is written."""
         if self._kmeans is None:
             State.clear(self.out)  # an earlier life may have ended just before it did this
-            return Progress("done")
+            return KMeansProgress("done")
         began = time.perf_counter()
         progress = self._kmeans.advance()
         if self._kmeans.result is not None:
@@ -149,18 +147,23 @@ class Index:
         return [self._reference]
 
     def assign(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Labels int32[m] and distances float32[m] of raw features [m, d]."""
+        """Labels int32[m] and distances float32[m] of raw features [m, d], a block at a time."""
         if self._served is None:
-            stored = np.load(io.BytesIO((self.out / "centroids.npy").read_bytes()))
+            one_thread()
+            centroids = np.load(io.BytesIO((self.out / "centroids.npy").read_bytes()))
             summary = self.describe()
             bias = None if summary["bias"] is None else np.array(summary["bias"])
-            prepared = Centroids(stored, bias, summary["config"]["spherical"])
+            index = CentroidIndex(centroids, bias, summary["config"]["spherical"])
             transform = Transform.load(self.out / "transform.npz")
-            self._served = transform, stored, CentroidIndex(prepared)
-        transform, centroids, index = self._served
-        x = transform(transform.joined(np.atleast_2d(vectors)))
-        labels = index(Vectors.of(x))
-        return labels, np.sqrt(distances(x, centroids, labels)).astype(np.float32)
+            self._served = transform, centroids, index, summary["config"]["block_size"]
+        transform, centroids, index, rows = self._served
+        vectors = np.atleast_2d(vectors)
+        labels, near = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
+        for at in range(0, len(vectors), rows):
+            x = transform(transform.joined(vectors[at : at + rows]))
+            labels.append(index.nearest(x))
+            near.append(distances(x, centroids, labels[-1]))
+        return np.concatenate(labels), np.concatenate(near)
 
     def nearest_clips(self, cluster: int, n: int) -> np.ndarray:
         """int64[<=n] clip indices of a cluster, nearest to the centroid first."""

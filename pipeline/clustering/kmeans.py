@@ -15,7 +15,7 @@ from pipeline.clustering.labels import write_labels
 from pipeline.clustering.seeding import Shards, seed_centroids
 from pipeline.clustering.splitting import farthest, split
 from pipeline.clustering.state import Attempt, State
-from pipeline.clustering.task import Task
+from pipeline.clustering.task import ClusteringTask
 from pipeline.clustering.transform import Moments, Transform, power_of_two
 from pipeline.clustering.vectors import Survey
 from pipeline.errors import UserError
@@ -24,7 +24,7 @@ _REPAIRS = 5  # extra iterations that may fill clusters that end up empty
 
 
 @dataclass(frozen=True)
-class Progress:
+class KMeansProgress:
     """Where a clustering is.
 
     Attributes:
@@ -55,7 +55,7 @@ class KMeans:
         result: the labels int32[N] and distances float32[N] once all is done.
     """
 
-    def __init__(self, task: Task, shards: Shards):
+    def __init__(self, task: ClusteringTask, shards: Shards):
         self.task = task
         self.config = task.config
         self.shards = shards
@@ -64,28 +64,28 @@ class KMeans:
         self._energy = 0.0
         self._ordinals = Ordinals(np.zeros(0, np.int64))
 
-    def advance(self) -> Progress:
+    def advance(self) -> KMeansProgress:
         """One step: load, seed, iterate once, or label."""
         config, state = self.config, self._state
         if state is None:
             self._prepare()
-            return Progress("loading", iterations=config.iterations)
+            return KMeansProgress("loading", iterations=config.iterations)
         if state.current is None and state.restart < config.restarts:
             random = (config.init, self.task.seed, state.restart)
             seeds = seed_centroids(self.shards, self._ordinals, config.k, *random)
             state.current = Attempt(self._normal(seeds), np.zeros(config.k))
             state.save(self.task.out)
-            return Progress("seeding", state.restart, 0, config.iterations)
+            return KMeansProgress("seeding", state.restart, 0, config.iterations)
         if state.current is not None:
             attempt, restart = state.current, state.restart
             empty = self._iterate(state, attempt)
             done = len(attempt.objective)
             objective = attempt.objective[-1]
-            return Progress("iterating", restart, done, config.iterations, objective, empty)
+            return KMeansProgress("iterating", restart, done, config.iterations, objective, empty)
         assert state.best is not None
         self._finish(state, state.best)
         done = len(state.best.objective)
-        return Progress("labelling", config.restarts - 1, done, config.iterations)
+        return KMeansProgress("labelling", config.restarts - 1, done, config.iterations)
 
     # -- steps -------------------------------------------------------------------------------
 

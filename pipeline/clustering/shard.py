@@ -9,17 +9,20 @@ distances of seeding, which build up call by call: a shard that lost them says s
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+from pipeline.clustering.assign import CentroidIndex, distances, offsets
 from pipeline.clustering.balance import soft_sizes
 from pipeline.clustering.blocks import generator, snap
 from pipeline.clustering.halves import widen
-from pipeline.clustering.nearest import Centroids, distances
-from pipeline.clustering.pruning import Pruning
-from pipeline.clustering.screens import Screens, SgemmScreen, Vectors
 from pipeline.clustering.sums import ClusterSums
 from pipeline.clustering.transform import Moments
 from pipeline.clustering.vectors import ShardSpec, ShardVectors, Survey
+
+if TYPE_CHECKING:
+    from pipeline.clustering.resident import GpuBlocks
 
 
 class Shard:
@@ -28,8 +31,9 @@ class Shard:
     def __init__(self, spec: ShardSpec):
         self.spec = spec
         self.vectors = ShardVectors(spec)
-        self._rows: tuple[ClusterSums, Pruning] | None = None
-        self._screens: Screens | None = None
+        self._sums: ClusterSums | None = None
+        self._gpu: GpuBlocks | None = None
+        self._labels = np.zeros(0, np.int32)  # of the last step
         self._stepped: tuple[bytes, bytes] | None = None  # key of the last step that ended
         self._spread: tuple[int, np.ndarray] | None = None
 
@@ -48,20 +52,19 @@ class Shard:
 
     def energy(self) -> float:
         """Sum of squared norms of the vectors, snapped per block."""
+        self.vectors.prepare()
 
-        self._warm()
-
-        def one(_: int, block: Vectors) -> float:
+        def one(_: int, block: np.ndarray) -> float:
             # Coordinates are at most 1, so a block's sum is at most rows * d.
             bound = float(self.spec.blocks.num_clips) * self.vectors.dim
-            return float(snap(np.square(widen(block.x), dtype=np.float64).sum(), bound))
+            return float(snap(np.square(widen(block), dtype=np.float64).sum(), bound))
 
         return sum(self.vectors.each(one))
 
     def fetch(self, places: np.ndarray) -> np.ndarray:
         """float16[m, d] of rows given as int64[m, 2]: block of the clustering, row within it."""
         self.vectors.prepare()
-        found = [self.vectors.block(b - self.spec.first).x[r] for b, r in places.tolist()]
+        found = [self.vectors.block(b - self.spec.first)[r] for b, r in places.tolist()]
         return np.stack(found)
 
     # -- seeding -----------------------------------------------------------------------------
@@ -87,8 +90,8 @@ class Shard:
         least = self._spread[1]
         squares = np.square(seeds).sum(axis=1)
 
-        def one(number: int, block: Vectors) -> float:
-            x = widen(block.x)
+        def one(number: int, block: np.ndarray) -> float:
+            x = widen(block)
             norms = np.einsum("ij,ij->i", x, x)[:, None]
             # One seed at a time through the same product, however many are given at once.
             for seed, square in zip(seeds, squares):
@@ -139,30 +142,38 @@ class Shard:
             sums float64[k, d] and counts int64[k] of the rows nearest to each centroid: exact.
         """
         self._stepped = None
-        screens = self._warm()
-        rows, k = len(self.vectors.clips), len(centroids)
-        if self._rows is None or self._rows[0].k != k:
-            self._rows = ClusterSums(k, self.vectors.dim, rows), Pruning(rows)
-        sums, pruning = self._rows
-        prepared = Centroids(centroids, bias, self.spec.spherical, pruning.frame)
-        place, sample = self._fullest()
-        screen = screens.prepare(prepared, sample)
-        on_gpu = screens.device != "cpu"  # where a product is cheaper than what would spare it
-        if not on_gpu:
-            pruning.begin(prepared, place, sample, sums.labels[place])
+        self.vectors.prepare()
+        total = self._step_on_gpu if self.spec.device != "cpu" else self._step
+        answer = total(centroids, bias)
+        self._stepped = _key(centroids, bias)
+        return answer
 
-        def one(number: int, block: Vectors) -> None:
-            place = self._place(number)
-            if on_gpu:
-                labels = screen(block)
-            else:
-                labels = pruning.labels(screen, place, block, sums.labels[place])
-            sums.update(place.start, block.x, labels)
+    def _step(
+        self, centroids: np.ndarray, bias: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self._sums is None or self._sums.k != len(centroids):
+            self._sums = ClusterSums(len(centroids), self.vectors.dim, len(self.vectors.clips))
+        sums, index = self._sums, CentroidIndex(centroids, bias, self.spec.spherical)
+        self._labels = sums.labels
+
+        def one(number: int, block: np.ndarray) -> None:
+            sums.update(self._place(number).start, block, index.nearest(block))
 
         self.vectors.each(one)
-        pruning.end(prepared)
-        self._stepped = _key(centroids, bias)
-        return sums.sums.copy(), sums.counts.copy()
+        return sums.total()
+
+    def _step_on_gpu(
+        self, centroids: np.ndarray, bias: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self._gpu is None:
+            from pipeline.clustering.resident import GpuBlocks
+
+            self._gpu = GpuBlocks(self.spec.device, len(self.vectors.clips))
+        gpu = self._gpu
+        gpu.begin(centroids, bias, self.spec.spherical)
+        self._labels = gpu.labels
+        self.vectors.each(lambda number, block: gpu.add(number, self._place(number).start, block))
+        return gpu.total()
 
     def assign(
         self, centroids: np.ndarray, bias: np.ndarray | None = None
@@ -170,53 +181,45 @@ class Shard:
         """clip_index int64[n], label int32[n] and distance float32[n] of all rows."""
         if self._stepped != _key(centroids, bias):
             self.step(centroids, bias)
-        assert self._rows is not None
-        found = self._rows[0].labels
+        labels = self._labels
 
-        def one(number: int, block: Vectors) -> tuple[np.ndarray, np.ndarray]:
-            return self._labelled(block, centroids, found[self._place(number)].copy())
+        def one(number: int, block: np.ndarray) -> np.ndarray:
+            return distances(block, centroids, labels[self._place(number)])
 
-        answers = self.vectors.each(one)
-        labels = np.concatenate([np.zeros(0, np.int32), *(a[0] for a in answers)])
-        return self.vectors.clips, labels, np.concatenate([[], *(a[1] for a in answers)])
+        near = [np.zeros(0, np.float32), *self.vectors.each(one)]
+        return self.vectors.clips, labels.copy(), np.concatenate(near)
 
     def assign_some(
         self, clips: np.ndarray, centroids: np.ndarray, bias: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """As `assign`, for those of ``clips`` (ascending) that lie in this shard."""
+        """As `assign`, for those of ``clips`` (int64[m], ascending) that lie in this shard.
+
+        Rows of one block are searched together, whatever else the shard holds.
+        """
+        self.vectors.prepare()
+        index = CentroidIndex(centroids, bias, self.spec.spherical)
         start, stop = self.spec.blocks.clips(self.spec.first, self.spec.last)
-        rows = self.vectors.rows(clips[(clips >= start) & (clips < stop)])
-        screen = SgemmScreen(Centroids(centroids, bias, self.spec.spherical))
-        return self._labelled(rows, centroids, screen(rows))
+        mine = clips[(clips >= start) & (clips < stop)]
+        asked = np.zeros(len(self.vectors.clips), bool)
+        asked[np.searchsorted(self.vectors.clips, mine)] = True
+
+        def one(number: int, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            rows = block[asked[self._place(number)]]
+            labels = index.nearest(rows)
+            return labels, distances(rows, centroids, labels)
+
+        labels, near = zip(*self.vectors.each(one))
+        return np.concatenate(labels), np.concatenate(near)
 
     def soft_sizes(self, centroids: np.ndarray, bias: np.ndarray, strength: float) -> np.ndarray:
         """float64[k], the column sums of Sinkhorn's matrix (see `balance`)."""
-        half = Centroids(centroids, bias, self.spec.spherical).plain_half
+        taken = offsets(centroids, bias, self.spec.spherical)
         matrix = np.ascontiguousarray(centroids.T, np.float32)
 
-        def one(_: int, block: Vectors) -> np.ndarray:
-            return soft_sizes(block.x, matrix, half, strength, self.spec.blocks.num_clips)
+        def one(_: int, block: np.ndarray) -> np.ndarray:
+            return soft_sizes(block, matrix, taken, strength, self.spec.blocks.num_clips)
 
         return np.sum(self.vectors.each(one), axis=0)
-
-    def _labelled(
-        self, block: Vectors, centroids: np.ndarray, labels: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return labels, np.sqrt(distances(block.x, centroids, labels)).astype(np.float32)
-
-    def _warm(self) -> Screens:
-        """Vectors and libraries, ready for the first step."""
-        self.vectors.prepare()
-        if self._screens is None:
-            rows, dim = len(self.vectors.clips), self.vectors.dim
-            work = float(rows) * dim * self.spec.products
-            self._screens = Screens(self.spec.device, work, not self.vectors.on_disk)
-        return self._screens
-
-    def _fullest(self) -> tuple[slice, Vectors]:
-        """The block with the most rows, and where these lie in the shard."""
-        number = int(np.argmax(self.vectors.counts))
-        return self._place(number), self.vectors.block(number)
 
     def _place(self, number: int) -> slice:
         return slice(int(self.vectors.starts[number]), int(self.vectors.starts[number + 1]))

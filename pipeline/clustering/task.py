@@ -16,8 +16,18 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Task:
-    """See `pipeline.clustering.cluster` for the fields."""
+class ClusteringTask:
+    """One clustering.
+
+    Attributes:
+        features: one folder of Parquet parts (``clip_index``, ``features``) per modality. Several
+            are L2-normalised each and joined, and only clips present in all count.
+        num_clips: N; clip indices lie in [0, N).
+        clips: folder of the clips table, for ``clip_id`` in the label files; None: no ``clip_id``.
+        config: see `ClusteringConfig`.
+        seed: of everything random.
+        out: folder to write.
+    """
 
     features: tuple[Location, ...]
     num_clips: int

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from pipeline.clustering import inputs as feature_files
-from pipeline.clustering.blocks import Blocks
-from pipeline.clustering.screens import Vectors
+from pipeline.clustering.assign import one_thread
+from pipeline.clustering.blocks import ClipBlocks
 from pipeline.clustering.transform import Transform
 from pipeline.storage import Location
 
@@ -33,11 +32,10 @@ class ShardSpec:
         spherical: whether scores are inner products.
         threads: of this shard; each works on a block of its own.
         device: ``cpu`` or ``cuda``.
-        products: inner products per row that are to be expected in all: k a pass.
     """
 
     features: tuple[Location, ...]
-    blocks: Blocks
+    blocks: ClipBlocks
     first: int
     last: int
     out: Location
@@ -46,7 +44,6 @@ class ShardSpec:
     spherical: bool = False
     threads: int = 1
     device: str = "cpu"
-    products: int = 1
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,7 @@ class ShardVectors:
     """Vectors float16[n, d] in order of clip index, and raw rows before they are transformed.
 
     The peak of memory is the raw rows (2 bytes a number; 4 for float32 files), or the budget where
-    that is less, plus 8 bytes a row for the error bounds of `screens.Vectors`, 12 for labels and
-    what `Pruning` remembers, plus a few blocks a thread.
+    that is less, plus 12 bytes a row for clip indices and labels, plus a few blocks a thread.
 
     Attributes (after `prepare`):
         dim: d.
@@ -82,9 +78,9 @@ class ShardVectors:
         self.spec = spec
         self.ready = False
         self._raw: feature_files.Rows | None = None
-        # One thread of BLAS per thread of ours: the shape of a product is then all that its
-        # result depends on, and several blocks at once use the cores better.
-        threadpool_limits(1, "blas")
+        # Then the result of a product depends on nothing but its operands and their shape. Several
+        # blocks at once also use the cores better.
+        one_thread()
         self._pool = ThreadPoolExecutor(spec.threads) if spec.threads > 1 else None
 
     # -- raw rows ----------------------------------------------------------------------------
@@ -135,34 +131,19 @@ class ShardVectors:
         start = self.spec.blocks.clips(self.spec.first, self.spec.last)[0]
         self.dim = transform.dim
         self.clips = np.flatnonzero(raw.present) + start
-        self._norms = np.empty(len(self.clips), np.float32)
-        self._roundings = np.empty(len(self.clips), np.float32)
         for number, (first, last) in enumerate(self._slots()):
-            vectors = transform(raw.block(first, last))
-            rows = slice(self.starts[number], self.starts[number + 1])
-            self._view(number)[:] = vectors
-            bounds = Vectors.of(vectors)
-            self._norms[rows], self._roundings[rows] = bounds.norms, bounds.roundings
+            self.block(number)[:] = transform(raw.block(first, last))
             raw.buffer.release()
         raw.buffer.shrink(int(self.starts[-1]) * self.dim * 2)
         self.ready = True
 
-    @property
-    def on_disk(self) -> bool:
-        """Whether the vectors are beyond the budget."""
-        return self._raw is not None and self._raw.buffer.on_disk
-
-    def _view(self, number: int) -> np.ndarray:
+    def block(self, number: int) -> np.ndarray:
+        """The ``number``-th block of this shard, float16[n, d]: a view."""
         assert self._raw is not None
         shape = (int(self.counts[number]), self.dim)
         return self._raw.buffer.rows(int(self.starts[number]) * self.dim * 2, shape, np.float16)
 
-    def block(self, number: int) -> Vectors:
-        """The ``number``-th block of this shard."""
-        rows = slice(self.starts[number], self.starts[number + 1])
-        return Vectors(self._view(number), self._norms[rows], self._roundings[rows])
-
-    def each(self, work: Callable[[int, Vectors], Answer]) -> list[Answer]:
+    def each(self, work: Callable[[int, np.ndarray], Answer]) -> list[Answer]:
         """``work(number, block)`` of all blocks, on all threads; answers in order of blocks."""
         self.prepare()
 
@@ -177,13 +158,3 @@ class ShardVectors:
         if self._pool is None:
             return [one(number) for number in numbers]
         return list(self._pool.map(one, numbers))
-
-    def rows(self, clips: np.ndarray) -> Vectors:
-        """Copies of the vectors of some clips of this shard, int64[m]."""
-        self.prepare()
-        at = np.searchsorted(self.clips, clips)
-        assert self._raw is not None
-        shape = (len(self.clips), self.dim)
-        return Vectors(
-            self._raw.buffer.rows(0, shape, np.float16)[at], self._norms[at], self._roundings[at]
-        )

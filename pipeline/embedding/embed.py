@@ -188,30 +188,3 @@ class Encode:
 
 def _rejects(batch: dict[str, np.ndarray]) -> list[tuple[int, str, str]]:
     return [tuple(reject) for reject in json.loads(str(batch["rejects"][0]))]
-
-
-@ray.remote
-def warm_batchnorm(weights: Location, clips: PublishedClips, order: Order, config: Config) -> int:
-    """Set the BatchNorm statistics of random encoders to those of a few batches of clips.
-
-    Whether that helps the first clustering depends on the data (facebookresearch/selavi does it):
-    it helps the video encoder on the generated world, and on real speech the audio clusters' NMI
-    with the words falls from 0.47 to 0.38. Writes `weights`; returns the number of batches used.
-    """
-    device = torch.device("cpu")
-    use_threads("cpu")
-    networks = encoders.build(config.encoders, seed=config.seed)
-    front = {"video": FramesToInput(), "audio": LogMel(config.clips.audio)}
-    for module in networks.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.momentum = None  # the plain average over the batches
-    decode = DecodeSlot(clips, order, config.clips, ("video", "audio"))
-    for slot in range(order.num_slots):
-        batch = decode({"id": np.array([slot])})
-        for modality, network in networks.items():
-            rows = batch[modality][0][batch[f"has_{modality}"][0]]
-            if len(rows) > 1:
-                with torch.no_grad(), autocast(device, "float32"):
-                    network(front[modality](torch.from_numpy(rows)))
-    encoders.save_weights(networks, weights)
-    return order.num_slots

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.clips.table import ClipTable, PublishedClips
-from pipeline.clustering import cluster, measures, read_labels
+from pipeline.clustering import ClusteringTask, cluster, measures, read_labels
 from pipeline.clustering.agreement import agreement
 from pipeline.config import Config
 from pipeline.embedding.embed import EmbeddingTask, embed
@@ -76,16 +76,15 @@ def clusters_of(this: Round, modality: str, clips: ClipTable, config: Config) ->
     """int32 [N]: the modality's own clusters, also where the method clustered another way."""
     out = this.clusters(modality)
     if not (out / "clustering.json").exists():
-        folders = [this.features(modality)]
-        cluster(
-            folders,
+        task = ClusteringTask(
+            features=(this.features(modality),),
             num_clips=len(clips),
             clips=clips.location,
             config=config.clustering,
-            resources=config.resources,
             seed=config.seed,
             out=out,
-        ).close()
+        )
+        cluster(task, resources=config.resources).close()
     return read_labels(out, len(clips))
 
 

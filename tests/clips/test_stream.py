@@ -19,12 +19,16 @@ BOTH = ("video", "audio")
 
 
 def read(
-    run: Location, order: Order, modalities: tuple[str, ...] = BOTH, **more: Any
+    run: Location,
+    order: Order,
+    modalities: tuple[str, ...] = BOTH,
+    slots: np.ndarray | None = None,
+    **more: Any,
 ) -> list[dict]:
     config = tiny()
     clips = ClipTable.open(run / "clips").publish()
     decode = DecodeSlot(clips, order, config.clips, modalities, **more)
-    dataset = stream(decode, cost={"num_cpus": 0.5})
+    dataset = stream(decode, cost={"num_cpus": 0.5}, slots=slots)
     batches = [
         {name: column[0] for name, column in batch.items()}
         for batch in dataset.iter_batches(batch_size=1)

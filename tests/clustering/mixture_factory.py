@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.clustering.blocks import Blocks
+from pipeline.clustering.blocks import ClipBlocks
 from pipeline.clustering.index import added
-from pipeline.clustering.kmeans import KMeans, Progress
+from pipeline.clustering.kmeans import KMeans, KMeansProgress
 from pipeline.clustering.shard import Shard
-from pipeline.clustering.task import Task
+from pipeline.clustering.task import ClusteringTask
 from pipeline.clustering.vectors import ShardSpec
 from pipeline.config import ClusteringConfig
 from pipeline.storage import Location
@@ -60,10 +60,10 @@ def run_here(
     budget: int = 1 << 40,
     device: str = "cpu",
     **settings: Any,
-) -> list[Progress]:
+) -> list[KMeansProgress]:
     """A clustering without Ray, in as many shards as asked for."""
     config = ClusteringConfig(**({"block_size": 64, "pca_dim": 0} | settings))
-    blocks = Blocks(num_clips, config.block_size)
+    blocks = ClipBlocks(num_clips, config.block_size)
     specs = [
         ShardSpec(
             tuple(features), blocks, first, last, out, budget,
@@ -71,7 +71,7 @@ def run_here(
         )
         for first, last in blocks.split(min(shards, blocks.count))
     ]  # fmt: skip
-    task = Task(tuple(features), num_clips, clips, config, seed, out)
+    task = ClusteringTask(tuple(features), num_clips, clips, config, seed, out)
     kmeans = KMeans(task, Shards(specs))
     steps = []
     while kmeans.result is None:

@@ -15,7 +15,7 @@ import pytest
 import ray
 from mixture_factory import files, mixture
 
-from pipeline.clustering import Progress, cluster
+from pipeline.clustering import ClusteringTask, KMeansProgress, cluster
 from pipeline.config import ClusteringConfig
 from pipeline.storage import Location
 
@@ -56,16 +56,14 @@ def disturbed(features: list[Location], num_clips: int, out: Location, seed: int
         killed.append(" ".join(victim.cmdline()).strip())
         os.kill(victim.pid, signal.SIGKILL)
 
-    def after_step(_: Progress) -> None:
+    def after_step(_: KMeansProgress) -> None:
         if steps[0] in victims_after:
             timers.append(threading.Timer(draw.uniform(0, 0.1), kill))
             timers[-1].start()
         steps[0] += 1
 
-    clustering = cluster(
-        features, num_clips=num_clips, clips=None, config=CONFIG, seed=0, out=out,
-        on_progress=after_step,
-    )  # fmt: skip
+    task = ClusteringTask(tuple(features), num_clips, None, CONFIG, 0, out)
+    clustering = cluster(task, on_progress=after_step)
     for timer in timers:
         timer.join()
     labels = ray.get(clustering.republish()[0])
@@ -77,7 +75,7 @@ def disturbed(features: list[Location], num_clips: int, out: Location, seed: int
 def chaos(write_features: Writer, tmp_path: Path, runs: int) -> None:
     features = [write_features(mixture(12_000, 32, 30, spread=1.5), parts=4)]
     calm = Location.of(tmp_path / "calm")
-    cluster(features, num_clips=12_000, clips=None, config=CONFIG, seed=0, out=calm).close()
+    cluster(ClusteringTask(tuple(features), 12_000, None, CONFIG, 0, calm)).close()
     expected = files(calm)
     assert len(np.unique((calm / "labels").read_table()["label"].to_numpy())) == 40
     killed = []

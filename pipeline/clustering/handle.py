@@ -1,22 +1,22 @@
-"""Start a clustering, or publish a finished one, from the driver."""
+"""Start a clustering, or serve a finished one, from the driver."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import ray
 
 from pipeline.clustering import inputs as feature_files
-from pipeline.clustering.blocks import Blocks
-from pipeline.clustering.centroid_index import load_faiss
+from pipeline.clustering.assign import load_faiss
+from pipeline.clustering.blocks import ClipBlocks
 from pipeline.clustering.index import ClusterIndex, ShardActors
-from pipeline.clustering.kmeans import Progress
+from pipeline.clustering.kmeans import KMeansProgress
 from pipeline.clustering.shard import Shard
 from pipeline.clustering.state import State
-from pipeline.clustering.task import Task
+from pipeline.clustering.task import ClusteringTask
 from pipeline.clustering.vectors import ShardSpec
 from pipeline.config import ClusteringConfig, ResourcesConfig
 from pipeline.errors import UserError
@@ -73,7 +73,7 @@ class Clustering:
         ray.kill(self.actor)
 
 
-def publish(out: Location, *, num_clips: int) -> Clustering:
+def serve_finished(out: Location, *, num_clips: int) -> Clustering:
     """Serve a finished clustering from its files, as after a restart of the driver.
 
     Raises:
@@ -85,59 +85,37 @@ def publish(out: Location, *, num_clips: int) -> Clustering:
 
 
 def cluster(
-    features: Sequence[Location],
+    task: ClusteringTask,
     *,
-    num_clips: int,
-    clips: Location | None,
-    config: ClusteringConfig,
-    seed: int,
-    out: Location,
-    on_progress: Callable[[Progress], None] | None = None,
     resources: ResourcesConfig | None = None,
+    on_progress: Callable[[KMeansProgress], None] | None = None,
 ) -> Clustering:
-    """Cluster features and write labels and centroids to ``out``; goes on where a run was cut off.
+    """Cluster features and write labels and centroids to ``task.out``.
+
+    A partial state of the same clustering in ``task.out`` is continued. A finished one is served.
 
     Args:
-        features: one folder of Parquet parts (``clip_index``, ``features``) per modality; several
-            are L2-normalised each and joined, and only clips present in all count.
-        num_clips: N; clip indices lie in [0, N).
-        clips: folder of the clips table, for ``clip_id`` in the label files.
-        config: see `ClusteringConfig`.
-        seed: of everything random.
-        out: folder to write; partial state of the same clustering in it is continued, a finished
-            one is only published.
-        on_progress: called on the driver after every step.
+        task: what to cluster, how, and where to.
         resources: where shards may live.
+        on_progress: called on the driver after every step.
 
     Raises:
         UserError: features that cannot be clustered (none, NaN, fewer than k), in one line.
     """
     load_faiss()  # says at once, and here, that it is missing
-    task = Task(tuple(features), num_clips, clips, config, seed, out)
+    out, config = task.out, task.config
     if task.finished():
         State.clear(out)
-        return publish(out, num_clips=num_clips)
-    if not features or not num_clips:
+        return serve_finished(out, num_clips=task.num_clips)
+    if not task.features or not task.num_clips:
         raise UserError("nothing to cluster: no feature folder or no clip was given")
-    feature_files.check_indices(features, num_clips)
+    feature_files.check_indices(task.features, task.num_clips)
     resources = resources or ResourcesConfig()
-    blocks = Blocks(num_clips, config.block_size)
+    blocks = ClipBlocks(task.num_clips, config.block_size)
     limit = config.shards if may_grow(resources) else shard_limit(config)
-    ranges = blocks.split(min(limit, blocks.count))
     specs = [
-        ShardSpec(
-            features=tuple(features),
-            blocks=blocks,
-            first=first,
-            last=last,
-            out=out,
-            budget=config.max_memory_mb << 20,
-            spherical=config.spherical,
-            threads=max(1, int(config.cpus_per_shard)),
-            device="cuda" if config.gpus_per_shard else "cpu",
-            products=config.k * config.iterations * config.restarts,
-        )
-        for first, last in ranges
+        shard_spec(task, blocks, first, last)
+        for first, last in blocks.split(min(limit, blocks.count))
     ]
     (out / "clustering.json").delete()
     shards: list[Any] = []
@@ -145,11 +123,12 @@ def cluster(
     index = ClusterIndex.options(**on_driver_node())
     actor: Any
     if blocks.count == 1:  # so little that starting another process would take longest
-        actor = index.remote(out, num_clips, task, None, specs[0])
+        actor = index.remote(out, task.num_clips, task, None, specs[0])
     else:
         shard = ShardActor.options(**clustering(config, resources))
         shards = [shard.remote(spec) for spec in specs]
-        actor = index.remote(out, num_clips, task, ShardActors(shards, [r[0] for r in ranges]))
+        held = ShardActors(shards, [spec.first for spec in specs])
+        actor = index.remote(out, task.num_clips, task, held)
     try:
         run(actor, on_progress)
     except BaseException:
@@ -161,7 +140,23 @@ def cluster(
     return Clustering(actor)
 
 
-def run(actor: Any, on_progress: Callable[[Progress], None] | None = None) -> None:
+def shard_spec(task: ClusteringTask, blocks: ClipBlocks, first: int, last: int) -> ShardSpec:
+    """What the shard of the blocks [first, last) is built from."""
+    config = task.config
+    return ShardSpec(
+        features=task.features,
+        blocks=blocks,
+        first=first,
+        last=last,
+        out=task.out,
+        budget=config.max_memory_mb << 20,
+        spherical=config.spherical,
+        threads=max(1, int(config.cpus_per_shard)),
+        device="cuda" if config.gpus_per_shard else "cpu",
+    )
+
+
+def run(actor: Any, on_progress: Callable[[KMeansProgress], None] | None = None) -> None:
     """Drive an index to its end, one step a call."""
     stage = ""
     while stage != "done":

@@ -11,7 +11,7 @@ from mixture_factory import mixture
 
 from jobs import cluster as job
 from pipeline.clustering import read_labels
-from pipeline.clustering.tables import as_features
+from pipeline.clustering.vector_files import as_features
 from pipeline.errors import UserError
 from pipeline.storage import Location
 
@@ -59,7 +59,7 @@ def test_conversion_is_done_once_for_the_same_source(tmp_path: Path) -> None:
     assert as_features(place, "features", out) == (out, 50)
 
 
-def test_what_is_no_vectors_is_refused(tmp_path: Path) -> None:
+def test_what_is_no_vectors_is_rejected(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.arange(5))
     out = Location.of(tmp_path / "out")
     with pytest.raises(UserError, match=r"int64\[5\]; want floats"):

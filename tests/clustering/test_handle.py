@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,14 @@ import pytest
 import ray
 from mixture_factory import files, mixture, run_here
 
-from pipeline.clustering import Clustering, Progress, cluster, publish, read_labels
+from pipeline.clustering import (
+    Clustering,
+    ClusteringTask,
+    KMeansProgress,
+    cluster,
+    read_labels,
+    serve_finished,
+)
 from pipeline.config import ClusteringConfig
 from pipeline.errors import UserError
 from pipeline.storage import Location
@@ -49,11 +57,9 @@ def test_a_clustering_from_features_to_published_labels(
     config = ClusteringConfig(
         k=8, iterations=6, pca_dim=8, shards=2, cpus_per_shard=0.5, block_size=128
     )
-    steps: list[Progress] = []
-    clustering = cluster(
-        features, num_clips=900, clips=clips, config=config, seed=3, out=out,
-        on_progress=steps.append,
-    )  # fmt: skip
+    steps: list[KMeansProgress] = []
+    task = ClusteringTask(tuple(features), 900, clips, config, 3, out)
+    clustering = cluster(task, on_progress=steps.append)
     labels = ray.get(clustering.labels[0])
     assert labels.dtype == np.int32
     assert not labels.flags.writeable
@@ -80,11 +86,10 @@ def test_a_clustering_from_features_to_published_labels(
 
     # A finished folder is only published: nothing is computed and no file is touched.
     before = files(out)
-    again = cluster(
-        [Location.of(tmp_path / "removed")], num_clips=900, clips=clips,
-        config=config.model_copy(update={"shards": 7}), seed=3, out=out,
-    )  # fmt: skip
-    served = publish(out, num_clips=900)
+    others = config.model_copy(update={"shards": 7})
+    removed = (Location.of(tmp_path / "removed"),)
+    again = cluster(dataclasses.replace(task, features=removed, config=others))
+    served = serve_finished(out, num_clips=900)
     for other in (again, served):
         assert np.array_equal(ray.get(other.labels[0]), labels)
         assert other.objective == clustering.objective
@@ -108,10 +113,9 @@ def test_labels_can_be_had_again_after_the_index_died(
     write_features: Writer, tmp_path: Path
 ) -> None:
     out = Location.of(tmp_path / "out")
-    clustering = cluster(
-        [write_features(mixture(300, 8, 5))], num_clips=300, clips=None,
-        config=ClusteringConfig(k=5, iterations=3, pca_dim=0), seed=0, out=out,
-    )  # fmt: skip
+    config = ClusteringConfig(k=5, iterations=3, pca_dim=0)
+    features = (write_features(mixture(300, 8, 5)),)
+    clustering = cluster(ClusteringTask(features, 300, None, config, 0, out))
     labels = ray.get(clustering.labels[0]).copy()
     ray.kill(clustering.actor, no_restart=False)
     assert np.array_equal(ray.get(clustering.republish()[0]), labels)
@@ -124,7 +128,7 @@ def test_errors_are_one_clear_line(write_features: Writer, tmp_path: Path) -> No
 
     def attempt(features: Location, num_clips: int, **settings: object) -> None:
         config = ClusteringConfig(**({"k": 4, "pca_dim": 0} | settings))
-        cluster([features], num_clips=num_clips, clips=None, config=config, seed=0, out=out)
+        cluster(ClusteringTask((features,), num_clips, None, config, 0, out))
 
     features = write_features(mixture(30, 4, 2))
     with pytest.raises(UserError, match="no feature files"):
@@ -137,28 +141,29 @@ def test_errors_are_one_clear_line(write_features: Writer, tmp_path: Path) -> No
     with pytest.raises(UserError, match=r"asks for 999\.0 CPUs .*\.cpus_per_shard"):
         attempt(features, 30, cpus_per_shard=999.0)
     with pytest.raises(UserError, match="no finished clustering"):
-        publish(Location.of(tmp_path / "nothing"), num_clips=3)
+        serve_finished(Location.of(tmp_path / "nothing"), num_clips=3)
 
 
-def test_a_clips_table_of_another_length_is_refused(write_features: Writer, tmp_path: Path) -> None:
+def test_a_clips_table_of_another_length_is_rejected(
+    write_features: Writer, tmp_path: Path
+) -> None:
     clips = clips_table(Location.of(tmp_path / "clips"), 29)
+    features, out = (write_features(mixture(30, 4, 2)),), Location.of(tmp_path / "out")
+    config = ClusteringConfig(k=3, pca_dim=0)
     with pytest.raises(UserError, match="29 clips, but 30 were to be labelled"):
-        cluster(
-            [write_features(mixture(30, 4, 2))], num_clips=30, clips=clips,
-            config=ClusteringConfig(k=3, pca_dim=0), seed=0, out=Location.of(tmp_path / "out"),
-        )  # fmt: skip
+        cluster(ClusteringTask(features, 30, clips, config, 0, out))
 
 
 def test_what_a_death_at_the_very_end_left_is_removed(
     write_features: Writer, tmp_path: Path
 ) -> None:
-    features = [write_features(mixture(200, 8, 4))]
+    features = (write_features(mixture(200, 8, 4)),)
     out = Location.of(tmp_path / "out")
     config = ClusteringConfig(k=4, iterations=3, pca_dim=0)
-    task = {"num_clips": 200, "clips": None, "config": config, "seed": 0, "out": out}
-    cluster(features, **task).close()
+    task = ClusteringTask(features, 200, None, config, 0, out)
+    cluster(task).close()
     finished = files(out)
     for name in ("state.npz", "state.npz.0123abcd.tmp"):
         (out / name).write_bytes(b"cut off here")
-    cluster(features, **task).close()
+    cluster(task).close()
     assert files(out) == finished
