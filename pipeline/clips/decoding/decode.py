@@ -189,12 +189,12 @@ def _decode_group(
         audio = (min(w[0] for w in windows), max(w[1] for w in windows)) if windows else None
         media.read(video, audio, deadline)
         videos = _videos(media, plans, config, deadline) if video else {}
+        samples = (config.audio.samples, config.audio.rate)
+        audios = iter(media.samples(windows, *samples) if audio else ())
     except Exception as error:
         if len(plans) == 1:
             return [reject_for(error, Reason.CORRUPT)]
         return [_decode_group(media, [plan], config, allow)[0] for plan in plans]
-    # What fails here is the track's doing and would fail for each clip alone.
-    audios = iter(media.samples(windows, config.audio.samples, config.audio.rate) if audio else ())
     return [
         _clip(plan, videos.get(number), next(audios) if plan.audio_s else None)
         for number, plan in enumerate(plans)
