@@ -29,7 +29,7 @@ def main(run: str, file: str, second: str = "1.0") -> dict[str, Tensor]:
 
     inputs = {}  # what each encoder takes
     if clip.video is not None:  # uint8 [T, H, W, 3]
-        inputs["video"] = FramesToInput(settings.video)(torch.from_numpy(clip.video)[None])
+        inputs["video"] = FramesToInput()(torch.from_numpy(clip.video)[None])
     if clip.audio is not None:  # float32 [samples]
         inputs["audio"] = LogMel(settings.audio)(torch.from_numpy(clip.audio)[None])
 
