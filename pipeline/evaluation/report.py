@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.telemetry.console import table
+
 
 def as_table(report: dict[str, Any]) -> str:
     """Protocols one below the other, each with its own figures as columns."""
@@ -45,5 +47,4 @@ def _figure(row: dict[str, Any], name: str) -> str:
 
 
 def aligned(lines: list[list[str]]) -> str:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths)).rstrip() for line in lines)
+    return table(lines[0], lines[1:])

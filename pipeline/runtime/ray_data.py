@@ -1,27 +1,39 @@
-"""Settings of Ray Data, for every process that makes datasets."""
+"""Settings of Ray Data, for every process that makes datasets.
+
+What is private in Ray is used here alone, each for the reason given at its import.
+tests/runtime/test_ray_data.py runs datasets through all of it and fails when Ray changes it.
+"""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from ray.data import DataContext
+
+# `Demand` needs both: Ray's public thresholds (RAY_DATA_DEFAULT_CLUSTER_SCALING_UP_*) are read at
+# import and hold for all datasets of a process, and no setting makes it forget an old request.
 from ray.data._internal.cluster_autoscaler import RateBasedClusterAutoscaler
 from ray.data._internal.cluster_autoscaler.resource_utilization_gauge import ClusterUtil
+
+# The public `DataContext.custom_execution_callback_classes` takes subclasses of this class.
 from ray.data._internal.execution.execution_callback import ExecutionCallback
-from ray.data._internal.execution.streaming_executor import StreamingExecutor
+from ray.util.debug import log_once
 
 _NO_PROGRESS_S = 1800
 _TURN_S = 0.1
 _BUSY = 0.9  # share of the CPUs that decode, from which on more are asked for
 _NEVER = 1e9
+_BARS_ARE_OFF = "ray_data_progress_manager_disabled"  # key of a warning that is not worth a line
 
 
 def set_up_ray_data(feeding: bool = False) -> None:
-    """Quiet, unordered (what needs an order asks for it), and paced; see `Pace`.
+    """Datasets print nothing, keep no order unless a stage asks for it, and pace themselves.
 
     Args:
         feeding: the datasets feed a training; see `Demand`.
     """
+    log_once(_BARS_ARE_OFF)  # Ray Data has nothing left to warn of
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -31,17 +43,17 @@ def set_up_ray_data(feeding: bool = False) -> None:
 
 
 class Pace(ExecutionCallback):
-    """Gives Ray Data's scheduling loop 0.1 s a turn where it would take less than half of that.
+    """Gives a turn of Ray Data's scheduling loop 0.1 s where it would take less than half of that.
 
-    A turn waits up to 0.1 s for decoding tasks. While every output waits for its consumer there
-    are none to wait for, and in Ray 2.60 the loop then takes half a core and more from the very
-    training that it waits for.
+    A turn waits up to 0.1 s for decoding tasks. While all outputs wait for their consumer there are
+    no tasks to wait for. In Ray 2.60 the loop then spins, and takes half a core and more from the
+    training that it waits for (ray#63544).
     """
 
     def __init__(self) -> None:
         self._since = time.monotonic()
 
-    def on_execution_step(self, executor: StreamingExecutor) -> None:
+    def on_execution_step(self, executor: Any) -> None:
         took = time.monotonic() - self._since
         if took < _TURN_S / 2:
             time.sleep(_TURN_S - took)
@@ -49,21 +61,21 @@ class Pace(ExecutionCallback):
 
 
 class Demand(ExecutionCallback):
-    """More nodes are asked for while decoding is what is slow, and no longer.
+    """Asks for more nodes only while decoding is the bottleneck.
 
-    To Ray Data 2.60 object stores full of decoded batches are a reason to double the cluster, and
-    what it once asked for stands until the dataset ends. Where a training takes batches more slowly
-    than they are decoded they are always full, and the nodes that it does not need would stay.
+    Ray Data 2.60 doubles the cluster when object stores are full of decoded batches, and keeps its
+    request until the dataset ends. Object stores are always full where training takes batches more
+    slowly than they are decoded, so nodes that training does not need would stay.
     """
 
-    def before_execution_starts(self, executor: StreamingExecutor) -> None:
+    def before_execution_starts(self, executor: Any) -> None:
         autoscaler = executor._cluster_autoscaler
         if isinstance(autoscaler, RateBasedClusterAutoscaler):
             autoscaler._cluster_scaling_up_util_threshold = ClusterUtil(
                 cpu=_BUSY, gpu=_BUSY, memory=_BUSY, object_store_memory=_NEVER
             )
 
-    def on_execution_step(self, executor: StreamingExecutor) -> None:
+    def on_execution_step(self, executor: Any) -> None:
         autoscaler = executor._cluster_autoscaler
         if isinstance(autoscaler, RateBasedClusterAutoscaler):
-            autoscaler._last_resource_request = []  # what it repeats while CPUs are not busy
+            autoscaler._last_resource_request = []  # it would repeat this while CPUs are not busy

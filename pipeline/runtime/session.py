@@ -12,13 +12,16 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-# Read by Ray when it is imported or started, hence set before.
+# Ray reads these when it is imported or started, so they are set before.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Raylets send this warning to every driver, also with `log_to_driver=False`. Actors without a CPU
+# of their own (boards, shards, coordinators) are many here by design. It stays in Ray's logs.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started on node")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 if not os.environ.get("RAY_ADDRESS"):
-    # A Ray that the job starts for itself listens on loopback only and needs no token; it ends
-    # with the job, so nothing announces its end; and it starts processes when they are needed.
+    # A Ray that the job starts for itself listens on loopback only and needs no token. It ends with
+    # the job, so no preemption is announced. It starts processes when they are needed.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
@@ -33,16 +36,17 @@ from pipeline.runtime.placement import local_cpus
 from pipeline.runtime.ray_data import set_up_ray_data
 
 _GOES_ON = "the same command goes on from here"
-
+_CLEAR_LINE = "\r\033[K\033[?25h"  # on a terminal: the live line goes, the cursor comes back
 
 _signals: list[int] = []  # that told this process to stop
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     """`ray job stop`, the machine going down, or Ctrl-C."""
-    # Said at once, and not by `print`, which this may have interrupted: the job has a few seconds.
+    # At once, because the job has a few seconds. Not by `print`, which this may have interrupted.
     word = "interrupted" if number == signal.SIGINT else "stopped"
-    os.write(2, f"{word}; {_GOES_ON}\n".encode())
+    clear = _CLEAR_LINE if os.isatty(2) else ""
+    os.write(2, f"{clear}{word}; {_GOES_ON}\n".encode())
     _signals.append(number)
     signal.signal(number, signal.SIG_DFL)  # who asks twice need not wait
     # Any other exception is lost where the signal meets Ray waiting (`ray.get`).
@@ -55,18 +59,15 @@ def connect(resources: ResourcesConfig) -> None:
     A Ray started here has at least four logical CPUs, however few cores there are: with two, the
     training workers and the decoding tasks that feed them would wait for each other for ever.
     """
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
-    if ray.is_initialized():
-        pass
-    elif os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        ray.init(
-            num_cpus=local_cpus(resources),
-            object_store_memory=resources.object_store_mb * 2**20,
-            include_dashboard=False,
-            **quiet,
-        )
+    if not ray.is_initialized():
+        warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+        if not os.environ.get("RAY_ADDRESS"):
+            options["num_cpus"] = local_cpus(resources)
+            options["object_store_memory"] = resources.object_store_mb * 2**20
+            options["include_dashboard"] = False
+        ray.init(**options)
+        _hide_restart_error()
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler, which `ray.init` sets, prints its C++ stack and dies on the spot.
         signal.signal(signal.SIGTERM, _stop)
@@ -75,7 +76,32 @@ def connect(resources: ResourcesConfig) -> None:
     set_up_ray_data()
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+
+
+@ray.remote(num_cpus=0, max_restarts=1)
+class _Restartable:
+    def __init__(self, argument: object) -> None: ...
+
+
+def _hide_restart_error() -> None:
+    """Have Ray's core print its error about restarts now, while standard error leads nowhere.
+
+    The first actor of a process that may restart and has an object among its arguments makes Ray
+    print that error (ray#53727), always to standard error. Ray Data's actor pools are such actors,
+    and their objects live as long as they do. No setting hides the error and keeps the others in
+    Ray's logs; this one is there too.
+    """
+    argument = ray.put(None)
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        actor = _Restartable.remote(argument)  # type: ignore[attr-defined]
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+    ray.kill(actor)
 
 
 def run_job(main: Callable[[list[str]], None]) -> None:

@@ -1,5 +1,5 @@
-"""The run's diary: one JSON object a line in ``events.jsonl``, and the numbers for TensorBoard and
-the trackers of trackers.py."""
+"""A run's events: one JSON object a line in ``events.jsonl``; their numbers also go to TensorBoard
+and to the trackers of trackers.py."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pipeline.telemetry.trackers import Trackers
 
 
 class EventLog:
-    """Appends to ``run/events.jsonl`` and ``run/tensorboard``; also to a run in a bucket.
+    """Appends to ``run/events.jsonl`` and ``run/tensorboard``, also where the run is in a bucket.
 
-    An object store cannot append: there the diary is kept here and written anew at every event,
-    which is at most a few a minute.
+    An object store cannot append. There the whole log is written again at every event, which
+    happens a few times a minute at most.
     """
 
     def __init__(self, run: Location, trackers: Trackers | None = None) -> None:
         self.trackers = trackers
-        self.place = run / "events.jsonl"
-        self.lines = self.place.read_bytes().decode() if self.place.exists() else ""
+        self.location = run / "events.jsonl"
+        self.lines = self.location.read_bytes().decode() if self.location.exists() else ""
         self._local_board: tempfile.TemporaryDirectory[str] | None = None
         if run.is_local:
             board = (run / "tensorboard").uri
@@ -38,12 +38,12 @@ class EventLog:
     def add(self, event: str, **values: Any) -> None:
         """Write one event; numbers with a ``round`` also go to TensorBoard and the trackers."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n"
-        if self.place.is_local:
-            with open(self.place.uri, "a") as stream:
+        if self.location.is_local:
+            with open(self.location.uri, "a") as stream:
                 stream.write(line)
         else:
             self.lines += line
-            self.place.write_text(self.lines)
+            self.location.write_text(self.lines)
         if "round" in values:
             step = values.pop("round")
             about = f"{event}/{values['clustering']}" if "clustering" in values else event

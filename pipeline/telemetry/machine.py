@@ -1,4 +1,4 @@
-"""Where and when a number was measured."""
+"""The machine, versions and date behind a measured number."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def about(*packages: str) -> dict[str, Any]:
     ]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    try:  # a job's nodes may hold neither git nor its history
+    try:  # a cluster's nodes may lack git or the repository
         ended = subprocess.run([*git, "--exclude=*"], capture_output=True, text=True)
         commit = ended.stdout.strip()
     except FileNotFoundError:

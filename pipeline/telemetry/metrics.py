@@ -1,7 +1,7 @@
-"""What Prometheus sees of a run, beside Ray's own metrics; observe/ says what to make of it.
+"""A run's metrics for Prometheus, beside Ray's own. observe/ holds a dashboard and alerts for them.
 
-Ray collects these from any process and exports them on every node as ``ray_<name>``, counters as
-``ray_<name>_total``. Called once a batch, a step or an iteration, never once a clip.
+Ray collects them from any process and every node exports them as ``ray_<name>``, counters as
+``ray_<name>_total``. Call these functions once a batch, step or iteration, never once a clip.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from ray.util.metrics import Counter, Gauge
 
 # name → (meaning, labels)
 COUNTERS = {
-    "xdc_done": ("inputs indexed, or clips that a stage is done with", ("stage",)),
+    "xdc_done": ("inputs indexed, or clips processed by a stage", ("stage",)),
     "xdc_rejects": ("inputs and clips that could not be used", ("reason",)),
 }
 GAUGES = {
-    "xdc_round": ("the round that is played", ()),
-    "xdc_loss": ("of the last step, mean over workers", ("loss",)),
-    "xdc_wait_share": ("part of its time that training waits for decoded clips", ()),
-    "xdc_gpu_memory_bytes": ("that torch holds in one process", ("stage",)),
+    "xdc_round": ("the round in progress", ()),
+    "xdc_loss": ("loss of the last step, mean over workers", ("loss",)),
+    "xdc_wait_share": ("share of its time that training waits for decoded clips", ()),
+    "xdc_gpu_memory_bytes": ("GPU memory that torch holds in one process", ("stage",)),
     "xdc_kmeans_objective": ("sum of squared distances of the last iteration", ("clustering",)),
-    "xdc_kmeans_iteration": ("iterations of this attempt that are done", ("clustering",)),
-    "xdc_effective_clusters": ("part of the k clusters that is in use", ("clustering",)),
+    "xdc_kmeans_iteration": ("iterations done in this attempt", ("clustering",)),
+    "xdc_effective_clusters": ("effective number of clusters, as a share of k", ("clustering",)),
 }
 
 
@@ -35,7 +35,7 @@ def count(name: str, more: float, **labels: str) -> None:
 
 
 def rejects(reasons: Iterable[str]) -> None:
-    """Count what was refused, by its reason."""
+    """Count rejected inputs and clips by their reasons."""
     for reason, number in collections.Counter(reasons).items():
         count("xdc_rejects", number, reason=reason)
 
@@ -46,8 +46,8 @@ def level(name: str, value: float, **labels: str) -> None:
 
 
 def gpu_memory(stage: str) -> None:
-    """Set this process's GPU memory, where it uses any."""
-    import torch
+    """Set this process's GPU memory if it uses a GPU."""
+    import torch  # takes seconds, and most processes that count need no GPU
 
     if torch.cuda.is_initialized():
         level("xdc_gpu_memory_bytes", torch.cuda.memory_reserved(), stage=stage)

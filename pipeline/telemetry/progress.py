@@ -1,12 +1,12 @@
-"""What a person sees while a stage runs: how far, how fast, how long still.
+"""What a person sees while a stage runs: how far it is, how fast, and how long it will take.
 
-Workers count into one small actor, from any node and without waiting for it; the driver looks at
-it and prints a line now and then, or keeps one line up to date on a terminal.
+Workers on any node add to counters in one small actor and do not wait for it. The driver reads
+them once a second. On a terminal it keeps one line up to date, in a pipe it prints a line every
+ten seconds.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 import uuid
@@ -20,6 +20,8 @@ from ray.actor import ActorHandle
 
 from pipeline.runtime.placement import on_driver_node
 from pipeline.telemetry import metrics
+from pipeline.telemetry.console import LiveLine, duration, say
+from pipeline.telemetry.rate import Rate
 
 _LINE_EVERY_S = 10.0
 _LOOK_EVERY_S = 1.0
@@ -27,7 +29,7 @@ _LOOK_EVERY_S = 1.0
 
 @ray.remote(num_cpus=0)
 class _Board:
-    """What the workers of each stage report; one for the driver's life: it holds a process."""
+    """What the workers of each stage report. One serves the whole job: an actor is a process."""
 
     def __init__(self) -> None:
         self.counts: dict[str, dict[str, float]] = {}
@@ -76,8 +78,9 @@ class Progress:
         unit: for example ``clips``.
 
     Attributes:
+        done: units so far. It may exceed `total`: what a lost worker had done is done again.
         start_s: seconds until the first unit was done, to within a second; 0 until then.
-        seconds: that the whole stage took, once it is over.
+        seconds: duration of the whole stage, once it is over.
     """
 
     def __init__(self, title: str, total: int, unit: str) -> None:
@@ -87,12 +90,13 @@ class Progress:
         self.done = 0
         self.epoch: int | None = None
         self.start_s = self.seconds = 0.0
+        self._rate = Rate()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._terminal = sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
         self._start = time.monotonic()
+        self._live = LiveLine() if LiveLine.is_possible() else None
         self._thread.start()
         return self
 
@@ -105,15 +109,14 @@ class Progress:
         self._stop.set()
         self._thread.join(timeout=5)
         self.seconds = time.monotonic() - self._start
-        if self._terminal:
-            print("\r\033[K", end="", file=sys.stderr)
+        if self._live is not None:
+            self._live.close()
         if error is None:
             self._look()
-            rate = self.done / max(self.seconds, 1e-9)
-            say(
-                f"{self.title} · {self.done:,} {self.unit} in {duration(self.seconds)}"
-                f" ({rate:,.0f} {self.unit}/s)"
-            )
+            done = min(self.done, self.total)
+            rate = _per_second(done / max(self.seconds, 1e-9))
+            took = f"{done:,} {self.unit} in {duration(self.seconds)} ({rate} {self.unit}/s)"
+            say(" · ".join([self.title, took, *self._repeated()]))
         self.meter.board.forget.remote(self.meter.stage)
 
     def _watch(self) -> None:
@@ -122,8 +125,8 @@ class Progress:
             line = self._look()
             if line is None:
                 continue
-            if self._terminal:
-                print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+            if self._live is not None:
+                self._live.show(line, self.done, self.total)
             elif time.monotonic() - last_line >= _LINE_EVERY_S or self.epoch != last_epoch:
                 last_line, last_epoch = time.monotonic(), self.epoch
                 say(line)
@@ -134,32 +137,31 @@ class Progress:
         try:
             counts, notes = ray.get(self.meter.board.read.remote(self.meter.stage), timeout=5)
         except ray.exceptions.RayError:
-            return None  # the meter's node is gone or busy; the stage itself goes on
+            return None  # the board's node is gone or busy; the stage itself goes on
         self.done = int(counts.pop("done", 0))
         self.epoch = notes.get("epoch")
         seconds = time.monotonic() - self._start
         if self.done and not self.start_s:
             self.start_s = seconds
-        rate = self.done / seconds
-        left = duration((self.total - self.done) / rate) if self.done else "?"
-        state = f"{self.done:,}/{self.total:,} {self.unit} · {rate:,.0f}/s · {left} left"
-        if not self.done:
-            state = f"waiting for the first {self.unit} · {duration(seconds)}"
+        self._rate.add(seconds, self.done)
         extra = [f"{name} {value:,.0f}" for name, value in counts.items() if value]
         extra += [f"{name} {value}" for name, value in notes.items()]
-        return " · ".join([self.title, state, *extra])
+        return " · ".join([self.title, *self._state(seconds), *self._repeated(), *extra])
+
+    def _state(self, seconds: float) -> list[str]:
+        if not self.done:
+            return [f"waiting for the first {self.unit}", duration(seconds)]
+        state = [f"{min(self.done, self.total):,}/{self.total:,} {self.unit}"]
+        rate, left_s = self._rate.per_second, self._rate.left_s(self.total)
+        if rate is not None:
+            state.append(f"{_per_second(rate)}/s")
+        if left_s is not None:
+            state.append(f"{duration(left_s)} left" if left_s else "finishing")
+        return state
+
+    def _repeated(self) -> list[str]:
+        return [f"{self.done - self.total:,} repeated"] if self.done > self.total else []
 
 
-def say(text: str) -> None:
-    """One line for the user, at once, also when standard output is a pipe."""
-    print(text, flush=True)
-
-
-def duration(seconds: float) -> str:
-    """``42 s``, ``3 min 05 s``, ``2 h 07 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+def _per_second(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.1f}"

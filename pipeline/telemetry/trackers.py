@@ -1,7 +1,9 @@
 """A run's numbers in MLflow and Weights & Biases, for teams that watch them there.
 
-Optional, through their own packages: ``pip install 'xdc-ray[tracking]'``. A run that goes on is the
-same run there: its name is kept in ``run/tracking.json``.
+Optional, through their own packages: ``pip install 'xdc-ray[tracking]'``. A resumed run continues
+the same run there: its id is kept in ``run/tracking.json``.
+
+To add a tracker, write its class here, enter it in `_TRACKERS` and add a key to `TrackingConfig`.
 """
 
 from __future__ import annotations
@@ -22,31 +24,39 @@ _EXPERIMENT = "xdc-ray"
 
 
 class Tracker(Protocol):
-    """One place where numbers go; ``id`` is what the run is called there."""
+    """One service that receives a run's numbers.
+
+    It is made from the run directory, the settings and the id of an earlier attempt's run there, or
+    None. It may raise whatever its package raises.
+
+    Attributes:
+        id: the run's id there.
+    """
 
     id: str
 
-    def log(self, values: Mapping[str, float], step: int) -> None: ...
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Send the numbers of one event of round `step`."""
+        ...
 
     def close(self) -> None: ...
 
 
 class Trackers:
-    """All places that the settings name; one that fails later is left out with a warning.
+    """All trackers that the settings name. One that fails later is left out with a warning.
 
     Args:
         run: the run directory.
 
     Raises:
-        UserError: a package is missing, or a place cannot be reached at the start.
+        UserError: a package is missing, or a tracker cannot be reached at the start.
     """
 
     def __init__(self, run: Location, config: Config) -> None:
         names = run / "tracking.json"
         known = names.read_json() if names.exists() else {}
         self.trackers: dict[str, Tracker] = {}
-        kinds: dict[str, Callable[..., Tracker]] = {"mlflow": _MLflow, "wandb": _Wandb}
-        for name, make in kinds.items():
+        for name, make in _TRACKERS.items():
             if not getattr(config.tracking, name):
                 continue
             try:
@@ -55,7 +65,7 @@ class Trackers:
                 raise UserError(
                     f"tracking.{name} needs its package: pip install 'xdc-ray[tracking]' ({error})"
                 ) from None
-            except Exception as error:  # theirs have no common ancestor
+            except Exception as error:  # the packages' errors have no common ancestor
                 reason = str(error).strip().splitlines() or [type(error).__name__]
                 raise UserError(
                     f"tracking.{name}={getattr(config.tracking, name)} cannot be used: {reason[0]}"
@@ -137,3 +147,10 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[prefix + key] = value
     return found
+
+
+# By the key in `TrackingConfig` that names the address or project.
+_TRACKERS: dict[str, Callable[[Location, Config, str | None], Tracker]] = {
+    "mlflow": _MLflow,
+    "wandb": _Wandb,
+}

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config import TrackingConfig
 from pipeline.errors import UserError
 from pipeline.storage import Location
 from pipeline.telemetry.events import EventLog
-from pipeline.telemetry.trackers import Trackers
+from pipeline.telemetry.trackers import _TRACKERS, Trackers
 from tests.conftest import tiny
 
 
@@ -53,14 +54,18 @@ def test_numbers_go_to_wandb(tmp_path: Path) -> None:
         assert part in written
 
 
-def test_a_place_that_cannot_be_reached_is_told_at_once(tmp_path: Path) -> None:
+def test_every_key_has_its_tracker() -> None:
+    assert set(TrackingConfig.model_fields) == set(_TRACKERS)
+
+
+def test_a_tracker_that_cannot_be_reached_is_an_error_at_once(tmp_path: Path) -> None:
     config = tiny("tracking.mlflow=nowhere://at-all")
     with pytest.raises(UserError, match=r"tracking\.mlflow=nowhere://at-all cannot be used: ") as e:
         Trackers(Location.of(tmp_path / "run"), config)
     assert "\n" not in str(e.value)
 
 
-def test_a_place_that_fails_later_does_not_end_the_run(
+def test_a_tracker_that_fails_later_does_not_end_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = tmp_path / "store"

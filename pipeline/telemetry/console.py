@@ -1,0 +1,89 @@
+"""What a job writes to the terminal: lines, durations, tables, and one line kept up to date."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bars
+from rich.table import Column, Table
+from rich.text import Text
+
+_BAR_WIDTH = 20
+_WIDEST = 10_000  # a table's lines are never broken: they also go to files and pipes
+
+
+def say(text: str) -> None:
+    """Print one line for the user at once, also when standard output is a pipe."""
+    print(text, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3 min 05 s``, ``2 h 07 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns below their headers, as plain text without a final newline.
+
+    Args:
+        rows: as many cells each as there are headers.
+    """
+    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    # `Text`, because a plain string is markup to rich: it would swallow "[all]".
+    for header in headers:
+        grid.add_column(Text(header))
+    for row in rows:
+        grid.add_row(*map(Text, row))
+    page = io.StringIO()
+    Console(file=page, width=_WIDEST, color_system=None).print(grid)
+    return "\n".join(line.rstrip() for line in page.getvalue().splitlines())
+
+
+class LiveLine:
+    """One line with a bar at the end of the terminal; `close` removes it.
+
+    What is printed meanwhile appears above it. The line goes to standard error.
+    """
+
+    def __init__(self) -> None:
+        text = TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+        )
+        self._bars = Bars(
+            BarColumn(_BAR_WIDTH),
+            text,
+            console=Console(stderr=True),
+            transient=True,
+            expand=True,
+            refresh_per_second=4,
+            # Lines for a pipe must not end up on the terminal.
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        self._task = self._bars.add_task("", total=None)
+        self._bars.start()
+
+    @staticmethod
+    def is_possible() -> bool:
+        """Whether standard error is a terminal that can move its cursor."""
+        return sys.stderr.isatty() and not Console(stderr=True).is_dumb_terminal
+
+    def show(self, text: str, done: int, total: int) -> None:
+        """Replace the text; the bar is in motion as long as nothing is done."""
+        self._bars.update(
+            self._task, description=text, completed=done, total=total if done else None
+        )
+
+    def close(self) -> None:
+        self._bars.stop()

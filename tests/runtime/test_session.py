@@ -1,0 +1,65 @@
+"""What Ray says by itself is in its logs and not on the user's screen."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+MAIN = """
+import sys, time
+import ray
+from pipeline.config import ResourcesConfig
+from pipeline.runtime.session import connect, run_job
+
+class Same:
+    def __call__(self, batch):
+        return batch
+
+@ray.remote(num_cpus=0)
+class Small:
+    def ready(self):
+        return True
+
+def main(arguments):
+    connect(ResourcesConfig(local_cpus=1, object_store_mb=128))
+    rows = ray.data.from_items([1, 2])
+    pool = ray.data.ActorPoolStrategy(size=1)
+    print(len(rows.map_batches(Same, compute=pool, num_cpus=0.1).take_all()), flush=True)
+    small = [Small.remote() for _ in range(13)]
+    ray.get([each.ready.remote() for each in small])
+    log = open(arguments[0] + "/ray/session_latest/logs/raylet.out")
+    words, deadline = "", time.monotonic() + 60
+    while "been started on node" not in words:
+        assert time.monotonic() < deadline, "Ray does not count processes any more"
+        time.sleep(0.2)
+        words += log.read()
+    time.sleep(1)
+    print("still here", file=sys.stderr)
+
+run_job(main)
+"""
+
+
+def test_rays_own_words_stay_in_its_logs() -> None:
+    """If Ray's logs lack one of them, what hides it in session.py or ray_data.py can go."""
+    place = Path(f"/tmp/xdc-{os.getpid()}")  # Ray's sockets need a short path
+    place.mkdir()
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", MAIN, str(place)],
+            env={**environment, "RAY_TMPDIR": str(place)},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert ended.returncode == 0, ended.stderr
+        assert ended.stdout == "2\n"
+        assert ended.stderr == "still here\n"
+        (driver,) = place.glob("ray/session_latest/logs/python-core-driver-*.log")
+        assert "ray/issues/53727" in driver.read_text()
+    finally:
+        shutil.rmtree(place)
