@@ -13,8 +13,8 @@ import numpy as np
 import ray
 
 from pipeline import settings
-from pipeline.clustering import cluster
-from pipeline.clustering.tables import as_features
+from pipeline.clustering import ClusteringTask, cluster
+from pipeline.clustering.vector_files import as_features
 from pipeline.runtime.session import connect
 from pipeline.storage import Location
 
@@ -25,15 +25,8 @@ def main(vectors: str, out: str, *overrides: str) -> np.ndarray:
     place = Location.of(out)
     features, rows = as_features(Location.of(vectors), "features", place / "features")
     connect(config.resources)
-    clustering = cluster(
-        [features],
-        num_clips=rows,
-        clips=None,
-        config=config.clustering,
-        seed=config.seed,
-        out=place,
-        resources=config.resources,
-    )
+    task = ClusteringTask((features,), rows, None, config.clustering, config.seed, place)
+    clustering = cluster(task, resources=config.resources)
     labels = ray.get(clustering.labels[0])
     largest = int(clustering.sizes.argmax())
     print(f"{rows} vectors in {clustering.k} clusters of {sorted(clustering.sizes)}")
