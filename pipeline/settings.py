@@ -150,7 +150,7 @@ def _explain(problem: dict[str, Any]) -> str:
     if dotted in GONE:
         return f"there is no setting {dotted!r} any more: {GONE[dotted]}"
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(dotted, _known_keys(Config), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(dotted, keys(), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"unknown setting {dotted!r}{hint}"
     if not path:
@@ -158,11 +158,13 @@ def _explain(problem: dict[str, Any]) -> str:
     return f"setting {dotted!r}: {problem['msg']} (got {problem['input']!r})"
 
 
-def _known_keys(section: type[BaseModel], prefix: str = "") -> list[str]:
-    keys = []
+def keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """The dotted names of all settings."""
+    found = []
     for name, info in section.model_fields.items():
         kind = info.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            keys += _known_keys(kind, f"{prefix}{name}.")
-        keys.append(f"{prefix}{name}")
-    return keys
+            found += keys(kind, f"{prefix}{name}.")
+        else:
+            found.append(f"{prefix}{name}")
+    return found

@@ -186,7 +186,7 @@ class _ProbeChunk:
         for uri, cuts in _by_file(rows):
             info = self._probed(uri)
             for cut in cuts:
-                made = _clips_of(uri, info, cut, self.config)
+                made = clips_of(uri, info, cut, self.config)
                 if isinstance(made, Reject):
                     rejected.append(_rejection(cut, made))
                 else:
@@ -221,7 +221,7 @@ def _by_file(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, A
         yield group[0]["uri"], group
 
 
-def _clips_of(
+def clips_of(
     uri: str, info: MediaInfo | Reject, cut: dict[str, Any], config: IndexConfig
 ) -> list[dict[str, Any]] | Reject:
     """The clips of one input row: the given cut, or equal windows over the whole file."""

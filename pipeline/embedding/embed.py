@@ -24,7 +24,7 @@ from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.stream import DecodeSlot, Order, stream
 from pipeline.clips.table import PublishedClips
-from pipeline.config import Config
+from pipeline.config import Config, EmbeddingConfig
 from pipeline.embedding.shards import FeatureSink, Written, as_feature_array, finish
 from pipeline.encoders import raw
 from pipeline.runtime.devices import autocast, choose_device, on_device, use_threads
@@ -107,18 +107,18 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
 def _encoded(decoded: ray.data.Dataset, task: EmbeddingTask, meter: Meter) -> ray.data.Dataset:
     config = task.config
     device = choose_device(config.resources)
-    # A cluster that has no GPU yet may still bring one up; the device choice is the user's.
-    pool = ActorPoolStrategy(
-        min_size=config.embedding.min_actors,
-        max_size=config.embedding.max_actors,
-    )
+    # A cluster that has no GPU yet may still bring one up: the device is the user's choice.
     return decoded.map_batches(
         Encode,
         fn_constructor_args=(task.weights, task.modalities, config, device, meter),
         batch_size=1,
-        compute=pool,
+        compute=encoder_pool(config.embedding),
         **encoding(config.resources, device),
     )
+
+
+def encoder_pool(config: EmbeddingConfig) -> ActorPoolStrategy:
+    return ActorPoolStrategy(min_size=config.min_actors, max_size=config.max_actors)
 
 
 def _left(

@@ -32,7 +32,8 @@ def write_random_encoders(clips: PublishedClips, config: Config, weights: Locati
     order = Order(len(chosen), size, [ray.put(chosen)])
     on_gpu = load_decoder(config.clips.decoder).on_gpu
     warm = _warm.options(**decoding(config.resources, on_gpu))
-    if order.num_slots and not ray.get(warm.remote(weights, clips, order, config)):
+    has_batchnorm = ray.get(warm.remote(weights, clips, order, config))
+    if order.num_slots and not has_batchnorm:
         say("encoders.warm_batches does nothing: the encoders have no BatchNorm")
 
 

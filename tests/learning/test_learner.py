@@ -139,3 +139,30 @@ def test_frozen_encoders_stay_as_they_are_while_their_heads_learn(tmp_path: Path
     after = (tmp_path / "after" / "encoders.safetensors").read_bytes()
     assert after == weights.read_bytes()
     assert not torch.equal(linear.weight, head)
+
+
+def test_precision_changes_the_last_bits(tmp_path: Path) -> None:
+    """On a CPU bfloat16 is used where it is asked for, and only there."""
+    losses = {
+        name: learner(tmp_path, XDC, f"precision={name}").evaluate(batch())["held_out_loss"]
+        for name in ("auto", "float32", "bfloat16")
+    }
+    assert losses["auto"] == losses["float32"] != losses["bfloat16"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
+
+
+def test_gradients_are_clipped(tmp_path: Path) -> None:
+    for most in (0.0, 0.01):
+        trained = learner(tmp_path, XDC, f"learning.clip_grad_norm={most}")
+        trained.step([batch()], 0.5)
+        gradients = [p.grad for p in trained.model.parameters() if p.grad is not None]
+        norm = float(torch.linalg.vector_norm(torch.cat([g.ravel() for g in gradients])))
+        assert norm == pytest.approx(0.01, rel=1e-3) if most else norm > 0.1
+
+
+def test_encoders_are_compiled_where_asked(tmp_path: Path) -> None:
+    """Compiling itself waits for the first step."""
+    for asked in (False, True):
+        trained = learner(tmp_path, XDC, f"learning.compile={asked}")
+        compiled = [m._compiled_call_impl is not None for m in trained.model.encoders.values()]
+        assert compiled == [asked, asked]

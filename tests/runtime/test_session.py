@@ -25,6 +25,7 @@ class Small:
 
 def main(arguments):
     connect(ResourcesConfig(local_cpus=1, object_store_mb=128))
+    print(round(ray.cluster_resources()["object_store_memory"] / 2**20), "MiB", flush=True)
     rows = ray.data.from_items([1, 2])
     pool = ray.data.ActorPoolStrategy(size=1)
     print(len(rows.map_batches(Same, compute=pool, num_cpus=0.1).take_all()), flush=True)
@@ -57,7 +58,7 @@ def test_rays_own_words_stay_in_its_logs() -> None:
             timeout=200,
         )
         assert ended.returncode == 0, ended.stderr
-        assert ended.stdout == "2\n"
+        assert ended.stdout == "128 MiB\n2\n"
         assert ended.stderr == "still here\n"
         (driver,) = place.glob("ray/session_latest/logs/python-core-driver-*.log")
         assert "ray/issues/53727" in driver.read_text()
