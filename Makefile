@@ -24,6 +24,7 @@ lint: .venv/ready
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
 	.venv/bin/lint-imports --no-cache
+	$(PYTHON) docs/check.py
 
 # The generated pages, then all pages as a site in build/site.
 docs: .venv/docs-ready

@@ -45,8 +45,8 @@ class IndexConfig(Section):
 class VideoConfig(Section):
     """The frames of a clip."""
 
-    frames: Count = 8
-    fps: Positive = 30.0
+    frames: Count = 8  # frames of a clip
+    fps: Positive = 30.0  # frames a second of a clip, whatever the file has
     size: Count = 224  # side of the square that the encoder sees
     short_side: Count = 256  # frames are scaled to this, then cropped, at the centre when embedding
     train_short_side: tuple[Count, Count] = (256, 320)  # drawn per clip when learning
@@ -69,11 +69,11 @@ class AudioConfig(Section):
     """The waveform of a clip and its log-mel spectrogram."""
 
     rate: Count = 16_000  # samples a second
-    window_s: Positive = 2.0
+    window_s: Positive = 2.0  # length of the audio of a clip
     align: Literal["center", "start"] = "center"  # of the audio window on the video frames
     mels: Count = 40  # mel bands
     spectrogram_frames: Count = 100  # hop = window_s / spectrogram_frames
-    fft_window_ms: Positive = 32.0
+    fft_window_ms: Positive = 32.0  # length of one Fourier window
     # clip: each spectrogram gets mean 0 and deviation 1, which removes loudness; none: as in VMZ.
     normalize: Literal["clip", "none"] = "clip"
 
@@ -104,7 +104,7 @@ class ClipsConfig(Section):
 class StoreConfig(Section):
     """A copy of every clip, shrunk to what training needs, made before the first round."""
 
-    enabled: bool = False
+    enabled: bool = False  # make the store before the first round, and read clips from it
     place: str = ""  # folder, local or s3://…; empty: store/ in the run directory
     codec: Literal["jpeg", "h264"] = "jpeg"  # h264: a fifth of the size, slower to make
 
@@ -128,7 +128,7 @@ class EmbeddingConfig(Section):
 
     batch_size: Count = 32  # clips decoded by one task and encoded at once
     min_actors: Annotated[Count, WHERE] = 1  # encoder actors, each with a GPU where there are any
-    max_actors: Annotated[Count, WHERE] = 1
+    max_actors: Annotated[Count, WHERE] = 1  # the greatest number of encoder actors
     # Keep every round's features: evaluation then needs no decoding.
     keep: Annotated[bool, WHERE] = False
     # Take the features that learning computed of a clip when it last saw it (augmented, in train
@@ -149,20 +149,21 @@ class ClusteringConfig(Section):
     # What the first round clusters: features of the random encoders, as in the paper, or colours
     # and log-mel energies without any encoder (encoders/raw.py), as HuBERT begins with MFCCs.
     first: Literal["random", "raw"] = "random"
-    k: Count = 128
-    iterations: Count = 20
-    restarts: Count = 1
-    init: Literal["random", "kmeans++", "kmeans||"] = "random"
+    k: Count = 128  # clusters of each clustering
+    iterations: Count = 20  # the most k-means iterations
+    restarts: Count = 1  # Independent starts. The best objective wins.
+    init: Literal["random", "kmeans++", "kmeans||"] = "random"  # how the first centroids are chosen
     pca_dim: Annotated[int, Field(ge=0)] = 256  # 0: no PCA; capped at the features' rank
     whiten: bool = True  # scale the PCA's components to variance 1
     l2: bool = True  # scale every vector to length 1
     spherical: bool = False  # centroids of length 1
     # Sizes: none = plain Lloyd; capped = at most cap * clips / k; sinkhorn = nearly equal.
     balance: Literal["none", "capped", "sinkhorn"] = "none"
+    # with balance=capped: the largest cluster, in units of clips / k
     cap: Annotated[float, Field(ge=1)] = 1.5
     shards: Annotated[Count, WHERE] = 2  # at most
-    cpus_per_shard: Annotated[Positive, WHERE] = 1.0
-    gpus_per_shard: Annotated[float, Field(ge=0), WHERE] = 0.0
+    cpus_per_shard: Annotated[Positive, WHERE] = 1.0  # CPUs of one shard actor
+    gpus_per_shard: Annotated[float, Field(ge=0), WHERE] = 0.0  # GPUs of one shard actor
     block_size: Count = 4096  # clips in one block of fixed clip indices (see clustering/blocks.py)
     # A shard keeps so much in memory. The rest is mapped from files in the temporary folder.
     max_memory_mb: Annotated[Count, WHERE] = 4096
@@ -171,14 +172,14 @@ class ClusteringConfig(Section):
 class LearningConfig(Section):
     """One update of the encoders."""
 
-    workers: Count = 1
-    cpus_per_worker: Annotated[Positive, WHERE] = 1.0
+    workers: Count = 1  # training workers
+    cpus_per_worker: Annotated[Positive, WHERE] = 1.0  # CPUs of one training worker
     # Of torch in a CPU worker; 0: its part of the cores. Losses then differ by rounding.
     threads: Annotated[int, Field(ge=0), WHERE] = 0
     # Workers may be fewer while nodes are missing. They then take the step's batches in turn, and
     # the step stays the same. 0: training waits for all of them.
     min_workers: Annotated[int, Field(ge=0), WHERE] = 0
-    batch_size: Count = 32
+    batch_size: Count = 32  # clips of one batch of one worker
     accumulate: Count = 1  # batches of a worker in one step
     # Megabytes of decoded batches that wait, on all nodes together; 0: as many as fill half of the
     # cluster's object stores. With a bound, decode nodes that learning does not need go sooner.
@@ -192,10 +193,12 @@ class LearningConfig(Section):
     # Up to so many clips of one file are drawn side by side and share its opening: for long files
     # cut into many clips, without a clip store. 1: every clip by itself.
     max_neighbours: Count = 1
-    optimizer: Literal["sgd", "adamw", "lars"] = "sgd"
+    optimizer: Literal["sgd", "adamw", "lars"] = "sgd"  # of the encoders and their heads
     lr: Positive = 0.01  # for one batch a step; multiplied by their number (VMZ's rule)
-    momentum: Fraction = 0.9
+    momentum: Fraction = 0.9  # of sgd and lars
+    # with adamw and lars, not of biases and BatchNorm's parameters
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    # how the learning rate falls over a round
     schedule: Literal["constant", "cosine", "step"] = "cosine"
     warmup: Fraction = 0.1  # share of a round's steps
     step_milestones: tuple[Fraction, ...] = (0.4, 0.7)  # the rate is divided by 10 at each
@@ -231,6 +234,7 @@ class LearningConfig(Section):
 class ResourcesConfig(Section):
     """Where each stage works."""
 
+    # Of encoders and training. cuda: GPUs will be there, even if none is yet.
     device: Literal["auto", "cpu", "cuda"] = "auto"
     # Cores of one decode task. Ray Data takes 0.1 to 0.2 s to replace a task that has ended, so
     # two share a core.
@@ -258,13 +262,14 @@ class TrackingConfig(Section):
 
 class Config(Section):
     run: Annotated[str, WHERE] = ""  # the run directory
-    method: str = "xdc"
+    method: str = "xdc"  # what is clustered and who predicts it: a name in pipeline/methods.py
     rounds: Annotated[Count, WHERE] = 4  # at most
     # The run ends early once every clustering's NMI with that of the round before reaches this,
     # after min_rounds at the earliest; 0: never.
     settled_nmi: Annotated[float, Field(ge=0, le=1), WHERE] = 0.0
+    # the least number of rounds before settled_nmi may end the run
     min_rounds: Annotated[Count, WHERE] = 1
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = 0  # of everything random
     # Of both encoders. auto: bfloat16 where the GPU multiplies it in hardware, else float32.
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     index: Annotated[IndexConfig, WHERE] = IndexConfig()
