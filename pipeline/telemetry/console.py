@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 _BAR_WIDTH = 20
+_NARROW = 110  # columns, below which the text takes the place of the bar
 _WIDEST = 10_000  # a table's lines are never broken: they also go to files and pipes
 
 
@@ -50,21 +51,22 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 class LiveLine:
-    """One line with a bar at the end of the terminal; `close` removes it.
+    """One line at the end of the terminal, with a bar if there is room; `close` removes it.
 
     What is printed meanwhile appears above it. The line goes to standard error.
     """
 
     def __init__(self) -> None:
+        console = Console(stderr=True)
         text = TextColumn(
             "{task.description}",
             markup=False,
             table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
         )
         self._bars = Bars(
-            BarColumn(_BAR_WIDTH),
+            *([BarColumn(_BAR_WIDTH)] if console.width >= _NARROW else []),
             text,
-            console=Console(stderr=True),
+            console=console,
             transient=True,
             expand=True,
             refresh_per_second=4,
