@@ -16,7 +16,7 @@ from pipeline.clustering.measures import collapse_alarm, imbalance_factor
 from pipeline.clustering.vector_files import as_features
 from pipeline.runtime.session import connect, run_job
 from pipeline.storage import Location
-from pipeline.telemetry.progress import say
+from pipeline.telemetry.console import say
 
 
 def main(arguments: list[str]) -> None:

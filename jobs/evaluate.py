@@ -35,7 +35,7 @@ from pipeline.evaluation import datasets
 from pipeline.run import Run
 from pipeline.runtime.session import connect, run_job
 from pipeline.storage import Location
-from pipeline.telemetry.progress import say
+from pipeline.telemetry.console import say
 
 PROTOCOLS = ("linear", "svm", "knn", "retrieval", "clusters", "fc", "finetune")
 

@@ -12,7 +12,7 @@ import argparse
 from pipeline.run import Run
 from pipeline.runtime.session import run_job
 from pipeline.storage import Location
-from pipeline.telemetry.progress import say
+from pipeline.telemetry.console import say
 
 
 def main(arguments: list[str]) -> None:

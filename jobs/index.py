@@ -17,7 +17,7 @@ from pipeline.clips.indexing import REJECTS, index
 from pipeline.clips.table import ClipTable
 from pipeline.runtime.session import connect, run_job
 from pipeline.storage import Location
-from pipeline.telemetry.progress import say
+from pipeline.telemetry.console import say
 
 
 def main(arguments: list[str]) -> None:

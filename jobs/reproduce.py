@@ -19,7 +19,7 @@ from pipeline.errors import UserError
 from pipeline.runtime.session import connect, run_job
 from pipeline.settings import load
 from pipeline.storage import Location
-from pipeline.telemetry.progress import say
+from pipeline.telemetry.console import say
 
 
 def main(arguments: list[str]) -> None:

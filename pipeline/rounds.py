@@ -36,8 +36,8 @@ from pipeline.methods import MODALITIES, Method
 from pipeline.run import Encoders, Round, Run, check
 from pipeline.runtime.standby import NextStages
 from pipeline.telemetry import metrics
+from pipeline.telemetry.console import duration, say
 from pipeline.telemetry.events import EventLog
-from pipeline.telemetry.progress import duration, say
 from pipeline.telemetry.trackers import Trackers
 
 

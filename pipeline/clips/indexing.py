@@ -155,7 +155,8 @@ def _probe(todo: pa.Table, chunks: list[tuple[int, int]], scan: Location, config
         return
     load_decoder(config.clips.decoder)  # an unknown one is an error here, not in every task
     work = _ProbeChunk([ray.put(todo)], chunks, scan, config.index, config.clips)
-    with Progress("index", len(todo), "inputs") as progress:
+    left = sum(stop - start for start, stop in (chunks[n] for n in missing))
+    with Progress("index", left, "inputs") as progress:
         counted = (
             ray.data.from_arrow(pa.table({"chunk": pa.array(missing, pa.int64())}))
             .repartition(min(len(missing), 20_000))

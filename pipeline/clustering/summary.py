@@ -11,7 +11,7 @@ from pipeline.clustering.agreement import agreement
 from pipeline.clustering.handle import Clustering
 from pipeline.clustering.kmeans import KMeansProgress
 from pipeline.telemetry import metrics
-from pipeline.telemetry.progress import say
+from pipeline.telemetry.console import say
 
 
 def summarize(

@@ -32,7 +32,8 @@ from pipeline.runtime.placement import decoding, encoding, writing
 from pipeline.runtime.standby import NextStages
 from pipeline.storage import Location
 from pipeline.telemetry import metrics
-from pipeline.telemetry.progress import Meter, Progress, say
+from pipeline.telemetry.console import say
+from pipeline.telemetry.progress import Meter, Progress
 
 # A pass writes at least so many files, if they are not too small: what a kill may lose.
 _FILES, _FEWEST_ROWS = 16, 256

@@ -15,7 +15,7 @@ from pipeline.config import Config
 from pipeline.runtime.devices import autocast, use_threads
 from pipeline.runtime.placement import decoding
 from pipeline.storage import Location
-from pipeline.telemetry.progress import say
+from pipeline.telemetry.console import say
 
 
 def write_random_encoders(clips: PublishedClips, config: Config, weights: Location) -> None:

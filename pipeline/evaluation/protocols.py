@@ -37,7 +37,7 @@ from pipeline.evaluation.retrieval import agreement
 from pipeline.evaluation.supervision import Supervision, supervised
 from pipeline.run import Run
 from pipeline.storage import Location
-from pipeline.telemetry.progress import say
+from pipeline.telemetry.console import say
 
 TUNED = tuple(RECIPES)
 _BOTH = "both"  # the two modalities' features side by side, each of length one

@@ -33,7 +33,8 @@ from pipeline.learning.worker import train_worker
 from pipeline.runtime.devices import KEEPS_MEMORY, choose_device
 from pipeline.runtime.placement import decoding, on_driver_node, training
 from pipeline.runtime.ray_data import set_up_ray_data
-from pipeline.telemetry.progress import Progress, say
+from pipeline.telemetry.console import say
+from pipeline.telemetry.progress import Progress
 
 _TRAIN = "train"  # Ray Train's own folder in the update's
 _FAILURES = 3  # that Ray Train mends by itself before `_fit` looks whether they got any further

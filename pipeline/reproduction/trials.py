@@ -28,8 +28,8 @@ from pipeline.reproduction.worlds import HELD_OUT, TRAIN, World
 from pipeline.rounds import Pretraining, pretrain
 from pipeline.run import Run
 from pipeline.storage import Location
+from pipeline.telemetry.console import say
 from pipeline.telemetry.machine import about
-from pipeline.telemetry.progress import say
 
 SUPERVISED, TUNED, TWINS = "supervised", "tuned", "twins"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from typing import Protocol
 
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
@@ -15,10 +14,10 @@ from pipeline.runtime.placement import Options, clustering, may_grow, training
 
 
 class Advance(Protocol):
-    """How far a stage is: `done` of `total` units."""
+    """How far a stage is."""
 
-    done: int
-    total: int
+    def left_s(self) -> float | None:
+        """Seconds until it ends, 0 when it has; None while that is unknown."""
 
 
 class Standby:
@@ -63,14 +62,14 @@ class Standby:
             remove_placement_group(self._groups.pop())
 
     def _watch(self, progress: Advance) -> None:
-        began = time.monotonic()
         while not self._over.wait(1.0):
-            rate = progress.done / (time.monotonic() - began)
-            left = progress.total - progress.done
-            if self._ahead and left <= rate * self._lead_s:
+            left_s = progress.left_s()
+            if left_s is None:
+                continue
+            if self._ahead and left_s <= self._lead_s:
                 self._keep(self._ahead)
                 self._ahead = 0
-            if self._later and left <= 0:
+            if self._later and left_s == 0:
                 self._keep(self._later)
                 self._later = 0
 

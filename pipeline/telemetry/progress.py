@@ -119,6 +119,10 @@ class Progress:
             say(" · ".join([self.title, took, *self._repeated()]))
         self.meter.board.forget.remote(self.meter.stage)
 
+    def left_s(self) -> float | None:
+        """Seconds until all units are done; None while the rate is unknown."""
+        return self._rate.left_s(self.total)
+
     def _watch(self) -> None:
         last_line, last_epoch = time.monotonic(), None
         while not self._stop.wait(_LOOK_EVERY_S):
@@ -152,7 +156,7 @@ class Progress:
         if not self.done:
             return [f"waiting for the first {self.unit}", duration(seconds)]
         state = [f"{min(self.done, self.total):,}/{self.total:,} {self.unit}"]
-        rate, left_s = self._rate.per_second, self._rate.left_s(self.total)
+        rate, left_s = self._rate.per_second, self.left_s()
         if rate is not None:
             state.append(f"{_per_second(rate)}/s")
         if left_s is not None:

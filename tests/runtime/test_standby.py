@@ -15,8 +15,10 @@ from pipeline.runtime.standby import Standby
 
 @dataclass
 class Stage:
-    done: int
-    total: int = 100
+    left: float | None
+
+    def left_s(self) -> float | None:
+        return self.left
 
 
 def groups() -> list[str]:
@@ -40,16 +42,18 @@ def test_nodes_are_asked_for_when_little_is_left() -> None:
     resources = ResourcesConfig(roles=True, lead_minutes=1.0)
     before = len(groups())
     standby = Standby(options, 2, resources)
-    stage = Stage(done=0)
+    stage = Stage(left=None)
     standby.before(stage)
     assert not wait_for(before + 1, 3), "the rate is not known yet"
-    stage.done = 99  # at this rate the rest takes less than a minute
+    stage.left = 90.0
+    assert not wait_for(before + 1, 3), "more than the lead is left"
+    stage.left = 59.0
     assert wait_for(before + 1, 30)
     standby.release()
     assert wait_for(before, 30)
 
     never = Standby(options, 2, ResourcesConfig(roles=True, lead_minutes=0.0))
-    never.before(Stage(done=99))
+    never.before(Stage(left=1.0))
     assert not wait_for(before + 1, 3)
     never.release()
     assert ray.is_initialized()
