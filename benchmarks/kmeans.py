@@ -72,6 +72,8 @@ class Contender:
         script = str(HERE / "kmeans_contenders.py")
         self.process = subprocess.Popen(
             [sys.executable, script, name, folder, str(shape.k), str(shape.iterations)],
+            # Ray's workers look for the package where the driver was started.
+            cwd=source,
             env=environment(threads, source),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -95,7 +97,7 @@ class Contender:
         self.process.wait()
         seconds = [answer["seconds"] for answer in self.answers]
         return {
-            "seconds": sum(seconds) / len(seconds),
+            "seconds": sum(seconds) / max(1, len(seconds)),
             "per_iteration": seconds,
             "objective": [answer["objective"] for answer in self.answers],
         }
@@ -127,7 +129,7 @@ def compared(shape: Shape, contenders: dict[str, tuple[str, int, Path]]) -> dict
                 for contender in order if turn % 2 == 0 else order[::-1]:
                     contender.iterate()
         finally:
-            found = {title: one.close() for title, one in running.items() if one.answers}
+            found = {title: one.close() for title, one in running.items()}
     row = asdict(shape) | found
     print({title: round(one["seconds"], 3) for title, one in found.items()}, shape, flush=True)
     return row

@@ -12,7 +12,8 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Iterator
 from typing import Any
 
 from kmeans_vectors import read
@@ -92,9 +93,17 @@ def actors(folder: str, k: int, iterations: int) -> Answers:
             wanted.acquire()
 
     task, _ = described(folder, k, iterations)
-    run: Callable[[], Any] = lambda: clustering.cluster(task, on_progress=hold)  # noqa: E731
-    if not hasattr(clustering, "ClusteringTask"):  # --before
-        run = lambda: clustering.cluster(**vars(task), on_progress=hold)  # noqa: E731
+
+    def run() -> None:
+        try:
+            if hasattr(clustering, "ClusteringTask"):
+                clustering.cluster(task, on_progress=hold)
+            else:  # --before
+                clustering.cluster(**vars(task), on_progress=hold)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
     threading.Thread(target=run, daemon=True).start()
     steps.get()
     yield {}
