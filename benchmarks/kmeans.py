@@ -92,9 +92,11 @@ class Contender:
     def close(self) -> dict[str, Any]:
         """End the process; seconds and objective of every iteration."""
         assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.terminate()
-        self.process.wait()
+        self.process.stdin.close()  # it ends by itself
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
         seconds = [answer["seconds"] for answer in self.answers]
         return {
             "seconds": sum(seconds) / max(1, len(seconds)),

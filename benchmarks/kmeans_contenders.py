@@ -138,4 +138,5 @@ if __name__ == "__main__":
     name, where, clusters, count = sys.argv[1:]
     for answer in globals()[name](where, int(clusters), int(count)):
         print(json.dumps(answer), flush=True)
-        sys.stdin.readline()
+        if not sys.stdin.readline():
+            break
