@@ -1,7 +1,8 @@
 """One contender of `kmeans.py` in a process of its own: an iteration whenever a line comes in.
 
-The first answer says that the vectors are read. So contenders take turns, iteration by iteration,
-while all are loaded, and other load on the machine meets them alike. Answers are lines of JSON.
+Contenders take turns, iteration by iteration, while all are loaded, so that other load on the
+machine meets them alike. Answers are lines of JSON. The first, empty, says that the vectors are
+read; another empty one, that k-means has converged.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def process(folder: str, k: int, iterations: int, device: str = "cpu") -> Answer
     for _ in range(iterations):
         began = time.perf_counter()
         progress = kmeans.advance()
-        assert progress.objective is not None
+        if progress.objective is None:
+            yield {}  # no centroid moved in the last iteration
+            return
         yield {"seconds": time.perf_counter() - began, "objective": progress.objective}
 
 
@@ -83,13 +86,13 @@ def actors(folder: str, k: int, iterations: int) -> Answers:
         object_store_memory=300_000_000,
         log_to_driver=False,
     )
-    steps: queue.Queue[float] = queue.Queue()
+    steps: queue.Queue[float | None] = queue.Queue()
     wanted = threading.Semaphore(0)
 
     def hold(progress: Any) -> None:
         """Called on the driver after every step: the next iteration waits until it is wanted."""
-        if progress.stage in ("seeding", "iterating"):
-            steps.put(progress.objective or 0.0)
+        if progress.stage != "loading":
+            steps.put(progress.objective)
             wanted.acquire()
 
     task, _ = described(folder, k, iterations)
@@ -111,6 +114,9 @@ def actors(folder: str, k: int, iterations: int) -> Answers:
         began = time.perf_counter()
         wanted.release()
         objective = steps.get()
+        if objective is None:
+            yield {}
+            return
         yield {"seconds": time.perf_counter() - began, "objective": objective}
 
 
