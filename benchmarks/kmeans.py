@@ -72,6 +72,8 @@ class Contender:
         script = str(HERE / "kmeans_contenders.py")
         self.process = subprocess.Popen(
             [sys.executable, script, name, folder, str(shape.k), str(shape.iterations)],
+            # Ray's workers look for the package where the driver was started.
+            cwd=source,
             env=environment(threads, source),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -81,23 +83,30 @@ class Contender:
         self.answers: list[dict[str, float]] = []
         self._answer()
 
-    def iterate(self) -> None:
+    def iterate(self) -> bool:
+        """Whether there was something left to do."""
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        self.answers.append(self._answer())
+        answer = self._answer()
+        if answer:
+            self.answers.append(answer)
+        return bool(answer)
 
-    def close(self) -> dict[str, Any]:
-        """End the process; seconds and objective of every iteration."""
+    def close(self, iterations: int) -> dict[str, Any]:
+        """End the process; seconds and objective of the first iterations."""
         assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.terminate()
-        self.process.wait()
-        seconds = [answer["seconds"] for answer in self.answers]
+        self.process.stdin.close()  # it ends by itself
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        answers = self.answers[:iterations]
+        seconds = [answer["seconds"] for answer in answers]
         return {
-            "seconds": sum(seconds) / len(seconds),
+            "seconds": sum(seconds) / max(1, len(seconds)),
             "per_iteration": seconds,
-            "objective": [answer["objective"] for answer in self.answers],
+            "objective": [answer["objective"] for answer in answers],
         }
 
     def _answer(self) -> dict[str, float]:
@@ -124,10 +133,12 @@ def compared(shape: Shape, contenders: dict[str, tuple[str, int, Path]]) -> dict
                 running[title] = Contender(name, folder, shape, threads, source)
             for turn in range(shape.iterations):
                 order = list(running.values())
-                for contender in order if turn % 2 == 0 else order[::-1]:
-                    contender.iterate()
+                going = [one.iterate() for one in (order if turn % 2 == 0 else order[::-1])]
+                if not all(going):
+                    break
         finally:
-            found = {title: one.close() for title, one in running.items() if one.answers}
+            done = min((len(one.answers) for one in running.values()), default=0)
+            found = {title: one.close(done) for title, one in running.items()}
     row = asdict(shape) | found
     print({title: round(one["seconds"], 3) for title, one in found.items()}, shape, flush=True)
     return row

@@ -1,7 +1,8 @@
 """One contender of `kmeans.py` in a process of its own: an iteration whenever a line comes in.
 
-The first answer says that the vectors are read. So contenders take turns, iteration by iteration,
-while all are loaded, and other load on the machine meets them alike. Answers are lines of JSON.
+Contenders take turns, iteration by iteration, while all are loaded, so that other load on the
+machine meets them alike. Answers are lines of JSON. The first, empty, says that the vectors are
+read; another empty one, that k-means has converged.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Iterator
 from typing import Any
 
 from kmeans_vectors import read
@@ -61,7 +63,9 @@ def process(folder: str, k: int, iterations: int, device: str = "cpu") -> Answer
     for _ in range(iterations):
         began = time.perf_counter()
         progress = kmeans.advance()
-        assert progress.objective is not None
+        if progress.objective is None:
+            yield {}  # no centroid moved in the last iteration
+            return
         yield {"seconds": time.perf_counter() - began, "objective": progress.objective}
 
 
@@ -82,19 +86,27 @@ def actors(folder: str, k: int, iterations: int) -> Answers:
         object_store_memory=300_000_000,
         log_to_driver=False,
     )
-    steps: queue.Queue[float] = queue.Queue()
+    steps: queue.Queue[float | None] = queue.Queue()
     wanted = threading.Semaphore(0)
 
     def hold(progress: Any) -> None:
         """Called on the driver after every step: the next iteration waits until it is wanted."""
-        if progress.stage in ("seeding", "iterating"):
-            steps.put(progress.objective or 0.0)
+        if progress.stage != "loading":
+            steps.put(progress.objective)
             wanted.acquire()
 
     task, _ = described(folder, k, iterations)
-    run: Callable[[], Any] = lambda: clustering.cluster(task, on_progress=hold)  # noqa: E731
-    if not hasattr(clustering, "ClusteringTask"):  # --before
-        run = lambda: clustering.cluster(**vars(task), on_progress=hold)  # noqa: E731
+
+    def run() -> None:
+        try:
+            if hasattr(clustering, "ClusteringTask"):
+                clustering.cluster(task, on_progress=hold)
+            else:  # --before
+                clustering.cluster(**vars(task), on_progress=hold)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
     threading.Thread(target=run, daemon=True).start()
     steps.get()
     yield {}
@@ -102,6 +114,9 @@ def actors(folder: str, k: int, iterations: int) -> Answers:
         began = time.perf_counter()
         wanted.release()
         objective = steps.get()
+        if objective is None:
+            yield {}
+            return
         yield {"seconds": time.perf_counter() - began, "objective": objective}
 
 
@@ -129,4 +144,5 @@ if __name__ == "__main__":
     name, where, clusters, count = sys.argv[1:]
     for answer in globals()[name](where, int(clusters), int(count)):
         print(json.dumps(answer), flush=True)
-        sys.stdin.readline()
+        if not sys.stdin.readline():
+            break

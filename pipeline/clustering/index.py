@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from pipeline.clustering.assign import CentroidIndex, distances, one_thread
+from pipeline.clustering.assign import CentroidIndex, distances, prepare_process
 from pipeline.clustering.kmeans import KMeans, KMeansProgress
 from pipeline.clustering.labels import read_columns
 from pipeline.clustering.seeding import Shards
@@ -149,7 +149,7 @@ class Index:
     def assign(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Labels int32[m] and distances float32[m] of raw features [m, d], a block at a time."""
         if self._served is None:
-            one_thread()
+            prepare_process()
             centroids = np.load(io.BytesIO((self.out / "centroids.npy").read_bytes()))
             summary = self.describe()
             bias = None if summary["bias"] is None else np.array(summary["bias"])
@@ -161,7 +161,7 @@ class Index:
         labels, near = [np.zeros(0, np.int32)], [np.zeros(0, np.float32)]
         for at in range(0, len(vectors), rows):
             x = transform(transform.joined(vectors[at : at + rows]))
-            labels.append(index.nearest(x))
+            labels.append(index.nearest(index.rows(x)))
             near.append(distances(x, centroids, labels[-1]))
         return np.concatenate(labels), np.concatenate(near)
 

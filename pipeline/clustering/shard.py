@@ -157,7 +157,9 @@ class Shard:
         self._labels = sums.labels
 
         def one(number: int, block: np.ndarray) -> None:
-            sums.update(self._place(number).start, block, index.nearest(block))
+            rows = index.rows(block)
+            labels = index.nearest(rows)
+            sums.update(self._place(number).start, rows[:, : block.shape[1]], labels)
 
         self.vectors.each(one)
         return sums.total()
@@ -205,7 +207,7 @@ class Shard:
 
         def one(number: int, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             rows = block[asked[self._place(number)]]
-            labels = index.nearest(rows)
+            labels = index.nearest(index.rows(rows))
             return labels, distances(rows, centroids, labels)
 
         labels, near = zip(*self.vectors.each(one))

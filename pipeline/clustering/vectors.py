@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from pipeline.clustering import inputs as feature_files
-from pipeline.clustering.assign import one_thread
+from pipeline.clustering.assign import prepare_process
 from pipeline.clustering.blocks import ClipBlocks
 from pipeline.clustering.transform import Transform
 from pipeline.storage import Location
@@ -80,7 +80,7 @@ class ShardVectors:
         self._raw: feature_files.Rows | None = None
         # Then the result of a product depends on nothing but its operands and their shape. Several
         # blocks at once also use the cores better.
-        one_thread()
+        prepare_process()
         self._pool = ThreadPoolExecutor(spec.threads) if spec.threads > 1 else None
 
     # -- raw rows ----------------------------------------------------------------------------

@@ -16,6 +16,13 @@ from pipeline.clustering.resident import GpuBlocks
 from pipeline.clustering.sums import ClusterSums
 
 
+def nearest(
+    x: np.ndarray, c: np.ndarray, bias: np.ndarray | None = None, spherical: bool = False
+) -> np.ndarray:
+    index = CentroidIndex(c, bias, spherical)
+    return index.nearest(index.rows(x))
+
+
 def scores(
     x: np.ndarray, c: np.ndarray, bias: np.ndarray | None, spherical: bool = False
 ) -> np.ndarray:
@@ -55,7 +62,7 @@ def test_a_label_is_the_best_score_up_to_rounding(
     problem: tuple[np.ndarray, np.ndarray, np.ndarray | None], spherical: bool
 ) -> None:
     x, c, bias = problem
-    found = CentroidIndex(c, bias, spherical).nearest(x)
+    found = nearest(x, c, bias, spherical)
     assert found.dtype == np.int32
     score = scores(x, c, bias, spherical)
     lost = score.max(axis=1) - score[np.arange(len(x)), found]
@@ -71,7 +78,7 @@ def test_plain_labels_are_those_of_faiss() -> None:
     index = faiss.IndexFlatL2(24)
     index.add(c)
     expected = index.search(x.astype(np.float32), 1)[1][:, 0]
-    assert np.array_equal(CentroidIndex(c, np.zeros(40)).nearest(x), expected)
+    assert np.array_equal(nearest(x, c, np.zeros(40)), expected)
 
 
 def test_offsets_are_what_scores_lack() -> None:
@@ -86,8 +93,8 @@ def test_offsets_are_what_scores_lack() -> None:
 def test_a_row_near_to_equal_centroids_gets_the_first(n: int) -> None:
     x = (np.random.default_rng(0).standard_normal((n, 16)) / 8).astype(np.float16)
     c = np.repeat(x[:6].astype(np.float32), 2, axis=0)
-    assert (CentroidIndex(c).nearest(x) % 2 == 0).all()
-    assert CentroidIndex(np.ones((3, 16), np.float32)).nearest(x[:1] * 0).tolist() == [0]
+    assert (nearest(x, c) % 2 == 0).all()
+    assert nearest(x[:1] * 0, np.ones((3, 16), np.float32)).tolist() == [0]
 
 
 def test_a_block_has_the_same_labels_on_any_thread() -> None:
@@ -96,9 +103,10 @@ def test_a_block_has_the_same_labels_on_any_thread() -> None:
     c = np.concatenate([c, c + np.float32(1e-6)])  # near ties: any other order of sums would show
     x = (random.standard_normal((3000, 96)) / 10).astype(np.float16)
     index = CentroidIndex(c)
-    expected, found = index.nearest(x), []
+    rows = index.rows(x)
+    expected, found = index.nearest(rows), []
     faiss.omp_set_num_threads(4)
-    threads = [threading.Thread(target=lambda: found.append(index.nearest(x))) for _ in range(4)]
+    threads = [threading.Thread(target=lambda: found.append(index.nearest(rows))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -110,7 +118,7 @@ def test_a_block_has_the_same_labels_on_any_thread() -> None:
 def test_no_rows_have_no_labels() -> None:
     c = np.eye(3, dtype=np.float32)
     for bias in (None, np.arange(3.0)):
-        assert CentroidIndex(c, bias).nearest(np.zeros((0, 3), np.float16)).shape == (0,)
+        assert nearest(np.zeros((0, 3), np.float16), c, bias).shape == (0,)
 
 
 @pytest.mark.parametrize("balanced", [False, True])
@@ -124,9 +132,7 @@ def test_a_gpus_way_gives_the_same_labels_and_sums(balanced: bool) -> None:
         gpu.begin(c, bias, False)
         for number, start in ((1, 100), (0, 0)):
             gpu.add(number, start, x[start : start + (156 if number else 100)])
-        labels = np.concatenate(
-            [CentroidIndex(c, bias).nearest(part) for part in (x[:100], x[100:])]
-        )
+        labels = np.concatenate([nearest(part, c, bias) for part in (x[:100], x[100:])])
         assert np.array_equal(gpu.labels, labels)
         fresh = ClusterSums(20, 24, len(x))
         fresh.update(0, x, labels)
