@@ -55,7 +55,7 @@ def test_other_words_are_refused(text: str) -> None:
 
 
 def test_encoders_learn_the_labels_of_the_training_side(run: Run) -> None:
-    request = Request(0, ("knn",), baselines=("random", "supervised"), clips_per_video=1)
+    request = Request((0,), ("knn",), baselines=("random", "supervised"), clips_per_video=1)
     report = evaluate(run, None, request)
     seen = [(row["encoder"], row["modality"]) for row in report["results"]]
     kinds = ("video", "audio", "both")
