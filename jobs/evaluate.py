@@ -44,7 +44,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="datasets, KIND:ROOT, as they are published, on a disk or a bucket:\n"
-        + datasets.described(),
+        + datasets.help_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

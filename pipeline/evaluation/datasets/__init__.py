@@ -24,7 +24,7 @@ from pipeline.evaluation.datasets.sounds import (
 )
 from pipeline.storage import Location
 
-__all__ = ["KINDS", "LabelledMedia", "described", "read"]
+__all__ = ["KINDS", "LabelledMedia", "help_text", "read"]
 
 KINDS: Mapping[str, Callable[[Location], LabelledMedia]] = {
     "ucf101": read_ucf101,
@@ -40,7 +40,7 @@ KINDS: Mapping[str, Callable[[Location], LabelledMedia]] = {
 }
 
 
-def described() -> str:
+def help_text() -> str:
     """A line for each kind of dataset, for a command's help."""
     width = max(map(len, KINDS))
     firsts = {kind: (reader.__doc__ or "").partition("\n")[0] for kind, reader in KINDS.items()}
