@@ -33,7 +33,7 @@ def ucf(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / row["label"]).mkdir(exist_ok=True)
         shutil.copy(world.parent / row["uri"], root / name)
     (root / lists["train"][0]).unlink()
-    (root / lists["train"][1]).write_bytes(b"no film")
+    (root / lists["train"][1]).write_bytes(b"no video")
     for split in "123":
         for side, names in lists.items():
             (root / f"{side}list0{split}.txt").write_text("\n".join(names))
@@ -118,7 +118,7 @@ def with_column(run: Run, name: str, values: list) -> None:
     part.write_table(table.set_column(position, kind, pa.array(values, kind.type)))
 
 
-def test_one_file_is_refused_by_round(run: Run) -> None:
+def test_one_file_is_rejected_by_round(run: Run) -> None:
     with_column(run, "uri", ["/media/one.mp4"] * 48)
     with pytest.raises(UserError, match=r"1 source videos on both its training and its test side"):
         evaluate_rounds(run, [0], "test")
@@ -152,7 +152,7 @@ def test_one_class_in_training_is_said_by_round(
         ),
     ],
 )
-def test_what_is_not_there_is_refused_before_embedding(
+def test_what_is_not_there_is_rejected_before_embedding(
     run: Run, request_: Request, words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
@@ -191,14 +191,14 @@ def test_averaged_features_have_one_row_an_example(ucf: Path, run: Run) -> None:
     ) / 2
     starts, ends = (found.windows.column(c).to_numpy() for c in ("start_s", "end_s"))
     np.testing.assert_allclose(middles[1::3], (starts + ends) / 2)
-    np.testing.assert_allclose(middles[::3], starts + 0.5)  # a clip is 1 s of sound
+    np.testing.assert_allclose(middles[::3], starts + 0.5)  # a clip is 1 s of audio
     np.testing.assert_allclose(middles[2::3], ends - 0.5)
     assert found.clips.column("uri").to_pylist()[::3] == found.windows.column("uri").to_pylist()
 
 
 @pytest.fixture
 def twins(world: Path, tmp_path: Path) -> Path:
-    """Sixteen films for training, and the same ones under other names for testing."""
+    """Sixteen videos for training, and the same ones under other names for testing."""
     for number, row in enumerate(csv.DictReader(world.open())):
         for side in ("train", "test") if number < 16 else ():
             folder = tmp_path / "twins" / side / row["label"]
@@ -207,7 +207,7 @@ def twins(world: Path, tmp_path: Path) -> Path:
     return tmp_path / "twins"
 
 
-def test_fine_tuning_recognises_films_that_it_was_taught(twins: Path, run: Run) -> None:
+def test_fine_tuning_recognises_videos_that_it_was_taught(twins: Path, run: Run) -> None:
     media = datasets.read(f"folders:{twins}")
     arguments = (("test",), ("audio",), ("raw",), 2)
     report = evaluate(run, media, Request((0,), ("finetune",), *arguments, lr=0.05, epochs=8))

@@ -21,7 +21,7 @@ def examples(labels: np.ndarray, sources: np.ndarray, sides: list[str]) -> Label
         labels=labels,
         classes=[f"class {c}" for c in range(CLASSES)],
         sources=sources,
-        source_names=[f"film {s}" for s in range(sources.max() + 1)],
+        source_names=[f"video {s}" for s in range(sources.max() + 1)],
         sides={"1": np.array(sides, object)},
     )
 
@@ -85,15 +85,15 @@ def test_figures_of_splits_are_averaged(found: LabelledExamples) -> None:
     assert row["std"]["accuracy"] == pytest.approx(abs(a - b) / np.sqrt(2))
 
 
-def test_the_same_source_on_both_sides_is_refused(found: LabelledExamples) -> None:
+def test_the_same_source_on_both_sides_is_rejected(found: LabelledExamples) -> None:
     sides = found.sides["1"].copy()
-    sides[1] = "train"  # of film 0, whose other example is for testing
+    sides[1] = "train"  # of video 0, whose other example is for testing
     leaky = examples(found.labels, found.sources, sides.tolist())
-    with pytest.raises(UserError, match=r"1 source videos on both .*\(film 0\)"):
+    with pytest.raises(UserError, match=r"1 source videos on both .*\(video 0\)"):
         leaky.split("1")
 
 
-def test_a_split_without_test_examples_is_refused(found: LabelledExamples) -> None:
+def test_a_split_without_test_examples_is_rejected(found: LabelledExamples) -> None:
     with pytest.raises(UserError, match="0 test examples"):
         examples(found.labels, found.sources, ["train"] * EXAMPLES).split("1")
 
@@ -189,6 +189,6 @@ def test_splits_with_one_training_side_are_fitted_alike(found: LabelledExamples)
 
 
 def test_clips_are_spaced_uniformly_over_the_window() -> None:
-    config = ClipsConfig()  # a clip is 2 s of sound
+    config = ClipsConfig()  # a clip is 2 s of audio
     assert clip_centres(10.0, 20.0, config, 5).tolist() == [11.0, 13.0, 15.0, 17.0, 19.0]
     assert clip_centres(10.0, 20.0, config, 1).tolist() == [15.0]

@@ -254,7 +254,7 @@ def test_nothing_in_a_folder_names_this_machine(taken: dict[str, Taken]) -> None
                 assert sys.prefix.encode() not in content, path
 
 
-def test_released_widths_are_refused_for_torchvision_and_loaded_by_encoder_py(
+def test_released_widths_are_rejected_for_torchvision_and_loaded_by_encoder_py(
     tmp_path: Path,
 ) -> None:
     run, _ = new_run(tmp_path / "run", "encoders.video=r2plus1d_18_xdc")
@@ -306,7 +306,9 @@ def test_to_a_bucket_and_back(s3: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
     _, networks = new_run(tmp_path / "run")
     export([str(tmp_path / "run"), "s3://media/taken", "--modality", "audio"])
-    sound = torch.randn(2, 1, 40, 40)
+    spectrogram = torch.randn(2, 1, 40, 40)
     with torch.no_grad():
         for place in ("s3://media/taken", "s3://media/taken/audio/model.safetensors"):
-            assert torch.equal(pipeline.load_encoder(place)(sound), networks["audio"](sound))
+            assert torch.equal(
+                pipeline.load_encoder(place)(spectrogram), networks["audio"](spectrogram)
+            )

@@ -9,7 +9,7 @@ docstring is its line in ``jobs/evaluate.py --help``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from pipeline.errors import UserError
 from pipeline.evaluation.datasets.actions import read_hmdb51, read_kinetics, read_ucf101
@@ -26,7 +26,7 @@ from pipeline.storage import Location
 
 __all__ = ["KINDS", "LabelledMedia", "help_text", "read"]
 
-KINDS: Mapping[str, Callable[[Location], LabelledMedia]] = {
+KINDS: dict[str, Callable[[Location], LabelledMedia]] = {
     "ucf101": read_ucf101,
     "hmdb51": read_hmdb51,
     "kinetics": read_kinetics,
