@@ -35,7 +35,7 @@ SHADES = {"start": "#ffffff", "embed": "#dbe9f8", "cluster": "#e9e0f4", "learn":
 
 def prepared(folder: Path, clips: int) -> Path:
     """A run directory with the clips of a generated world."""
-    world = synthetic.World(classes=4, places=4, size=48, seconds=1.2, difficulty=0.0)
+    world = synthetic.SyntheticWorld(classes=4, places=4, size=48, seconds=1.2, difficulty=0.0)
     cuts = synthetic.write_world(folder / "world", clips, world)
     settings = load(TINY)
     connect(settings.resources)

@@ -2,7 +2,7 @@
 
 ``python jobs/evaluate.py RUN`` probes every round against the labels of the run's own clips: the
 linear-probe accuracy of both frozen encoders, beside the random ones of round 0, and how well the
-clusters agree with the labels (RUN/evaluation.json).
+clusters agree with the labels (RUN/evaluation.json). It is the protocol linear, one clip each.
 
 ``python jobs/evaluate.py RUN --protocol svm knn --dataset esc50:/data/ESC-50 --baseline random``
 evaluates one round's encoders on a labelled dataset, over its official splits or folds.
@@ -17,18 +17,14 @@ and with training, of which the last epoch counts:
   fc         a new FC layer on the frozen encoder, on clips drawn at random times
   finetune   all layers; with --baseline random also supervision from scratch
 
-datasets, KIND:ROOT, as they are published, on a disk or a bucket:
-  ucf101  hmdb51  kinetics  esc50  esc10  dcase2014  audioset  vggsound   lists and media below ROOT
-  folders  ROOT/CLASS/* or ROOT/train|val|test/CLASS/*
-  csv      a CSV or Parquet file: uri, label[, start_s, end_s][, split][, fold][, source]
-
-An example is seen as several clips, uniformly spaced, centre crop; what a classifier says of them
-is averaged. Features stay in RUN/evaluation/ and are not made again.
+An example is seen as several clips, uniformly spaced, centre crop; the scores that a classifier
+gives them are averaged. Features stay in RUN/evaluation/ and are not made again.
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.evaluation import datasets
@@ -47,6 +43,8 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(
         description=__doc__,
+        epilog="datasets, KIND:ROOT, as they are published, on a disk or a bucket:\n"
+        + datasets.help_text(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -111,27 +109,22 @@ def main(arguments: list[str]) -> None:
 
 def by_round(run: Run, options: argparse.Namespace, numbers: list[int]) -> None:
     # Imported when the run is known to be there: torch takes seconds.
-    from pipeline.evaluation.by_round import as_table, evaluate_rounds
+    from pipeline.evaluation import report
+    from pipeline.evaluation.protocols import evaluate_rounds
 
     connect(run.config.resources)
-    report = evaluate_rounds(run, numbers, options.test_split)
-    (run.location / "evaluation.json").write_json(report)
-    if options.json:
-        Location.of(options.json).write_json(report)
-    chance = report["rounds"][0]["probe"]["video"]["chance"]
-    say(
-        f"\n{report['method']}, k {report['k']}: {report['clips']:,} clips, "
-        f"{report['classes']} classes, chance {chance:.3f}\n{as_table(report)}"
-    )
+    found = evaluate_rounds(run, numbers, options.test_split)
+    _write(found, run.location / "evaluation.json", options.json)
+    say(f"\n{report.headline(found)}\n{report.by_round(found)}")
 
 
 def by_protocol(run: Run, options: argparse.Namespace, number: int) -> None:
     media = datasets.read(options.dataset) if options.dataset else None
+    from pipeline.evaluation import report
     from pipeline.evaluation.protocols import Request, evaluate
-    from pipeline.evaluation.report import as_table, headline
 
     request = Request(
-        round=number,
+        rounds=(number,),
         protocols=tuple(dict.fromkeys(options.protocol or ("linear",))),
         folds=tuple(dict.fromkeys(options.folds or ())),
         modalities=tuple(dict.fromkeys(options.modality or ())),
@@ -142,12 +135,16 @@ def by_protocol(run: Run, options: argparse.Namespace, number: int) -> None:
         epochs=options.epochs,
     )
     connect(run.config.resources)
-    report = evaluate(run, media, request)
-    name = report["dataset"].replace(" ", "-")
-    (run.location / "evaluation" / f"{name}.json").write_json(report)
-    if options.json:
-        Location.of(options.json).write_json(report)
-    say(f"\n{headline(report)}\n\n{as_table(report)}")
+    found = evaluate(run, media, request)
+    place = run.location / "evaluation" / f"{found['dataset'].replace(' ', '-')}.json"
+    _write(found, place, options.json)
+    say(f"\n{report.headline(found)}\n\n{report.as_table(found)}")
+
+
+def _write(found: dict[str, Any], place: Location, copy: str | None) -> None:
+    place.write_json(found)
+    if copy:
+        Location.of(copy).write_json(found)
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ def load_encoder(
 ) -> nn.Module:
     """An encoder in eval mode, from a run, an exported folder, or a file of weights.
 
-    See `pipeline.encoders.checkpoints.load_encoder`.
+    See `pipeline.exporting.loading.load_encoder`.
     """
     # Imported when it is called: torch takes seconds.
-    from pipeline.encoders import checkpoints
+    from pipeline.exporting import loading
 
-    return checkpoints.load_encoder(source, modality, round=round, eps=eps)
+    return loading.load_encoder(source, modality, round=round, eps=eps)

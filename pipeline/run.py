@@ -24,6 +24,7 @@ from pipeline import settings
 from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.table import ClipTable
 from pipeline.config import Config
+from pipeline.encoders import check_encoders
 from pipeline.errors import UserError
 from pipeline.methods import MODALITIES, Method
 from pipeline.runtime.devices import choose_device
@@ -200,9 +201,10 @@ def check(config: Config, method: Method, clips: ClipTable) -> None:
     """Refuse at once what could only fail hours later.
 
     Raises:
-        UserError: k exceeds the number of clips that can be clustered, or the decoder is
-            unknown or needs a GPU that the cluster lacks.
+        UserError: k exceeds the number of clips that can be clustered, the decoder is unknown or
+            needs a GPU that the cluster lacks, or there is no such encoder.
     """
+    check_encoders(config.encoders)
     decoder = config.clips.decoder
     if load_decoder(decoder).on_gpu and choose_device(config.resources) != "cuda":
         raise UserError(

@@ -36,7 +36,7 @@ _FPS = 24
 
 
 @dataclass(frozen=True)
-class World:
+class SyntheticWorld:
     """Parameters of the generative model; see the module."""
 
     seed: int = 0
@@ -57,7 +57,7 @@ class World:
         return 10 ** ((24 - 30 * self.difficulty) / 20)
 
 
-def write_world(folder: Path, files: int, world: World, test_share: float = 0.3) -> Path:
+def write_world(folder: Path, files: int, world: SyntheticWorld, test_share: float = 0.3) -> Path:
     """Write ``files`` mp4 files and the cuts table ``cuts.csv``, which is returned.
 
     Classes are balanced; ``split`` says train or test. Files that exist are kept.
@@ -79,7 +79,7 @@ def write_world(folder: Path, files: int, world: World, test_share: float = 0.3)
     return table
 
 
-def _write_file(folder: Path, name: str, world: World, number: int, kind: int) -> None:
+def _write_file(folder: Path, name: str, world: SyntheticWorld, number: int, kind: int) -> None:
     place = folder / name
     if place.exists():
         return
@@ -109,7 +109,7 @@ def write_mp4(place: Path, frames: np.ndarray, samples: np.ndarray, fps: int, ra
         container.mux(audio.encode())
 
 
-def render_frames(world: World, kind: int, rng: np.random.Generator) -> np.ndarray:
+def render_frames(world: SyntheticWorld, kind: int, rng: np.random.Generator) -> np.ndarray:
     """uint8 [T, size, size, 3]: an object of class `kind` hopping in a random scene."""
     y, x = np.mgrid[0 : world.size, 0 : world.size] / world.size - 0.5
     where = rng.integers(world.places)
@@ -138,7 +138,7 @@ def render_frames(world: World, kind: int, rng: np.random.Generator) -> np.ndarr
     return (np.clip(frames, 0, 1) * 255).astype(np.uint8)
 
 
-def render_audio(world: World, kind: int, rng: np.random.Generator) -> np.ndarray:
+def render_audio(world: SyntheticWorld, kind: int, rng: np.random.Generator) -> np.ndarray:
     """float32 [samples]: a voice of class `kind` pulsing in a random room."""
     count = round(world.seconds * _RATE)
     time = np.arange(count) / _RATE
@@ -157,11 +157,11 @@ def render_audio(world: World, kind: int, rng: np.random.Generator) -> np.ndarra
     return (mixed / np.abs(mixed).max() * 10 ** (-rng.uniform(0, 20) / 20)).astype(np.float32)
 
 
-def _hops_per_second(world: World, kind: int) -> float:
+def _hops_per_second(world: SyntheticWorld, kind: int) -> float:
     return 1.5 + 4.5 * kind / max(world.classes - 1, 1)
 
 
-def _palette(world: World) -> np.ndarray:
+def _palette(world: SyntheticWorld) -> np.ndarray:
     """float [places, 3]: well separated colours, the same in every world of a size."""
     turn = np.arange(world.places)[:, None] / world.places + np.array([0, 1 / 3, 2 / 3])
     return 0.5 + 0.35 * np.cos(2 * np.pi * turn)
@@ -177,7 +177,7 @@ def _outline(kind: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return (radius < edge) & (~hollow | (radius > 0.55 * edge))
 
 
-def _skin(world: World, kind: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+def _skin(world: SyntheticWorld, kind: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """float [H, W, 3]: stripes of two colours; direction and colours are the class's."""
     angle = np.pi * kind / world.classes
     stripe = np.sin(2 * np.pi * 7 * (u * np.cos(angle) + v * np.sin(angle)))[..., None] > 0
@@ -186,7 +186,7 @@ def _skin(world: World, kind: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.where(stripe, bright, dark)
 
 
-def _overtones(world: World, kind: int) -> np.ndarray:
+def _overtones(world: SyntheticWorld, kind: int) -> np.ndarray:
     """float [12]: strengths of a voice's partials, a fixed draw for every class."""
     rng = np.random.default_rng((7, kind))
     return rng.gamma(0.5, 1.0, 12) / np.sqrt(np.arange(1, 13)) + 1e-3
@@ -206,7 +206,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write a generated audio-visual world.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--files", type=int, default=600)
-    world = World()
+    world = SyntheticWorld()
     for name, default in vars(world).items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     options = parser.parse_args()

@@ -65,7 +65,7 @@ def local_ray() -> Iterator[None]:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cuts table of 48 generated mp4 files of four classes."""
     folder = tmp_path_factory.mktemp("world")
-    settings = synthetic.World(classes=4, places=4, size=48, seconds=1.2, difficulty=0.0)
+    settings = synthetic.SyntheticWorld(classes=4, places=4, size=48, seconds=1.2, difficulty=0.0)
     return synthetic.write_world(folder, 48, settings)
 
 

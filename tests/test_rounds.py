@@ -27,7 +27,8 @@ from pipeline.clustering import measures, read_labels
 from pipeline.clustering.agreement import agreement
 from pipeline.embedding.shards import read_features
 from pipeline.errors import UserError
-from pipeline.evaluation.by_round import as_table, evaluate_rounds
+from pipeline.evaluation.protocols import evaluate_rounds
+from pipeline.evaluation.report import by_round
 from pipeline.methods import METHODS, MODALITIES
 from pipeline.rounds import Pretraining, pretrain
 from pipeline.run import Run
@@ -183,8 +184,8 @@ def test_other_settings_are_refused(calm: Calm) -> None:
 
 def test_evaluation_by_round(calm: Calm) -> None:
     report = evaluate_rounds(Run.existing(str(calm.place)), [0, 1, 2], "test")
-    assert [row["round"] for row in report["rounds"]] == [0, 1, 2]
-    assert "0 (random)" in as_table(report)
+    assert {row["round"] for row in report["results"]} == {0, 1, 2}
+    assert "0 (random)" in by_round(report)
 
 
 def test_a_run_ends_early_once_its_clusters_have_settled(

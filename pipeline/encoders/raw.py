@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-_GRID = 4  # cells a side of the picture
+_GRID = 4  # cells a side of the frame
 _TIMES = 10  # steps of the spectrogram
 
 

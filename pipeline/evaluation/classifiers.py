@@ -1,7 +1,7 @@
-"""Classifiers on frozen features: trained on clips, judged on examples.
+"""Classifiers on frozen features: trained on clips, tested on examples.
 
-Every one of them chooses its one strength on a part of the training examples, by source, and says
-what a class is worth for a clip; an example's values are the mean over its clips.
+Each chooses its one strength on a part of the training examples, whole sources at a time. It scores
+every class for a clip. The scores of an example are the mean over its clips.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupShuffleSplit
@@ -20,8 +21,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import LinearSVC
 
-from pipeline.evaluation.probes import STRENGTHS
+from pipeline.evaluation.splits import LabelledExamples
 
+STRENGTHS = (0.003, 0.03, 0.3, 3.0)  # of logistic regression (C)
 # Public ESC-50 protocols search C by decades (CrissCross: 1e-5 to 1 on unnormalised features);
 # features of length one need larger ones.
 SVM_STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
@@ -55,12 +57,12 @@ class ClipFeatures:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Prediction:
     """
     Attributes:
         examples: int64 [n], the test examples that have features.
         scores: float64 [n, classes], higher is likelier, -inf for a class not trained on.
-        chosen: the strength, by its name.
+        chosen: hyperparameters, by name.
     """
 
     examples: np.ndarray
@@ -125,37 +127,75 @@ CLASSIFIERS = {
 }
 
 
-def classify(
+@dataclass(frozen=True)
+class FittedClassifier:
+    """A trained classifier.
+
+    Attributes:
+        model: of scikit-learn.
+        num_classes: of all examples; it was perhaps trained on fewer.
+        chosen: the strength, by its name.
+    """
+
+    classifier: Classifier
+    model: Any
+    num_classes: int
+    chosen: dict[str, float]
+
+    def predict(self, features: ClipFeatures, examples: np.ndarray) -> Prediction:
+        """
+        Args:
+            examples: int64, of which at least one has features.
+        """
+        asked = features.of(examples)
+        if self.classifier.averages_first:
+            asked = asked.averaged()
+        scores = np.full((len(asked.example), self.num_classes), -np.inf)
+        scores[:, self.model.classes_] = _class_scores(self.model, asked.values)
+        return Prediction(*average(scores, asked.example), self.chosen)
+
+
+def fit(
     classifier: Classifier,
     features: ClipFeatures,
-    labels: np.ndarray,
-    sources: np.ndarray,
+    data: LabelledExamples,
     train: np.ndarray,
-    test: np.ndarray,
-    num_classes: int,
     seed: int,
-) -> Verdict:
-    """Train on the clips of `train`, say what each example of `test` is.
+) -> FittedClassifier:
+    """Choose the strength on a part of the training examples, then train on all of them.
+
+    With one source there is no part to choose on: the middle strength is taken.
 
     Args:
-        labels, sources: int64 [examples].
-        train, test: int64, examples of the two sides.
+        train: int64, labelled examples, of which at least one has features.
     """
-    features = features.averaged() if classifier.averages_first else features
+    if classifier.averages_first:
+        features = features.averaged()
     # Only examples that have features can be drawn for validation.
     train = np.intersect1d(train, features.example)
+
+    def trained(strength: float, examples: np.ndarray) -> FittedClassifier:
+        known = features.of(examples)
+        targets = data.labels[known.example]
+        if len(np.unique(targets)) > 1:
+            model = classifier.make(strength, len(targets), seed)
+        else:
+            model = DummyClassifier()  # scikit-learn's others reject a single class
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(known.values, targets)
+        chosen = {classifier.parameter: float(strength)}
+        return FittedClassifier(classifier, model, len(data.classes), chosen)
+
     strengths = [*classifier.strengths]
-    inner, validation = _validation_part(train, sources, seed)
+    inner, validation = _validation_part(train, data.sources, seed)
     if len(validation):
-        hits = []
+        right = []
         for strength in strengths:
-            said = _fit_and_score(
-                classifier, strength, features, labels, inner, validation, num_classes, seed
-            )
-            hits.append(np.mean(said.scores.argmax(axis=1) == labels[said.examples]))
-        strengths = [strengths[int(np.argmax(hits))]]
-    strength = strengths[len(strengths) // 2]
-    return _fit_and_score(classifier, strength, features, labels, train, test, num_classes, seed)
+            found = trained(strength, inner).predict(features, validation)
+            right.append(np.mean(found.scores.argmax(axis=1) == data.labels[found.examples]))
+        strengths = [strengths[int(np.argmax(right))]]
+    return trained(strengths[len(strengths) // 2], train)
 
 
 def _validation_part(
@@ -167,32 +207,6 @@ def _validation_part(
     splitter = GroupShuffleSplit(n_splits=1, test_size=VALIDATION, random_state=seed)
     inner, validation = next(splitter.split(train, groups=sources[train]))
     return train[inner], train[validation]
-
-
-def _fit_and_score(
-    classifier: Classifier,
-    strength: float,
-    features: ClipFeatures,
-    labels: np.ndarray,
-    train: np.ndarray,
-    test: np.ndarray,
-    num_classes: int,
-    seed: int,
-) -> Verdict:
-    known, asked = features.of(train), features.of(test)
-    chosen = {classifier.parameter: float(strength)}
-    scores = np.full((len(asked.example), num_classes), -np.inf)
-    targets = labels[known.example]
-    if len(np.unique(targets)) == 1:
-        scores[:, targets[0]] = 0.0  # scikit-learn refuses to choose between one class
-    elif len(asked.example):
-        model = classifier.make(strength, len(known.example), seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(known.values, targets)
-        scores[:, model.classes_] = _class_scores(model, asked.values)
-    examples, means = average(scores, asked.example)
-    return Verdict(examples, means, chosen)
 
 
 def _class_scores(model: Any, values: np.ndarray) -> np.ndarray:

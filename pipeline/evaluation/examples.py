@@ -1,8 +1,8 @@
 """Labelled examples and the clips that stand for each: what every protocol evaluates.
 
 An example is what has a label: a video, a recording, a cut. It is seen as one clip or as several,
-uniformly spaced over its window, each taken as in embedding (centre crop); what a classifier
-says of them is averaged.
+uniformly spaced over its window, each taken as in embedding (centre crop); the
+scores that a classifier gives them are averaged.
 """
 
 from __future__ import annotations
@@ -18,68 +18,35 @@ from pipeline.clips.sampling import centre_range
 from pipeline.clips.table import SCHEMA, ClipTable, clip_id
 from pipeline.config import ClipsConfig, Config
 from pipeline.errors import UserError
-from pipeline.evaluation.datasets.labelled import TEST, TRAIN, LabelledMedia, is_test_by_hash
+from pipeline.evaluation.datasets.labelled import LabelledMedia
+from pipeline.evaluation.splits import LabelledExamples, numbered, sides_of
 from pipeline.methods import MODALITIES
 from pipeline.storage import Location
 
 _WHOLE_FILE_S = 1e9  # longer than any file: an example is never cut into several
-_MIN_S = 0.04  # of an example; a picture at 25 fps
+_MIN_S = 0.04  # of an example: one frame at 25 fps
 
 
 @dataclass(frozen=True)
-class Examples:
-    """
+class Examples(LabelledExamples):
+    """Examples with the clips that stand for each.
+
     Attributes:
         clips: one row a clip; those of an example follow each other.
         example: int64 [clips], the example that each clip belongs to.
-        labels: int64 [examples], -1 where there is none; classes: the labels' names.
-        sources: int64 [examples], what an example was cut from.
-        splits: name → ``train``, ``test`` or empty, object [examples].
         windows: the examples' whole windows, one row an example: what fine-tuning samples in.
-        counts: of examples: listed, missing, rejected, …
+        counts: of examples: listed, missing, rejected, unlabelled.
     """
 
     clips: ClipTable
     example: np.ndarray
-    labels: np.ndarray
-    classes: list[str]
-    sources: np.ndarray
-    source_names: list[str]
-    splits: dict[str, np.ndarray]
     windows: ClipTable
     counts: dict[str, int] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
     @property
     def modalities(self) -> tuple[str, ...]:
         """Those that some clip has."""
         return tuple(m for m in MODALITIES if self.clips.count((m,)))
-
-    def sides(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Labelled training and test examples of a split, int64 each.
-
-        Raises:
-            UserError: a side is empty, or something lies on both sides.
-        """
-        known = self.labels >= 0
-        train = np.flatnonzero((self.splits[split] == TRAIN) & known)
-        test = np.flatnonzero((self.splits[split] == TEST) & known)
-        if not len(train) or not len(test):
-            raise UserError(
-                f"split {split!r} has {len(train):,} labelled training and {len(test):,} test "
-                f"examples, and both are needed; splits are {', '.join(self.splits)}"
-            )
-        shared = np.intersect1d(self.sources[train], self.sources[test])
-        if len(shared):
-            named = ", ".join(self.source_names[s] for s in shared[:3])
-            raise UserError(
-                f"split {split!r} has {len(shared):,} source videos on both its training and its "
-                f"test side ({named}{', …' if len(shared) > 3 else ''}), which would reward "
-                "memory; correct the lists or name another split with --fold"
-            )
-        return train, test
 
 
 def of_run(clips: ClipTable, place: Location, test_split: str, config: Config, n: int) -> Examples:
@@ -87,18 +54,14 @@ def of_run(clips: ClipTable, place: Location, test_split: str, config: Config, n
 
     Args:
         place: folder for the table of clips, where an example is seen as several.
-        test_split: the value of the split column to test on; a table without splits is split by
-            a hash of the files' URIs.
+        test_split: see `sides_of`.
         n: clips an example.
 
     Raises:
-        UserError: no clip has a label.
+        UserError: no clip has a label, or none is on one of the sides.
     """
     uris = clips.column("uri").combine_chunks().dictionary_encode()
-    names = uris.dictionary.to_pylist()
-    sources = uris.indices.to_numpy().astype(np.int64)
-    side = sides_of(clips, test_split)
-    labels, classes = _numbered(clips.column("label").combine_chunks(), clips.location)
+    labels, classes = numbered(clips.column("label").combine_chunks(), clips.location)
     seen, example = spread(clips, place, config.clips, n)
     counts = {"listed": len(clips), "missing": 0, "rejected": 0}
     return Examples(
@@ -106,25 +69,12 @@ def of_run(clips: ClipTable, place: Location, test_split: str, config: Config, n
         example=example,
         labels=labels,
         classes=classes,
-        sources=sources,
-        source_names=names,
-        splits={test_split: side},
+        sources=uris.indices.to_numpy().astype(np.int64),
+        source_names=uris.dictionary.to_pylist(),
+        sides={test_split: sides_of(clips, test_split)},
         windows=clips,
         counts=counts | {"unlabelled": int((labels < 0).sum())},
     )
-
-
-def sides_of(clips: ClipTable, test_split: str) -> np.ndarray:
-    """``train``, ``test`` or empty, object [N]: by the split column; by a hash of the file's URI
-    where nothing stands in it."""
-    given = clips.column("split").to_numpy(zero_copy_only=False)
-    if any(side is not None for side in given):
-        sides = np.where(given == "train", TRAIN, np.where(given == test_split, TEST, ""))
-    else:
-        uris = clips.column("uri").to_pylist()
-        test = {uri: is_test_by_hash(uri) for uri in set(uris)}
-        sides = np.array([TEST if test[uri] else TRAIN for uri in uris])
-    return sides.astype(object)
 
 
 def of_dataset(media: LabelledMedia, place: Location, config: Config, n: int) -> Examples:
@@ -159,7 +109,7 @@ def of_dataset(media: LabelledMedia, place: Location, config: Config, n: int) ->
     windows = ClipTable.open(place / "clips")
     row = np.array([int(number) for number in windows.column("split").to_pylist()])
     chosen = media.table.take(pa.array(row))
-    labels, classes = _numbered(chosen["label"].combine_chunks(), media.root)
+    labels, classes = numbered(chosen["label"].combine_chunks(), media.root)
     sources = chosen["source"].combine_chunks().dictionary_encode()
     seen, example = spread(windows, place / f"clips-{n}", config.clips, n)
     return Examples(
@@ -169,7 +119,7 @@ def of_dataset(media: LabelledMedia, place: Location, config: Config, n: int) ->
         classes=classes,
         sources=sources.indices.to_numpy().astype(np.int64),
         source_names=sources.dictionary.to_pylist(),
-        splits={name: sides[row] for name, sides in media.splits.items()},
+        sides={name: sides[row] for name, sides in media.splits.items()},
         windows=windows,
         counts={
             "listed": len(media) + len(media.missing),
@@ -178,18 +128,6 @@ def of_dataset(media: LabelledMedia, place: Location, config: Config, n: int) ->
             "unlabelled": int((labels < 0).sum()),
         },
     )
-
-
-def _numbered(labels: pa.Array, place: Location) -> tuple[np.ndarray, list[str]]:
-    """int64 [n] (-1: none) and the names, in alphabetical order."""
-    classes = sorted({name for name in labels.to_pylist() if name is not None})
-    if not classes:
-        raise UserError(
-            f"nothing in {place} has a label, so there is nothing to evaluate against; "
-            "name labelled media with --dataset, or index a cuts table with a label column"
-        )
-    numbers = {name: number for number, name in enumerate(classes)}
-    return np.array([numbers.get(name, -1) for name in labels.to_pylist()], np.int64), classes
 
 
 def clips_of_each(windows: ClipTable, config: ClipsConfig, n: int) -> np.ndarray:

@@ -2,108 +2,158 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.evaluation.classifiers import CLASSIFIERS, ClipFeatures, classify
-from pipeline.evaluation.examples import Examples
-from pipeline.evaluation.probes import bootstrap_interval
+from pipeline.evaluation.classifiers import (
+    CLASSIFIERS,
+    ClipFeatures,
+    FittedClassifier,
+    Prediction,
+    fit,
+)
 from pipeline.evaluation.retrieval import RECALLS, cluster_measures, recalls
+from pipeline.evaluation.splits import LabelledExamples, Split
 
 FROZEN = (*CLASSIFIERS, "retrieval", "clusters")
 
 
-def judge(
+@dataclass(frozen=True)
+class Scored:
+    """How a protocol did on the test examples.
+
+    Attributes:
+        examples: int64 [n], those that have features.
+        right: float64 [n], 1 where the answer is right: what the first of the figures averages.
+        figures: by name, each in [0, 1].
+        chosen: hyperparameters, by name.
+    """
+
+    examples: np.ndarray
+    right: np.ndarray
+    figures: dict[str, float]
+    chosen: dict[str, float]
+
+    @classmethod
+    def of(cls, prediction: Prediction, labels: np.ndarray) -> Scored:
+        """A classifier's scores against the labels, int64 of all examples."""
+        right, figures = accuracies(prediction.scores, labels[prediction.examples])
+        return cls(prediction.examples, right, figures, prediction.chosen)
+
+
+@dataclass(frozen=True)
+class SplitFigures:
+    """One split's figures with their circumstances.
+
+    Attributes:
+        figures: by name.
+        interval: 95% bootstrap interval of the first figure, over the sources of the test examples.
+        chance: accuracy of always naming the commonest class of the training examples.
+        chosen: hyperparameters that were chosen inside the training side.
+        train, test: examples that have features; without_features: those that have none.
+    """
+
+    figures: dict[str, float]
+    interval: tuple[float, float]
+    chance: float
+    chosen: dict[str, float]
+    train: int
+    test: int
+    without_features: int
+
+
+def evaluate_features(
     protocol: str,
     features: ClipFeatures,
-    found: Examples,
-    sides: dict[str, tuple[np.ndarray, np.ndarray]],
+    data: LabelledExamples,
+    splits: Mapping[str, Split],
     seed: int,
 ) -> dict[str, Any]:
-    """One protocol on one kind of features, over all splits."""
+    """One protocol on one kind of features, over all splits: see `summary`.
+
+    Args:
+        protocol: one of `FROZEN`.
+
+    Raises:
+        UserError: no example of a side has features.
+    """
     if protocol == "clusters":
         # The splits are sides of the same examples, which are clustered once.
-        everything = np.unique(np.concatenate([np.concatenate(pair) for pair in sides.values()]))
-        return {"mean": cluster_measures(features, found.labels, everything, seed), "by_split": {}}
-    return summary(
-        {
-            name: _judge_split(protocol, features, found, train, test, seed)
-            for name, (train, test) in sides.items()
-        }
+        sides = [side for split in splits.values() for side in (split.train, split.test)]
+        everything = np.unique(np.concatenate(sides))
+        return {"mean": cluster_measures(features, data.labels, everything, seed), "by_split": {}}
+    return summary(evaluate_splits(protocol, features, data, splits, seed))
+
+
+def evaluate_splits(
+    protocol: str,
+    features: ClipFeatures,
+    data: LabelledExamples,
+    splits: Mapping[str, Split],
+    seed: int,
+) -> dict[str, SplitFigures]:
+    """Retrieval or a classifier, on each split. Splits with the same training side share a fit.
+
+    Raises:
+        UserError: no example of a side has features.
+    """
+    found = {}
+    fitted: dict[bytes, FittedClassifier] = {}
+    for name, split in splits.items():
+        trained = np.intersect1d(split.train, features.example)
+        tested = np.intersect1d(split.test, features.example)
+        for side, examples in (("training", trained), ("test", tested)):
+            if not len(examples):
+                raise UserError(f"no {side} example has features: the rejects say why")
+        if protocol == "retrieval":
+            asked, hits = recalls(features, data.labels, split)
+            means = {f"recall@{k}": float(hits[:, i].mean()) for i, k in enumerate(RECALLS)}
+            scored = Scored(asked, hits[:, 0].astype(float), means, {})
+        else:
+            key = trained.tobytes()
+            if key not in fitted:
+                fitted[key] = fit(CLASSIFIERS[protocol], features, data, trained, seed)
+            scored = Scored.of(fitted[key].predict(features, tested), data.labels)
+        found[name] = split_figures(data, split, trained, scored, seed)
+    return found
+
+
+def split_figures(
+    data: LabelledExamples, split: Split, trained: np.ndarray, scored: Scored, seed: int
+) -> SplitFigures:
+    """
+    Args:
+        trained: int64, those of the training side that have features.
+    """
+    tested = data.labels[scored.examples]
+    commonest = np.bincount(data.labels[trained]).argmax()
+    listed, there = len(split.train) + len(split.test), len(trained) + len(tested)
+    return SplitFigures(
+        figures=scored.figures,
+        interval=bootstrap_interval(scored.right, data.sources[scored.examples], seed),
+        chance=float((tested == commonest).mean()),
+        chosen=scored.chosen,
+        train=len(trained),
+        test=len(tested),
+        without_features=listed - there,
     )
 
 
-def summary(by_split: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The mean of every figure over the splits and, of several, its standard deviation."""
-    figures = [split["figures"] for split in by_split.values()]
-    mean = {name: float(np.mean([f[name] for f in figures])) for name in figures[0]}
-    row: dict[str, Any] = {"by_split": by_split, "mean": mean}
-    if len(figures) > 1:
-        row["std"] = {
-            name: float(np.std([f[name] for f in figures], ddof=1)) for name in figures[0]
-        }
-    return row
-
-
-def _judge_split(
-    protocol: str,
-    features: ClipFeatures,
-    found: Examples,
-    train: np.ndarray,
-    test: np.ndarray,
-    seed: int,
-) -> dict[str, Any]:
-    """``figures``, the 95% ``interval`` of the first one, what was ``chosen``, and counts."""
-    there = [np.intersect1d(side, features.example) for side in (train, test)]
-    for side, examples in zip(("training", "test"), there):
-        if not len(examples):
-            raise UserError(f"no {side} example has features: the rejects say why")
-    labels = found.labels
-    if protocol == "retrieval":
-        asked, hits = recalls(features, labels, train, test)
-        figures = {f"recall@{k}": float(hits[:, i].mean()) for i, k in enumerate(RECALLS)}
-        right, chosen = hits[:, 0].astype(float), {}
-    else:
-        verdict = classify(
-            CLASSIFIERS[protocol],
-            features,
-            labels,
-            found.sources,
-            train,
-            test,
-            len(found.classes),
-            seed,
-        )
-        asked, chosen = verdict.examples, verdict.chosen
-        right, figures = accuracies(verdict.scores, labels[asked])
-    result = result_of(found, there[0], test, asked, right, figures, chosen, seed)
-    result["without_features"] += len(train) - len(there[0])
-    return result
-
-
-def result_of(
-    found: Examples,
-    train: np.ndarray,
-    test: np.ndarray,
-    asked: np.ndarray,
-    right: np.ndarray,
-    figures: dict[str, float],
-    chosen: dict[str, float],
-    seed: int,
-) -> dict[str, Any]:
-    """A split's figures with their circumstances; `asked` are the test examples with features."""
-    labels = found.labels
-    return {
-        "figures": figures,
-        "interval": bootstrap_interval(right, found.sources[asked], seed),
-        "chance": float((labels[asked] == np.bincount(labels[train]).argmax()).mean()),
-        "chosen": chosen,
-        "train": len(train),
-        "test": len(asked),
-        "without_features": len(test) - len(asked),
+def summary(by_split: Mapping[str, SplitFigures]) -> dict[str, Any]:
+    """Figures ``by_split``, their ``mean`` and, of several splits, standard deviation ``std``."""
+    figures = [split.figures for split in by_split.values()]
+    names = list(figures[0])
+    row: dict[str, Any] = {
+        "by_split": {name: asdict(split) for name, split in by_split.items()},
+        "mean": {name: float(np.mean([f[name] for f in figures])) for name in names},
     }
+    if len(figures) > 1:
+        row["std"] = {name: float(np.std([f[name] for f in figures], ddof=1)) for name in names}
+    return row
 
 
 def accuracies(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
@@ -120,3 +170,20 @@ def accuracies(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, dict
         best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
         figures["top5"] = float((best == labels[:, None]).any(axis=1).mean())
     return right, figures
+
+
+def bootstrap_interval(
+    values: np.ndarray, groups: np.ndarray, seed: int, draws: int = 1000
+) -> tuple[float, float]:
+    """95% interval of the mean of `values`, float64 [n], by the bootstrap over whole groups.
+
+    Args:
+        groups: int64 [n]; examples of one source are not independent, so they are drawn together.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    sums, counts = np.bincount(group, values), np.bincount(group)
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(len(sums), size=(draws, len(sums)))
+    means = sums[picks].sum(axis=1) / counts[picks].sum(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)

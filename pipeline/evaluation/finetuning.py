@@ -1,7 +1,7 @@
 """Fine-tuning on labels: a new FC layer on the frozen encoder, or all layers, by Ray Train.
 
-An update like those of pretraining, in which labels take the pseudo-labels' place: a training clip
-is drawn anew at a random time of its example. The last epoch counts, whatever the test clips say.
+An update as in pretraining, with labels in place of pseudo-labels. A training clip is drawn anew at
+a random time of its example. The last epoch counts: test examples choose nothing.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from pipeline.clips.table import SCHEMA, ClipTable, PublishedClips
 from pipeline.config import Config, LearningConfig
 from pipeline.embedding.embed import EmbeddingTask, embed
 from pipeline.embedding.shards import read_features
-from pipeline.evaluation.classifiers import Verdict, average
+from pipeline.evaluation.classifiers import Prediction, average
 from pipeline.evaluation.examples import Examples, clips_of_each
+from pipeline.evaluation.splits import Split
 from pipeline.learning.learn import learn
 from pipeline.learning.task import LearningTask, PublishedLabels
 from pipeline.run import Run
 from pipeline.storage import Location
 
-_LABEL = "label"  # the one "clustering" that the head predicts
+_LABEL = "label"  # name of what the head predicts
 
 
 @dataclass(frozen=True)
@@ -65,111 +66,114 @@ def recipe_of(protocol: str, lr: float | None, epochs: int | None) -> Recipe:
     return replace(chosen, lr=lr or chosen.lr, epochs=epochs or chosen.epochs)
 
 
-def tuned(
-    run: Run,
-    found: Examples,
-    weights: Location,
-    modality: str,
-    sides: tuple[np.ndarray, np.ndarray],
-    recipe: Recipe,
-    place: Location,
-    title: str,
-) -> Verdict:
-    """Fine-tune one encoder on the training examples, say what each test example is.
+@dataclass(frozen=True)
+class FineTuning:
+    """One encoder, fine-tuned on the labels of examples.
 
-    What was trained and embedded stays in `place` and is used again, under a name that depends on
-    all that it depends on. The values of an example are its clips' logits, averaged (as in VMZ).
+    Attributes:
+        weights: safetensors of both encoders to begin with.
+        modality: whose encoder.
+        place: folder for what is trained and embedded. It is used again, under a name that depends
+            on all that it depends on.
     """
-    train, test = sides
-    digest = hashlib.blake2b(repr((recipe, train.tolist(), test.tolist())).encode(), digest_size=6)
-    digest.update(weights.read_bytes())
-    out = place / f"{modality}-{digest.hexdigest()}"
-    each = clips_of_each(found.windows, run.config.clips, recipe.clips_per_example)
-    config = _settings(run.config, recipe, int(each[train].sum()))
-    if not (out / "metrics.json").exists():
-        published = _published(run, found.windows, place / "store", config)
-        _learn(published, found, weights, modality, train, recipe, config, out, title)
-    seen = np.flatnonzero(np.isin(found.example, test))
-    clips = _chosen_clips(found.clips, seen, out / "test-clips")
-    features = out / "features"
-    if not (features / "DONE").exists():
-        embed(
-            EmbeddingTask(
-                clips=clips.publish(),
-                weights=out / "encoders.safetensors",
-                out={modality: features},
-                rejects=out / "rejects",
-                config=config,
-                title=f"{title} · embed test clips",
+
+    run: Run
+    examples: Examples
+    weights: Location
+    modality: str
+    recipe: Recipe
+    place: Location
+
+    def predict(self, split: Split, title: str) -> Prediction:
+        """Train on one side of the split, score the other.
+
+        The scores of an example are its clips' logits, averaged (as in VMZ).
+
+        Args:
+            title: shown to the user.
+        """
+        folder = self._folder(split)
+        config = self._settings(split)
+        if not (folder / "metrics.json").exists():
+            learn(self._learning_task(split, folder, config, title))
+        seen = np.flatnonzero(np.isin(self.examples.example, split.test))
+        clips = _chosen_clips(self.examples.clips, seen, folder / "test-clips")
+        features = folder / "features"
+        if not (features / "DONE").exists():
+            embed(
+                EmbeddingTask(
+                    clips=clips.publish(),
+                    weights=folder / "encoders.safetensors",
+                    out={self.modality: features},
+                    rejects=folder / "rejects",
+                    config=config,
+                    title=f"{title} · embed test clips",
+                )
             )
+        values, present = read_features(features, len(clips))
+        head = load((folder / "heads.safetensors").read_bytes())
+        weight, bias = (head[f"{self.modality}_{_LABEL}.{name}"] for name in ("weight", "bias"))
+        logits = values[present].astype(np.float32) @ weight.T + bias
+        examples, scores = average(logits, self.examples.example[seen[present]])
+        chosen = {"lr": self.recipe.lr, "epochs": float(self.recipe.epochs)}
+        return Prediction(examples, scores, chosen)
+
+    def _folder(self, split: Split) -> Location:
+        said = repr((self.recipe, split.train.tolist(), split.test.tolist()))
+        digest = hashlib.blake2b(said.encode(), digest_size=6)
+        digest.update(self.weights.read_bytes())
+        return self.place / f"{self.modality}-{digest.hexdigest()}"
+
+    def _settings(self, split: Split) -> Config:
+        """The run's settings with the recipe's schedule; how many workers there are stays."""
+        recipe, config = self.recipe, self.run.config
+        each = clips_of_each(self.examples.windows, config.clips, recipe.clips_per_example)
+        learning = LearningConfig(
+            workers=config.learning.workers,
+            cpus_per_worker=config.learning.cpus_per_worker,
+            threads=config.learning.threads,
+            batch_size=recipe.batch_size,
+            epochs=recipe.epochs,
+            epoch_clips=int(each[split.train].sum()),
+            head="linear",
+            sampling="natural",
+            optimizer="sgd",
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            schedule="step",
+            step_milestones=recipe.milestones,
+            held_out=0.0,
         )
-    values, present = read_features(features, len(clips))
-    head = load((out / "heads.safetensors").read_bytes())
-    name = f"{modality}_{_LABEL}"
-    logits = values[present].astype(np.float32) @ head[f"{name}.weight"].T + head[f"{name}.bias"]
-    examples, scores = average(logits, found.example[seen[present]])
-    return Verdict(examples, scores, {"lr": recipe.lr, "epochs": float(recipe.epochs)})
+        return config.model_copy(update={"learning": learning})
 
-
-def _settings(config: Config, recipe: Recipe, epoch_clips: int) -> Config:
-    """The run's settings with the recipe's schedule; how many workers there are stays."""
-    learning = LearningConfig(
-        workers=config.learning.workers,
-        cpus_per_worker=config.learning.cpus_per_worker,
-        threads=config.learning.threads,
-        batch_size=recipe.batch_size,
-        epochs=recipe.epochs,
-        epoch_clips=epoch_clips,
-        head="linear",
-        sampling="natural",
-        optimizer="sgd",
-        lr=recipe.lr,
-        weight_decay=recipe.weight_decay,
-        schedule="step",
-        step_milestones=recipe.milestones,
-        held_out=0.0,
-    )
-    return config.model_copy(update={"learning": learning})
-
-
-def _published(run: Run, windows: ClipTable, place: Location, config: Config) -> PublishedClips:
-    """The examples' windows, by way of a clip store where pretraining has one too: an epoch of
-    fine-tuning may see each of them ten times."""
-    if windows.location == run.clips:
-        return publish_clips(windows, run.location, config)
-    published = windows.publish()
-    if not config.store.enabled:
-        return published
-    return replace(published, store=fill(published, place, config))
-
-
-def _learn(
-    published: PublishedClips,
-    found: Examples,
-    weights: Location,
-    modality: str,
-    train: np.ndarray,
-    recipe: Recipe,
-    config: Config,
-    out: Location,
-    title: str,
-) -> None:
-    labels = np.full(len(found), -1, np.int32)
-    labels[train] = found.labels[train]
-    learn(
-        LearningTask(
-            clips=published,
-            heads={modality: (_LABEL,)},
-            labels={_LABEL: PublishedLabels.of(labels, len(found.classes))},
-            weights=weights,
+    def _learning_task(
+        self, split: Split, out: Location, config: Config, title: str
+    ) -> LearningTask:
+        labels = np.full(len(self.examples), -1, np.int32)
+        labels[split.train] = self.examples.labels[split.train]
+        return LearningTask(
+            clips=self._published(config),
+            heads={self.modality: (_LABEL,)},
+            labels={_LABEL: PublishedLabels.of(labels, len(self.examples.classes))},
+            weights=self.weights,
             out=out,
             rejects=out / "rejects-learn",
             config=config,
             key=(config.seed, 0, 0),
             title=title,
-            frozen=recipe.frozen,
+            frozen=self.recipe.frozen,
         )
-    )
+
+    def _published(self, config: Config) -> PublishedClips:
+        """The examples' windows, by way of a clip store where pretraining has one too: an epoch of
+        fine-tuning may see each of them ten times."""
+        windows = self.examples.windows
+        if windows.location == self.run.clips:
+            return publish_clips(windows, self.run.location, config)
+        published = windows.publish()
+        if not config.store.enabled:
+            return published
+        return replace(published, store=fill(published, self.place / "store", config))
 
 
 def _chosen_clips(clips: ClipTable, indices: np.ndarray, place: Location) -> ClipTable:

@@ -1,41 +1,66 @@
-"""The report of an evaluation for the console: one line for each encoder, modality and protocol."""
+"""The report of an evaluation for the console."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.telemetry.console import table
 
+Row = Mapping[str, Any]  # of a report's ``results``
 
-def as_table(report: dict[str, Any]) -> str:
-    """Protocols one below the other, each with its own figures as columns."""
+
+def as_table(report: Mapping[str, Any]) -> str:
+    """A table a protocol, one below the other: a line for each encoder and modality."""
     tables = []
     for protocol in dict.fromkeys(row["protocol"] for row in report["results"]):
         rows = [row for row in report["results"] if row["protocol"] == protocol]
         names = list(rows[0]["mean"])
-        lines = [[protocol, "encoder", *names]]
-        for row in rows:
-            cells = [_figure(row, name) for name in names]
-            lines.append([row["modality"], row["encoder"], *cells])
-        tables.append(aligned(lines))
+        lines = [
+            [row["modality"], row["encoder"], *(_figure(row, name) for name in names)]
+            for row in rows
+        ]
+        tables.append(table([protocol, "encoder", *names], lines))
     return "\n\n".join(tables)
 
 
-def headline(report: dict[str, Any]) -> str:
+def by_round(report: Mapping[str, Any]) -> str:
+    """A line a round: the linear probe's accuracy of both encoders, and NMI of the clusters."""
+    columns = {
+        "linear": ("accuracy", "{} probe [95%]"),
+        "pseudo-labels": ("nmi", "{} NMI"),
+    }
+    cells: dict[int, dict[str, str]] = {}
+    heads = {protocol: dict[str, None]() for protocol in columns}
+    for row in report["results"]:
+        name, head = columns[row["protocol"]]
+        heads[row["protocol"]][head.format(row["modality"])] = None
+        cells.setdefault(row["round"], {})[head.format(row["modality"])] = _figure(row, name)
+    ordered = [head for names in heads.values() for head in names]
+    lines = []
+    for number, found in cells.items():
+        shown = str(number) if number else "0 (random)"
+        lines.append([shown, *(found.get(head, "–") for head in ordered)])
+    return table(["round", *ordered], lines)
+
+
+def headline(report: Mapping[str, Any]) -> str:
+    """The method, what it was evaluated on, and what guessing gives."""
     counts, splits = report["examples"], report["splits"]
     lost = "".join(f", {counts[k]:,} {k}" for k in ("missing", "rejected") if counts[k])
     sides = "; ".join(f"{name}: {s['train']:,}/{s['test']:,}" for name, s in splits.items())
     chances = [split["chance"] for row in report["results"] for split in row["by_split"].values()]
     chance = f", chance {sum(chances) / len(chances):.3f}" if chances else ""
+    clips = report["request"]["clips_per_video"]
     return (
-        f"{report['dataset']}: {counts['listed']:,} examples listed{lost}, "
-        f"{report['classes']} classes{chance}, {report['request']['clips_per_video']} clips each; "
-        f"train/test {sides}"
+        f"{report['method']}, k {report['k']} · {report['dataset']}: {counts['listed']:,} examples "
+        f"listed{lost}, {report['classes']} classes{chance}, "
+        f"{clips} clip{'s' if clips > 1 else ''} each; train/test {sides}"
     )
 
 
-def _figure(row: dict[str, Any], name: str) -> str:
-    """``0.781 ± 0.012`` over splits, ``0.781 [0.75, 0.81]`` on one, the plain figure else."""
+def _figure(row: Row, name: str) -> str:
+    """``0.781 ± 0.012`` over splits, ``0.781 [0.750, 0.810]`` on one, the plain figure else."""
     text = f"{row['mean'][name]:.3f}"
     if "std" in row:
         return f"{text} ± {row['std'][name]:.3f}"
@@ -44,7 +69,3 @@ def _figure(row: dict[str, Any], name: str) -> str:
         low, high = split["interval"]
         return f"{text} [{low:.3f}, {high:.3f}]"
     return text
-
-
-def aligned(lines: list[list[str]]) -> str:
-    return table(lines[0], lines[1:])

@@ -8,13 +8,14 @@ from sklearn.neighbors import NearestNeighbors
 
 from pipeline.clustering import measures
 from pipeline.evaluation.classifiers import ClipFeatures
+from pipeline.evaluation.splits import Split
 
 RECALLS = (1, 5, 10, 20, 50)
 _RESTARTS = 10  # of k-means
 
 
 def recalls(
-    features: ClipFeatures, labels: np.ndarray, train: np.ndarray, test: np.ndarray
+    features: ClipFeatures, labels: np.ndarray, split: Split
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether a test example finds its class among its nearest training examples.
 
@@ -25,7 +26,7 @@ def recalls(
         int64 [n], the test examples that have features, and bool [n, len(RECALLS)].
     """
     averaged = features.averaged()
-    gallery, asked = averaged.of(train), averaged.of(test)
+    gallery, asked = averaged.of(split.train), averaged.of(split.test)
     deepest = min(max(RECALLS), len(gallery.example))
     search = NearestNeighbors(n_neighbors=deepest, algorithm="brute").fit(gallery.values)
     near = search.kneighbors(asked.values, return_distance=False)
@@ -45,10 +46,10 @@ def cluster_measures(
     classes = labels[averaged.example]
     k = min(len(np.unique(classes)), len(classes))
     means = KMeans(n_clusters=k, n_init=_RESTARTS, random_state=seed)
-    return agreement(means.fit_predict(averaged.values).astype(np.int64), classes)
+    return agreement_with_labels(means.fit_predict(averaged.values).astype(np.int64), classes)
 
 
-def agreement(assigned: np.ndarray, classes: np.ndarray) -> dict[str, float]:
+def agreement_with_labels(assigned: np.ndarray, classes: np.ndarray) -> dict[str, float]:
     """Every measure of clusters against labels, int64 [n] each, -1 is none."""
     return {
         "nmi": measures.normalized_mutual_information(classes, assigned),

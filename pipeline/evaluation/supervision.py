@@ -20,7 +20,7 @@ from pipeline.clips.table import ClipTable, clip_id
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.evaluation.datasets.labelled import TRAIN
-from pipeline.evaluation.examples import sides_of
+from pipeline.evaluation.splits import sides_of
 from pipeline.learning.learn import learn
 from pipeline.learning.task import LearningTask, PublishedLabels
 from pipeline.methods import MODALITIES
@@ -100,7 +100,7 @@ def supervised(
     """Weights of both encoders, trained now unless they were before.
 
     Args:
-        test_split: the value of the split column that is tested on (`examples.sides_of`).
+        test_split: the value of the split column that is tested on (`splits.sides_of`).
         modalities: whose encoders are trained; another's stays as it was.
         start: weights to fine-tune, for as many epochs as one round has; None: the random ones.
 

@@ -43,9 +43,8 @@ In this folder, or with it on `sys.path`.
 $load
 ## Use and limits
 
-Meant for retrieval and clustering, and as a start for fine-tuning. BatchNorm: eps $eps, momentum
-0.1 in PyTorch's terms. What the encoder tells apart is what its training videos showed and sounded
-like, and their gaps and biases are its own.
+Use it for retrieval and clustering, and as a start for fine-tuning.$batchnorm The encoder tells
+apart what its training videos showed and sounded like. It has their gaps and biases.
 
 ## Licence
 
@@ -53,15 +52,17 @@ Weights: `$license`. Code that comes with them: Apache 2.0.
 """
 )
 
+_BATCHNORM = Template(" BatchNorm has eps $eps and, in PyTorch's terms, momentum 0.1.")
+
 _WHAT = {
     "video": "A clip of $frames frames at $fps fps, $size×$size RGB",
-    "audio": "$window_s s of sound at $rate Hz, as $mels×$spectrogram_frames log-mel values",
+    "audio": "$window_s s of audio at $rate Hz, as $mels×$spectrogram_frames log-mel values",
 }
 
 _INPUT = {
     "video": """\
 `frames`: uint8 [B, $frames, $size, $size, 3], RGB, consecutive at $fps fps; the upright
-picture${cut} scaled to a short side of $short_side, then its centre.""",
+frame${cut} scaled to a short side of $short_side, then its centre.""",
     "audio": """\
 `waveform`: float32 [B, $samples] in [-1, 1], mono, $rate Hz: $window_s s$where.""",
 }
@@ -93,23 +94,6 @@ def prepare(waveform):
     x = torch.log1p(power / settings["floor"])  # silence is exactly 0
     deviation = x.std((1, 2), keepdim=True) + settings["deviation_floor"]
     return ((x - x.mean((1, 2), keepdim=True)) / deviation).unsqueeze(1)""",
-}
-
-# Our networks under torchvision's names, whose own they are.
-_STOCK = {
-    "video": """\
-from torch import nn
-from torchvision.models.video import r2plus1d_18
-
-network = r2plus1d_18(weights=None)
-network.fc = nn.Identity()""",
-    "audio": """\
-from torch import nn
-from torchvision.models import resnet18
-
-network = resnet18(weights=None)
-network.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
-network.fc = nn.Identity()""",
 }
 
 _SAFETENSORS = Template(
@@ -145,9 +129,16 @@ with torch.inference_mode():
 )
 
 
-def model_card(facts: dict[str, Any], preprocessing: dict[str, Any], license: str) -> str:
-    """The README of a folder with these config.json and preprocessor_config.json."""
+def model_card(
+    facts: dict[str, Any], preprocessing: dict[str, Any], license: str, torchvision: str
+) -> str:
+    """The README of a folder with these config.json and preprocessor_config.json.
+
+    Args:
+        torchvision: code that makes torchvision's own network as ``network``, or empty.
+    """
     modality, settings = facts["modality"], dict(preprocessing)
+    eps = facts["batchnorm_eps"]
     region = settings.get("region")
     settings["cut"] = f", cut to [x, y, width, height] = {region} and" if region else ""
     starts = "from" if settings.get("align") == "start" else "centred on"
@@ -163,19 +154,20 @@ def model_card(facts: dict[str, Any], preprocessing: dict[str, Any], license: st
         training=_training_rows(facts["training"]),
         input=Template(_INPUT[modality]).substitute(settings),
         prepare=_PREPARE[modality],
-        load="".join(f"\n{title}\n\n```python\n{code}\n```\n" for title, code in _loaders(facts)),
-        eps=facts["batchnorm_eps"],
+        load="".join(
+            f"\n{title}\n\n```python\n{code}\n```\n" for title, code in _loaders(facts, torchvision)
+        ),
+        batchnorm=_BATCHNORM.substitute(eps=eps) if eps else "",
     )
 
 
-def _loaders(facts: dict[str, Any]) -> list[tuple[str, str]]:
+def _loaders(facts: dict[str, Any], torchvision: str) -> list[tuple[str, str]]:
     """Title and code for every file of weights."""
-    modality, architecture = facts["modality"], facts["architecture"]
+    modality, function = facts["modality"], facts["function"]
     media = {"video": "frames", "audio": "waveform"}[modality]
-    stock = facts["stock_architecture"]
-    network, title = _STOCK[modality], "`model.safetensors`, torchvision's network:"
-    if not stock:
-        network = f"from encoder import {architecture}\n\nnetwork = {architecture}()"
+    network, title = torchvision, "`model.safetensors`, torchvision's network:"
+    if not torchvision:
+        network = f"from encoder import {function}\n\nnetwork = {function}()"
         title = "`model.safetensors`, the network in `encoder.py` (torchvision has none like it):"
     value, name = f"prepare({media})", {"video": "video", "audio": "spectrogram"}[modality]
     inside = ""

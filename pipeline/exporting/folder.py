@@ -14,7 +14,6 @@ config.json is written last: a folder that has one is complete.
 
 from __future__ import annotations
 
-import inspect
 import io
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -25,20 +24,20 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import pipeline
-from pipeline.clips.frontend import DEVIATION_FLOOR, FLOOR, mel_settings
+from pipeline.clips.frontend import DEVIATION_FLOOR, FLOOR, MEAN, STD, mel_settings
 from pipeline.config import ClipsConfig
-from pipeline.encoders import audio, save_weights, video
-from pipeline.encoders.checkpoints import blank, load_encoder
+from pipeline.encoders import ARCHITECTURES, save_weights
+from pipeline.encoders.architectures import Architecture, architecture, blank
 from pipeline.encoders.weights import differing_tensors, in_one_line
 from pipeline.errors import UserError
 from pipeline.exporting import graphs
 from pipeline.exporting.card import model_card
+from pipeline.exporting.loading import load_encoder
 from pipeline.run import Run
 from pipeline.storage import Location
 
 FORMATS = ("safetensors", "torchvision", "onnx", "torch-export")
 GRAPHS = {"onnx": "model.onnx", "torch-export": "model.pt2"}
-STOCK = {"video": "r2plus1d_18", "audio": "resnet18"}  # torchvision's own networks
 _FILES = ("config.json", "torchvision.pt", "model.onnx", "model.pt2", "encoder.py")
 
 
@@ -61,10 +60,15 @@ class Export:
 
     @property
     def architecture(self) -> str:
+        """Its name in the settings."""
         return str(getattr(self.run.config.encoders, self.modality))
 
+    @property
+    def network(self) -> Architecture:
+        return architecture(self.modality, self.architecture)
+
     def check(self) -> None:
-        """Refuse what could only fail after minutes.
+        """Reject at once what could only fail after minutes.
 
         Raises:
             UserError: the formats do not fit the architecture, the options or the environment.
@@ -73,15 +77,8 @@ class Export:
             raise UserError(
                 "--front-end puts the front end into the graph: add --formats onnx or torch-export"
             )
-        stock = STOCK[self.modality]
-        ours = blank(self.modality, self.architecture).state_dict()
-        differing = differing_tensors(ours, blank(self.modality, stock))
-        if "torchvision" in self.formats and differing:
-            raise UserError(
-                f"the format torchvision holds {stock}, which {self.architecture} does not fit: "
-                f"leave it out (the folder's encoder.py loads model.safetensors) or pretrain with "
-                f"encoders.{self.modality}={stock}; {in_one_line(differing)}"
-            )
+        if "torchvision" in self.formats and not self.network.torchvision:
+            raise UserError(self._no_stock())
         if "onnx" in self.formats:
             graphs.require_onnx()
 
@@ -96,9 +93,8 @@ class Export:
         for name in _FILES:
             (folder / name).delete()
         save_weights(encoder, folder / "model.safetensors")
-        if self.architecture != STOCK[self.modality]:
-            source = inspect.getsource({"video": video, "audio": audio}[self.modality])
-            (folder / "encoder.py").write_text(source)
+        if not self.network.torchvision:
+            (folder / "encoder.py").write_text(self.network.source)
         if "torchvision" in self.formats:
             file = io.BytesIO()
             torch.save(encoder.state_dict(), file)
@@ -106,9 +102,23 @@ class Export:
         self._write_graphs(encoder, folder)
         facts = self._facts(encoder)
         input_facts = preprocessing(self.run.config.clips, self.modality)
+        card = model_card(facts, input_facts, self.license, self.network.torchvision)
         (folder / "preprocessor_config.json").write_json(input_facts)
-        (folder / "README.md").write_text(model_card(facts, input_facts, self.license))
+        (folder / "README.md").write_text(card)
         (folder / "config.json").write_json(facts)
+
+    def _no_stock(self) -> str:
+        """Why there is no file for torchvision, and what there is instead."""
+        known = ARCHITECTURES[self.modality]
+        stock = [name for name, network in known.items() if network.torchvision]
+        ours = blank(self.modality, self.architecture).state_dict()
+        differing = [differing_tensors(ours, blank(self.modality, name)) for name in stock]
+        fewest = min(differing, key=len)
+        return (
+            f"the format torchvision holds {' or '.join(stock)}, which {self.architecture} does "
+            "not fit: leave it out (the folder's encoder.py loads model.safetensors) or pretrain "
+            f"with encoders.{self.modality}={stock[0]}; {in_one_line(fewest)}"
+        )
 
     def _write_graphs(self, encoder: nn.Module, folder: Location) -> None:
         if not GRAPHS.keys() & set(self.formats):
@@ -130,8 +140,12 @@ class Export:
             "modality": self.modality,
             "architecture": self.architecture,
             "dim": encoder.dim,
-            "batchnorm_eps": next(m.eps for m in encoder.modules() if isinstance(m, _BatchNorm)),
-            "stock_architecture": self.architecture == STOCK[self.modality],
+            "function": self.network.function,
+            # null: it has no BatchNorm
+            "batchnorm_eps": next(
+                (m.eps for m in encoder.modules() if isinstance(m, _BatchNorm)), None
+            ),
+            "stock_architecture": bool(self.network.torchvision),
             "formats": [name for name in FORMATS if name in {"safetensors", *self.formats}],
             "front_end_in_graph": self.front_end,
             "training": {
@@ -157,6 +171,8 @@ def preprocessing(clips: ClipsConfig, modality: str) -> dict[str, Any]:
         return {
             "input": "video float32 [B, 3, frames, size, size], RGB",
             "crop": "centre",
+            "mean": list(MEAN),
+            "std": list(STD),
             **clips.video.model_dump(mode="json", exclude={"train_short_side", "flip"}),
         }
     return {

@@ -113,7 +113,7 @@ def torch_export_file(graph: Graph, program: torch.export.ExportedProgram) -> by
     program.example_inputs = example
     file.seek(0)
     loaded = torch.export.load(file).module()
-    _check("torch.export", graph, lambda media: loaded(media).numpy())
+    _compare("torch.export", graph, lambda media: loaded(media).numpy())
     return file.getvalue()
 
 
@@ -146,11 +146,11 @@ def onnx_file(graph: Graph, program: torch.export.ExportedProgram) -> bytes:
         part.ClearField("metadata_props")  # how torch traced it
     data = model.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    _check("onnxruntime", graph, lambda media: session.run(None, {graph.input: media.numpy()})[0])
+    _compare("onnxruntime", graph, lambda media: session.run(None, {graph.input: media.numpy()})[0])
     return data
 
 
-def _check(reader: str, graph: Graph, run: Callable[[Tensor], np.ndarray]) -> None:
+def _compare(reader: str, graph: Graph, run: Callable[[Tensor], np.ndarray]) -> None:
     """Compare on another batch size than the traced one."""
     media = graph.examples[2:]
     with torch.no_grad():

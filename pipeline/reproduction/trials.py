@@ -21,7 +21,7 @@ from pipeline.config import Config
 from pipeline.evaluation.supervision import Supervision, supervised
 from pipeline.methods import METHODS, MODALITIES
 from pipeline.reproduction.contents import contents
-from pipeline.reproduction.exam import Lists, clusters_of, features_of, probed, signals
+from pipeline.reproduction.probing import Lists, clusters_of, features_of, probed, signals
 from pipeline.reproduction.results import TrialResult
 from pipeline.reproduction.twins import pretrain_twins
 from pipeline.reproduction.worlds import HELD_OUT, TRAIN, World

@@ -1,4 +1,4 @@
-"""Where a study's clips come from: lists of cuts to learn from and to be examined on.
+"""Where a study's clips come from: lists of cuts to learn from and to test on.
 
     OUT/<world>/cuts/<list>.parquet     uri, start_s, end_s, label, split and the world's others
     OUT/<world>/clips/<list>/           the list, indexed
@@ -73,7 +73,7 @@ class World:
 
 def generated(seed: int, files: int, classes: int = 8, places: int = 8) -> World:
     """The generated world (`pipeline.synthetic`), another one for every seed; written once."""
-    kind = synthetic.World(seed=seed, difficulty=0.0, classes=classes, places=places)
+    kind = synthetic.SyntheticWorld(seed=seed, difficulty=0.0, classes=classes, places=places)
     name = f"generated-{files}x{classes}x{places}-{seed}"
 
     def cuts(folder: Location) -> pa.Table:

@@ -9,6 +9,7 @@ from torchvision.models.video import r2plus1d_18 as torchvision_r2plus1d_18
 from pipeline import encoders
 from pipeline.config import EncoderConfig
 from pipeline.encoders import audio, heads, video
+from pipeline.errors import UserError
 from pipeline.storage import Location
 
 
@@ -86,3 +87,27 @@ def test_a_folded_head_is_linear_on_the_features(kind: str) -> None:
     assert torch.allclose(plain(features), head(features), atol=1e-5)
     apart = head(features).std(dim=0).mean()
     assert apart > (0.02 if kind == "batchnorm" else 0)  # the common part is gone
+
+
+def test_an_encoder_of_ones_own_is_named_by_its_import_path() -> None:
+    here = "tests.encoders.layernorm_networks"
+    config = EncoderConfig(video=f"{here}:video_convnet", audio=f"{here}:audio_convnet")
+    encoders.check_encoders(config)
+    networks = encoders.channels_last(encoders.build(config, seed=0))
+    assert networks["video"](torch.randn(2, 3, 4, 16, 16)).shape == (2, networks["video"].dim)
+    assert networks["audio"](torch.randn(2, 1, 8, 8)).shape == (2, networks["audio"].dim)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("r2plus1d", "there is no video encoder 'r2plus1d'; set encoders.video to one of r2plus1"),
+        ("tests.encoders.nowhere:net", "tests.encoders.nowhere:net cannot be imported: No module"),
+        ("tests.encoders.layernorm_networks:net", "cannot be imported: module .* has no attribute"),
+        ("torch.nn:Identity", "torch.nn:Identity has no attribute dim"),
+    ],
+)
+def test_a_network_that_cannot_be_an_encoder_is_rejected_by_name(name: str, words: str) -> None:
+    with pytest.raises(UserError, match=words) as error:
+        encoders.check_encoders(EncoderConfig(video=name))
+    assert "\n" not in str(error.value)

@@ -31,9 +31,9 @@ def begun(location: Location, *overrides: str) -> Run:
 
 
 @pytest.fixture(scope="session")
-def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A real mp4 of half a second with picture and sound."""
-    place = tmp_path_factory.mktemp("film") / "film.mp4"
+def media_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real mp4 of half a second with video and audio."""
+    place = tmp_path_factory.mktemp("media") / "file.mp4"
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
     write_mp4(place, frames, rng.normal(0, 0.1, 8000), 24, 16_000)
@@ -41,7 +41,7 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def tree(tmp_path: Path, film: Path) -> Callable[[dict[str, str | None]], Path]:
+def tree(tmp_path: Path, media_file: Path) -> Callable[[dict[str, str | None]], Path]:
     """Writes a dataset as published: path → a list's text, or None for a media file."""
 
     def write(files: dict[str, str | None]) -> Path:
@@ -49,7 +49,7 @@ def tree(tmp_path: Path, film: Path) -> Callable[[dict[str, str | None]], Path]:
             place = tmp_path / "set" / name
             place.parent.mkdir(parents=True, exist_ok=True)
             if text is None:
-                shutil.copy(film, place)
+                shutil.copy(media_file, place)
             else:
                 place.write_text(text)
         return tmp_path / "set"

@@ -12,6 +12,15 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.evaluation import datasets
 from pipeline.evaluation.datasets import LabelledMedia
+from pipeline.evaluation.datasets.labelled import (
+    TEST,
+    TRAIN,
+    FileTree,
+    ListedExample,
+    Listing,
+    stem_of,
+)
+from pipeline.storage import Location
 from tests.conftest import shared_media
 
 Tree = Callable[[dict[str, str | None]], Path]
@@ -68,8 +77,8 @@ def test_hmdb51(tree: Tree) -> None:
         for label in ("brush_hair", "wave")
         for split, numbers in sides.items()
     }
-    films = [f"brush_hair/brush_hair_{n}.avi" for n in range(3)] + ["wave/wave_0.avi"]
-    media = datasets.read(f"hmdb51:{tree(texts | dict.fromkeys(films))}")
+    videos = [f"brush_hair/brush_hair_{n}.avi" for n in range(3)] + ["wave/wave_0.avi"]
+    media = datasets.read(f"hmdb51:{tree(texts | dict.fromkeys(videos))}")
     assert media.missing == ("wave/wave_1.avi", "wave/wave_2.avi")
     assert [side for *_, side in rows(media, "1")] == ["train", "test", "", "train"]
     assert [side for *_, side in rows(media, "2")] == ["", "train", "test", ""]
@@ -212,6 +221,26 @@ def test_folders_without_sides_are_split_by_a_hash(tree: Tree) -> None:
     )
     assert 4 <= first.splits["split"].tolist().count("test") <= 20
     assert set(column(first, "label")) == {"a", "b"}
+
+
+def test_a_reader_of_ones_own(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader and an entry in the table are all that a new dataset takes."""
+
+    def read_numbered(root: Location) -> LabelledMedia:
+        """Files named CLASS-NUMBER: even numbers for training."""
+        listing = Listing("numbered", root, ("1",))
+        files = FileTree(root)
+        for path in files.media:
+            label, number = stem_of(path).split("-")
+            side = TEST if int(number) % 2 else TRAIN
+            listing.add(ListedExample(path, files.uri(path), label, path, {"1": side}))
+        return listing.finished()
+
+    monkeypatch.setitem(datasets.KINDS, "numbered", read_numbered)
+    root = tree({"a-1.mp4": None, "b-2.mp4": None})
+    media = datasets.read(f"numbered:{root}")
+    assert rows(media, "1") == [("a-1.mp4", "a", "test"), ("b-2.mp4", "b", "train")]
+    assert "numbered   Files named CLASS-NUMBER" in datasets.help_text()
 
 
 @pytest.mark.parametrize(

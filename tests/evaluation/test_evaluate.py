@@ -8,13 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from jobs.evaluate import parsed
 from pipeline.errors import UserError
 from pipeline.evaluation import datasets
 from pipeline.evaluation.examples import of_dataset
-from pipeline.evaluation.protocols import Request, evaluate
+from pipeline.evaluation.protocols import Request, evaluate, evaluate_rounds
 from pipeline.evaluation.report import as_table, headline
 from pipeline.run import Run
 from pipeline.storage import Location
@@ -32,7 +33,7 @@ def ucf(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / row["label"]).mkdir(exist_ok=True)
         shutil.copy(world.parent / row["uri"], root / name)
     (root / lists["train"][0]).unlink()
-    (root / lists["train"][1]).write_bytes(b"no film")
+    (root / lists["train"][1]).write_bytes(b"no video")
     for split in "123":
         for side, names in lists.items():
             (root / f"{side}list0{split}.txt").write_text("\n".join(names))
@@ -55,7 +56,7 @@ def test_a_dataset_from_its_files_to_its_figures(
 ) -> None:
     media = datasets.read(f"ucf101:{ucf}")
     protocols = ("linear", "retrieval", "clusters")
-    request = Request(0, protocols, ("1", "2"), baselines=("random", "raw"), clips_per_video=3)
+    request = Request((0,), protocols, ("1", "2"), baselines=("random", "raw"), clips_per_video=3)
     report = evaluate(run, media, request)
     counts = report["examples"]
     assert (counts["listed"], counts["missing"], counts["rejected"]) == (48, 1, 1)
@@ -92,7 +93,7 @@ def test_a_dataset_from_its_files_to_its_figures(
 
 
 def test_a_runs_own_clips(run: Run) -> None:
-    report = evaluate(run, None, Request(0, ("knn",), modalities=("audio",), clips_per_video=1))
+    report = evaluate(run, None, Request((0,), ("knn",), modalities=("audio",), clips_per_video=1))
     (row,) = report["results"]
     assert report["splits"] == {"test": {"train": 34, "test": 14}}
     assert 0 <= row["mean"]["accuracy"] <= 1
@@ -101,15 +102,57 @@ def test_a_runs_own_clips(run: Run) -> None:
     assert not shards(run)
 
 
+def test_rounds_are_probed_by_the_protocol_linear(run: Run) -> None:
+    by_round = evaluate_rounds(run, [0], "test")
+    request = Request((0,), ("linear",), modalities=("video", "audio"), clips_per_video=1)
+    assert by_round["results"] == evaluate(run, None, request)["results"]
+    assert not shards(run)  # features of a round on the run's own clips lie in the round
+
+
+def with_column(run: Run, name: str, values: list) -> None:
+    """Replace a column of the run's clips table."""
+    part = run.clips / "part-000000.parquet"
+    table = part.read_table()
+    position = table.schema.get_field_index(name)
+    kind = table.schema.field(position)
+    part.write_table(table.set_column(position, kind, pa.array(values, kind.type)))
+
+
+def test_one_file_is_rejected_by_round(run: Run) -> None:
+    with_column(run, "uri", ["/media/one.mp4"] * 48)
+    with pytest.raises(UserError, match=r"1 source videos on both its training and its test side"):
+        evaluate_rounds(run, [0], "test")
+    with_column(run, "split", [None] * 48)
+    with pytest.raises(UserError, match="a hash of the files' names split them; add a column"):
+        evaluate_rounds(run, [0], "test")
+
+
+def test_one_class_in_training_is_said_by_round(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sides = (run.clips / "part-000000.parquet").read_table()["split"].to_pylist()
+    with_column(
+        run, "label", ["a" if side == "train" or n % 3 else "b" for n, side in enumerate(sides)]
+    )
+    report = evaluate_rounds(run, [0], "test")
+    for row in report["results"]:
+        (split,) = row["by_split"].values()
+        assert row["mean"]["accuracy"] == split["chance"]
+    assert "training examples of one class only, a" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        (Request(0, ("knn",), folds=("4",)), "there is no split '4' here; there is test"),
-        (Request(0, ("knn",), modalities=("both", "smell")), "there is no modality 'smell'"),
-        (Request(0, ("knn",), test_split="val"), "0 test examples"),
+        (Request((0,), ("knn",), folds=("4",)), "there is no split '4' here; there is test"),
+        (Request((0,), ("knn",), modalities=("both", "smell")), "there is no modality 'smell'"),
+        (
+            Request((0,), ("knn",), test_split="val"),
+            "0 test examples, .* holds test, train; choose another with --test-split",
+        ),
     ],
 )
-def test_what_is_not_there_is_refused_before_embedding(
+def test_what_is_not_there_is_rejected_before_embedding(
     run: Run, request_: Request, words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
@@ -148,14 +191,14 @@ def test_averaged_features_have_one_row_an_example(ucf: Path, run: Run) -> None:
     ) / 2
     starts, ends = (found.windows.column(c).to_numpy() for c in ("start_s", "end_s"))
     np.testing.assert_allclose(middles[1::3], (starts + ends) / 2)
-    np.testing.assert_allclose(middles[::3], starts + 0.5)  # a clip is 1 s of sound
+    np.testing.assert_allclose(middles[::3], starts + 0.5)  # a clip is 1 s of audio
     np.testing.assert_allclose(middles[2::3], ends - 0.5)
     assert found.clips.column("uri").to_pylist()[::3] == found.windows.column("uri").to_pylist()
 
 
 @pytest.fixture
 def twins(world: Path, tmp_path: Path) -> Path:
-    """Sixteen films for training, and the same ones under other names for testing."""
+    """Sixteen videos for training, and the same ones under other names for testing."""
     for number, row in enumerate(csv.DictReader(world.open())):
         for side in ("train", "test") if number < 16 else ():
             folder = tmp_path / "twins" / side / row["label"]
@@ -164,18 +207,18 @@ def twins(world: Path, tmp_path: Path) -> Path:
     return tmp_path / "twins"
 
 
-def test_fine_tuning_recognises_films_that_it_was_taught(twins: Path, run: Run) -> None:
+def test_fine_tuning_recognises_videos_that_it_was_taught(twins: Path, run: Run) -> None:
     media = datasets.read(f"folders:{twins}")
     arguments = (("test",), ("audio",), ("raw",), 2)
-    report = evaluate(run, media, Request(0, ("finetune",), *arguments, lr=0.05, epochs=8))
+    report = evaluate(run, media, Request((0,), ("finetune",), *arguments, lr=0.05, epochs=8))
     (row,) = report["results"]  # none for raw features: there is nothing to tune
     split = row["by_split"]["test"]
     assert (split["train"], split["test"], split["chosen"]["epochs"]) == (16, 16, 8.0)
     assert row["mean"]["accuracy"] >= 0.75
-    again = evaluate(run, media, Request(0, ("finetune",), *arguments, lr=0.05, epochs=8))
+    again = evaluate(run, media, Request((0,), ("finetune",), *arguments, lr=0.05, epochs=8))
     assert again == report  # from what is there
 
-    evaluate(run, media, Request(0, ("fc",), *arguments, epochs=1))
+    evaluate(run, media, Request((0,), ("fc",), *arguments, epochs=1))
     before = run.round(0).encoders.read_bytes()
     tuned = sorted(Path(str(run.location)).rglob("tuned-2/*/encoders.safetensors"))
     assert len(tuned) == 2

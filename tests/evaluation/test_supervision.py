@@ -31,7 +31,7 @@ def test_a_column_of_another_table_labels_cuts_or_whole_files(run: Run, tmp_path
     Location.of(tmp_path / "cut.parquet").write_table(cut)
     whole = pa.table(
         {"uri": pc.unique(rows["uri"]), "start_s": pa.nulls(48, pa.float64())}
-        | {"end_s": pa.nulls(48, pa.float64()), "film": [str(n // 24) for n in range(48)]}
+        | {"end_s": pa.nulls(48, pa.float64()), "video": [str(n // 24) for n in range(48)]}
     )
     Location.of(tmp_path / "whole.parquet").write_table(whole)
 
@@ -39,8 +39,8 @@ def test_a_column_of_another_table_labels_cuts_or_whole_files(run: Run, tmp_path
     assert k == 2
     assert labels[:40].tolist() == [int(i % 3 == 0) for i in range(40)]
     assert (labels[40:] == -1).all()
-    by_film = Supervision.parsed(f"supervised:{tmp_path / 'whole.parquet'}:film")
-    assert np.bincount(by_film.labels(clips)[0]).tolist() == [24, 24]
+    by_video = Supervision.parsed(f"supervised:{tmp_path / 'whole.parquet'}:video")
+    assert np.bincount(by_video.labels(clips)[0]).tolist() == [24, 24]
     with pytest.raises(UserError, match=r"lacks the column\(s\) colour; it has uri"):
         Supervision.parsed(f"supervised:{tmp_path / 'cut.parquet'}:colour").labels(clips)
     Location.of(tmp_path / "one.parquet").write_table(cut.slice(0, 1))
@@ -49,13 +49,13 @@ def test_a_column_of_another_table_labels_cuts_or_whole_files(run: Run, tmp_path
 
 
 @pytest.mark.parametrize("text", ["supervize", "supervised:cuts.csv", "supervised:a.csv:"])
-def test_other_words_are_refused(text: str) -> None:
+def test_other_words_are_rejected(text: str) -> None:
     with pytest.raises(UserError, match="there is no baseline"):
         Supervision.parsed(text)
 
 
 def test_encoders_learn_the_labels_of_the_training_side(run: Run) -> None:
-    request = Request(0, ("knn",), baselines=("random", "supervised"), clips_per_video=1)
+    request = Request((0,), ("knn",), baselines=("random", "supervised"), clips_per_video=1)
     report = evaluate(run, None, request)
     seen = [(row["encoder"], row["modality"]) for row in report["results"]]
     kinds = ("video", "audio", "both")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from jobs.export import main as export
 from pipeline import encoders
 from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.config import Config
+from pipeline.encoders.architectures import ARCHITECTURES, Architecture
 from pipeline.errors import UserError
 from pipeline.run import Run
 from tests.conftest import tiny
@@ -122,6 +124,17 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Taken]:
             },
         ),
     }
+    return read_by_their_cards(base, jobs)
+
+
+def read_by_their_cards(
+    base: Path, jobs: dict[str, tuple[list[str], dict[str, list[str]]]]
+) -> dict[str, Taken]:
+    """Exports read by one interpreter without the package; by architecture.
+
+    Args:
+        jobs: name of a run → its settings, and modality → options of the export.
+    """
     found = {}
     for name, (overrides, options) in jobs.items():
         run, networks = new_run(base / name / "run", *overrides)
@@ -168,6 +181,37 @@ def test_the_cards_code_gives_our_features_without_this_package(
     assert ("import resnet18\n" in card) == (architecture == "resnet18")
 
 
+def test_encoders_without_batchnorm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every format that fits, by the card's own code and by ours."""
+    here = "tests.encoders.layernorm_networks"
+    monkeypatch.setitem(ARCHITECTURES["video"], "tiny", Architecture(f"{here}:video_convnet"))
+    formats = ["--formats", "onnx", "torch-export"]
+    settings = ["encoders.video=tiny", f"encoders.audio={here}:audio_convnet"]
+    options = {"video": formats, "audio": [*formats, "--front-end"]}
+    read = read_by_their_cards(tmp_path, {"layernorm": (settings, options)})
+    for name, one in read.items():
+        assert {path.name for path in one.folder.iterdir()} == FILES | {
+            "encoder.py",
+            "model.onnx",
+            "model.pt2",
+        }
+        assert len(one.read) == 3, name
+        assert one.expected.std() > 0.01
+        for features in one.read:
+            np.testing.assert_allclose(features, one.expected, rtol=0, atol=1e-4)
+        assert json.loads((one.folder / "config.json").read_text())["batchnorm_eps"] is None
+        assert "BatchNorm" not in (one.folder / "README.md").read_text()
+    for source in (tmp_path / "layernorm/out", tmp_path / "layernorm/run"):
+        loaded = pipeline.load_encoder(source, "video")
+        features = media_and_features(tiny(), "video", loaded)[1]
+        np.testing.assert_allclose(features, read["tiny"].expected, rtol=0, atol=1e-6)
+    with pytest.raises(UserError, match="names no encoder of this package: audio tests"):
+        pipeline.load_encoder(tmp_path / "layernorm/out", "audio")
+    place = [str(tmp_path / "layernorm/run"), str(tmp_path / "x"), "--modality", "video"]
+    with pytest.raises(UserError, match="the format torchvision holds r2plus1d_18, which tiny"):
+        export([*place, "--formats", "torchvision"])
+
+
 def test_our_own_code_reads_the_folder(taken: dict[str, Taken]) -> None:
     for one in taken.values():
         modality = one.folder.name
@@ -210,7 +254,7 @@ def test_nothing_in_a_folder_names_this_machine(taken: dict[str, Taken]) -> None
                 assert sys.prefix.encode() not in content, path
 
 
-def test_released_widths_are_refused_for_torchvision_and_loaded_by_encoder_py(
+def test_released_widths_are_rejected_for_torchvision_and_loaded_by_encoder_py(
     tmp_path: Path,
 ) -> None:
     run, _ = new_run(tmp_path / "run", "encoders.video=r2plus1d_18_xdc")
@@ -262,7 +306,9 @@ def test_to_a_bucket_and_back(s3: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
     _, networks = new_run(tmp_path / "run")
     export([str(tmp_path / "run"), "s3://media/taken", "--modality", "audio"])
-    sound = torch.randn(2, 1, 40, 40)
+    spectrogram = torch.randn(2, 1, 40, 40)
     with torch.no_grad():
         for place in ("s3://media/taken", "s3://media/taken/audio/model.safetensors"):
-            assert torch.equal(pipeline.load_encoder(place)(sound), networks["audio"](sound))
+            assert torch.equal(
+                pipeline.load_encoder(place)(spectrogram), networks["audio"](spectrogram)
+            )

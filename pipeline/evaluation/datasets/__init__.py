@@ -2,11 +2,14 @@
 
 ``KIND:ROOT`` names one: `KINDS` says what can be read, `read` reads it. Media that a list names and
 that are not there are counted and named, never dropped in silence.
+
+A new dataset is a reader in a file of its own and a line in `KINDS`; the first line of the reader's
+docstring is its line in ``jobs/evaluate.py --help``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from pipeline.errors import UserError
 from pipeline.evaluation.datasets.actions import read_hmdb51, read_kinetics, read_ucf101
@@ -21,9 +24,9 @@ from pipeline.evaluation.datasets.sounds import (
 )
 from pipeline.storage import Location
 
-__all__ = ["KINDS", "LabelledMedia", "read"]
+__all__ = ["KINDS", "LabelledMedia", "help_text", "read"]
 
-KINDS: Mapping[str, Callable[[Location], LabelledMedia]] = {
+KINDS: dict[str, Callable[[Location], LabelledMedia]] = {
     "ucf101": read_ucf101,
     "hmdb51": read_hmdb51,
     "kinetics": read_kinetics,
@@ -35,6 +38,13 @@ KINDS: Mapping[str, Callable[[Location], LabelledMedia]] = {
     "folders": read_folders,
     "csv": read_table,
 }
+
+
+def help_text() -> str:
+    """A line for each kind of dataset, for a command's help."""
+    width = max(map(len, KINDS))
+    firsts = {kind: (reader.__doc__ or "").partition("\n")[0] for kind, reader in KINDS.items()}
+    return "\n".join(f"  {kind:{width}}  {first}" for kind, first in firsts.items())
 
 
 def read(named: str) -> LabelledMedia:

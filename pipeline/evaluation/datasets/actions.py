@@ -12,6 +12,7 @@ from pipeline.evaluation.datasets.labelled import (
     TRAIN,
     FileTree,
     LabelledMedia,
+    ListedExample,
     Listing,
     read_lines,
     seconds,
@@ -52,7 +53,7 @@ def read_ucf101(root: Location) -> LabelledMedia:
         source = f"{label} g{named['group']}" if named else stem
         # The lists of some releases write HandstandPushups where the files have HandStandPushups.
         uri = tree.find(stem, folder=label, fold_case=True)
-        listing.add(path, uri, label, source, sides[path])
+        listing.add(ListedExample(path, uri, label, source, sides[path]))
     return listing.finished()
 
 
@@ -85,7 +86,9 @@ def read_hmdb51(root: Location) -> LabelledMedia:
     listing = Listing("hmdb51", root, _SPLITS)
     for label, name in sorted(sides):
         uri = tree.find(stem_of(name), folder=label)
-        listing.add(f"{label}/{name}", uri, label, f"{label}/{name}", sides[label, name])
+        listing.add(
+            ListedExample(f"{label}/{name}", uri, label, f"{label}/{name}", sides[label, name])
+        )
     return listing.finished()
 
 
@@ -131,11 +134,13 @@ def read_kinetics(root: Location) -> LabelledMedia:
             whole = None if trimmed else tree.find(row["youtube_id"])
             side = _KINETICS_SIDES.get(row["split"], "test")
             listing.add(
-                name,
-                trimmed or whole,
-                row.get("label") or None,
-                row["youtube_id"],
-                {s: TRAIN if side == "train" else TEST if side == s else "" for s in splits},
-                window=(None, None) if trimmed else (start, end),
+                ListedExample(
+                    name,
+                    trimmed or whole,
+                    row.get("label") or None,
+                    row["youtube_id"],
+                    {s: TRAIN if side == "train" else TEST if side == s else "" for s in splits},
+                    window=(None, None) if trimmed else (start, end),
+                )
             )
     return listing.finished()

@@ -13,6 +13,7 @@ from pipeline.evaluation.datasets.labelled import (
     TRAIN,
     FileTree,
     LabelledMedia,
+    ListedExample,
     Listing,
     is_test_by_hash,
     read_lines,
@@ -63,7 +64,7 @@ def read_folders(root: Location, kind: str = "folders") -> LabelledMedia:
             sides = {s: TRAIN if side == TRAIN else TEST if side == s else "" for s in splits}
         else:
             sides = {"split": TEST if is_test_by_hash(path) else TRAIN}
-        listing.add(path, tree.uri(path), names[1 if sided else 0], path, sides)
+        listing.add(ListedExample(path, tree.uri(path), names[1 if sided else 0], path, sides))
     return listing.finished()
 
 
@@ -106,13 +107,15 @@ def read_table(place: Location) -> LabelledMedia:
             sides = {"split": TEST if is_test_by_hash(source) else TRAIN}
         window = tuple(_number(found[n], place, number) for n in ("start_s", "end_s"))
         listing.add(
-            found["uri"] or f"row {number}",
-            uri if there.has(uri) else None,
-            found["label"],
-            source,
-            sides,
-            window=(window[0], window[1]),
-            others={name: _text(row[name]) for name in others},
+            ListedExample(
+                found["uri"] or f"row {number}",
+                uri if there.has(uri) else None,
+                found["label"],
+                source,
+                sides,
+                window=(window[0], window[1]),
+                others={name: _text(row[name]) for name in others},
+            )
         )
     return listing.finished()
 

@@ -65,6 +65,29 @@ class LabelledMedia:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class ListedExample:
+    """A row of a dataset's lists.
+
+    Attributes:
+        name: as the lists have it.
+        uri: of the media file; None: it is missing.
+        label: None: the example has none, or several.
+        source: what it was cut from.
+        sides: name of a split → ``train`` or ``test``; a split that is not named has it on neither.
+        window: start and end in the file, in seconds; None: the whole file.
+        others: the dataset's own further columns.
+    """
+
+    name: str
+    uri: str | None
+    label: str | None
+    source: str
+    sides: Mapping[str, str]
+    window: tuple[float | None, float | None] = (None, None)
+    others: Mapping[str, str | None] = field(default_factory=dict)
+
+
 @dataclass
 class Listing:
     """Collects a reader's rows; `finished` makes them a `LabelledMedia`.
@@ -81,25 +104,16 @@ class Listing:
     sides: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     missing: list[str] = field(default_factory=list)
 
-    def add(
-        self,
-        name: str,
-        uri: str | None,
-        label: str | None,
-        source: str,
-        sides: dict[str, str],
-        window: tuple[float | None, float | None] = (None, None),
-        others: Mapping[str, str | None] | None = None,
-    ) -> None:
-        """One listed example; with `uri` None its file is missing; `others` are kept as columns."""
-        if uri is None:
-            self.missing.append(name)
+    def add(self, example: ListedExample) -> None:
+        if example.uri is None:
+            self.missing.append(example.name)
             return
-        row = {"uri": uri, "start_s": window[0], "end_s": window[1], "label": label}
-        for column, value in {**row, "source": source, **(others or {})}.items():
+        start, end = example.window
+        row = {"uri": example.uri, "start_s": start, "end_s": end, "label": example.label}
+        for column, value in {**row, "source": example.source, **example.others}.items():
             self.columns[column].append(value)
         for split in self.splits:
-            self.sides[split].append(sides.get(split, NEITHER))
+            self.sides[split].append(example.sides.get(split, NEITHER))
 
     def finished(self) -> LabelledMedia:
         """

@@ -11,6 +11,7 @@ from pipeline.evaluation.datasets.labelled import (
     TRAIN,
     FileTree,
     LabelledMedia,
+    ListedExample,
     Listing,
     read_lines,
     seconds,
@@ -49,12 +50,16 @@ def read_esc50(root: Location, only_esc10: bool = False) -> LabelledMedia:
         if own:
             sides["split"] = row["split"] if row["split"] in (TRAIN, TEST) else ""
         listing.add(
-            row["filename"],
-            tree.find(stem_of(row["filename"])),
-            row["category"],
-            row["src_file"],
-            sides,
-            others={name: row[name] for name in ("fold", "target", "esc10", "take") if name in row},
+            ListedExample(
+                row["filename"],
+                tree.find(stem_of(row["filename"])),
+                row["category"],
+                row["src_file"],
+                sides,
+                others={
+                    name: row[name] for name in ("fold", "target", "esc10", "take") if name in row
+                },
+            )
         )
     return listing.finished()
 
@@ -89,7 +94,9 @@ def read_dcase2014(root: Location) -> LabelledMedia:
             raise UserError(f"{root / path} is not named by its class and two digits")
         counts[side] += 1
         # The sets were recorded apart: bus01 of the one is not bus01 of the other.
-        listing.add(path, tree.uri(path), named[1], f"{side} {stem_of(path)}", {"1": side})
+        listing.add(
+            ListedExample(path, tree.uri(path), named[1], f"{side} {stem_of(path)}", {"1": side})
+        )
     if not all(counts.values()):
         raise UserError(
             f"{root} must hold the folders scenes_stereo and scenes_stereo_testset with the "
@@ -117,12 +124,14 @@ def read_vggsound(root: Location) -> LabelledMedia:
         name = f"{video}_{start:06.0f}"
         trimmed = tree.find(name)
         listing.add(
-            name,
-            trimmed or tree.find(video),
-            label,
-            video,
-            {"1": side},
-            window=(None, None) if trimmed else (start, start + 10.0),
+            ListedExample(
+                name,
+                trimmed or tree.find(video),
+                label,
+                video,
+                {"1": side},
+                window=(None, None) if trimmed else (start, start + 10.0),
+            )
         )
     return listing.finished()
 
@@ -179,12 +188,14 @@ def read_audioset(root: Location) -> LabelledMedia:
             cut = next((uri for stem in (pair, *stems, *ended) if (uri := tree.find(stem))), None)
             side = TEST if part == "eval" else TRAIN
             listing.add(
-                f"{video}_{start:.0f}",
-                cut or tree.find(video),
-                labels[0] if len(labels) == 1 else None,
-                video,
-                {"balanced": "" if part == "unbalanced" else side, "all": side},
-                window=(None, None) if cut else (start, stop),
-                others={"labels": "|".join(labels)},
+                ListedExample(
+                    f"{video}_{start:.0f}",
+                    cut or tree.find(video),
+                    labels[0] if len(labels) == 1 else None,
+                    video,
+                    {"balanced": "" if part == "unbalanced" else side, "all": side},
+                    window=(None, None) if cut else (start, stop),
+                    others={"labels": "|".join(labels)},
+                )
             )
     return listing.finished()

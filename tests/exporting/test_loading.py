@@ -115,7 +115,7 @@ def test_an_encoder_of_ours_from_a_run(tmp_path: Path) -> None:
         saved.append(randomise(encoders.build(config.encoders, seed=number)).eval())
         encoders.save_weights(saved[number], run.round(number).encoders)
         run.commit(run.round(number), {"round": number})
-    sound = torch.randn(2, 1, 40, 100)
+    spectrogram = torch.randn(2, 1, 40, 100)
     clip = CLIP[..., :24, :24]
     weights = tmp_path / "run/rounds/0001/encoders.safetensors"
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_an_encoder_of_ours_from_a_run(tmp_path: Path) -> None:
             pipeline.load_encoder(f"file://{tmp_path}/run", "audio", round=1),
             pipeline.load_encoder(weights, "audio"),
         ):
-            assert torch.equal(loaded(sound), saved[1]["audio"](sound))
+            assert torch.equal(loaded(spectrogram), saved[1]["audio"](spectrogram))
         first = pipeline.load_encoder(tmp_path / "run", "video", round=0)
         assert torch.equal(first(clip), saved[0]["video"](clip))
     for source in (tmp_path / "run", weights):

@@ -1,9 +1,8 @@
-"""What encoders are worth on cuts they never saw, and what could be told without any labels."""
+"""Linear probes on held-out cuts, and signals of their quality that need no labels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,10 @@ from pipeline.clustering.agreement import agreement
 from pipeline.config import Config
 from pipeline.embedding.embed import EmbeddingTask, embed
 from pipeline.embedding.shards import read_features
-from pipeline.evaluation.probes import linear_probes
+from pipeline.evaluation.classifiers import ClipFeatures
+from pipeline.evaluation.datasets.labelled import NEITHER, TEST
+from pipeline.evaluation.figures import evaluate_splits
+from pipeline.evaluation.splits import LabelledExamples
 from pipeline.reproduction.worlds import TRAIN
 from pipeline.run import Round
 from pipeline.storage import Location
@@ -50,26 +52,47 @@ def features_of(
 
 
 def probed(lists: Lists, features: Features, seed: int) -> dict[str, Any]:
-    """Linear probes, taught by the training cuts: one for each split of the held-out ones."""
+    """The protocol ``linear``, trained on the training cuts, on each split of the held-out ones.
+
+    Returns:
+        Split → accuracy with its 95% interval (low, high), chance, strength (C) and the numbers of
+        clips.
+    """
     tables = [clips for clips, _ in lists.values()]
 
     def joined(column: str) -> pa.DictionaryArray:
         parts = [chunk for t in tables for chunk in t.column(column).chunks]
         return pa.chunked_array(parts).combine_chunks().dictionary_encode()
 
-    labels, files, splits = joined("label"), joined("uri"), joined("split")
+    labels, files = joined("label"), joined("uri")
+    given = np.array(joined("split").to_pylist(), dtype=object)
+    held_out = sorted(set(given) - {TRAIN})
+    data = LabelledExamples(
+        labels=labels.indices.to_numpy().astype(np.int64),
+        classes=labels.dictionary.to_pylist(),
+        sources=files.indices.to_numpy().astype(np.int64),
+        source_names=files.dictionary.to_pylist(),
+        sides={
+            split: np.where(given == TRAIN, TRAIN, np.where(given == split, TEST, NEITHER))
+            for split in held_out
+        },
+    )
     values = np.concatenate([features[name][0] for name in lists])
     present = np.concatenate([features[name][1] for name in lists])
-    side = np.array(splits.to_pylist(), dtype=object)
-    probes = linear_probes(
-        values,
-        labels.indices.to_numpy(),
-        files.indices.to_numpy(),
-        (side == TRAIN) & present,
-        {split: (side == split) & present for split in sorted(set(side) - {TRAIN})},
-        seed,
-    )
-    return {split: asdict(probe) for split, probe in probes.items()}
+    clips = ClipFeatures(values[present].astype(np.float32), np.flatnonzero(present))
+    splits = {split: data.split(split) for split in held_out}
+    return {
+        split: {
+            "accuracy": found.figures["accuracy"],
+            "low": found.interval[0],
+            "high": found.interval[1],
+            "chance": found.chance,
+            "strength": found.chosen["C"],
+            "train_clips": found.train,
+            "test_clips": found.test,
+        }
+        for split, found in evaluate_splits("linear", clips, data, splits, seed).items()
+    }
 
 
 def clusters_of(this: Round, modality: str, clips: ClipTable, config: Config) -> np.ndarray:

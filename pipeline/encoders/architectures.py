@@ -1,0 +1,141 @@
+"""The networks that can be encoders, by name.
+
+A new one is a function in a file of its own and an entry in `ARCHITECTURES`. An encoder outside
+this package needs no entry: ``encoders.video=package.module:function`` names the function.
+
+| modality | input | features |
+|---|---|---|
+| video | float32 [B, 3, T, H, W], normalised | float32 [B, dim] |
+| audio | float32 [B, 1, mels, frames], log-mel | float32 [B, dim] |
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+
+import torch
+from torch import nn
+
+from pipeline.config import EncoderConfig
+from pipeline.errors import UserError
+
+EPS = 1e-5  # of BatchNorm: PyTorch's default, which runs and torchvision's weights are made with
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """
+    Attributes:
+        path: ``package.module:function``. The function takes nothing and returns a network with
+            random weights and the attribute ``dim``. Its module imports stock packages only: an
+            export brings a copy of it (``encoder.py``).
+        torchvision: code that makes torchvision's own network with the same tensors, as
+            ``network``; empty: torchvision has none.
+        released_eps: eps of BatchNorm in weights (``.pth``, ``.pt``) that others released.
+    """
+
+    path: str
+    torchvision: str = ""
+    released_eps: float = EPS
+
+    @property
+    def function(self) -> str:
+        return self.path.rpartition(":")[2]
+
+    def make(self) -> nn.Module:
+        """
+        Raises:
+            UserError: the function cannot be imported.
+        """
+        module, _, function = self.path.partition(":")
+        try:
+            maker: Callable[[], nn.Module] = getattr(import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise UserError(f"the encoder {self.path} cannot be imported: {error}") from error
+        return maker()
+
+    @property
+    def source(self) -> str:
+        """The code of the function's module."""
+        return inspect.getsource(import_module(self.path.partition(":")[0]))
+
+
+_R2PLUS1D_18 = """\
+from torch import nn
+from torchvision.models.video import r2plus1d_18
+
+network = r2plus1d_18(weights=None)
+network.fc = nn.Identity()"""
+
+_RESNET18 = """\
+from torch import nn
+from torchvision.models import resnet18
+
+network = resnet18(weights=None)
+network.conv1 = nn.Conv2d(1, 64, 7, stride=2, padding=3, bias=False)
+network.fc = nn.Identity()"""
+
+ARCHITECTURES: dict[str, dict[str, Architecture]] = {
+    "video": {
+        "r2plus1d_18": Architecture("pipeline.encoders.video:r2plus1d_18", _R2PLUS1D_18),
+        # The released XDC weights have eps 1e-3 (HumamAlwassel/XDC, model/r2plus1d_18.py). Their
+        # momentum of 0.9 is Caffe2's, the share of the old statistic that is kept; in PyTorch's
+        # terms it is the default 0.1.
+        "r2plus1d_18_xdc": Architecture(
+            "pipeline.encoders.video:r2plus1d_18_xdc", released_eps=1e-3
+        ),
+        "r2plus1d_small": Architecture("pipeline.encoders.video:r2plus1d_small"),
+    },
+    "audio": {
+        "resnet18": Architecture("pipeline.encoders.audio:resnet18", _RESNET18),
+        "resnet18_vmz": Architecture("pipeline.encoders.audio:resnet18_vmz"),
+        "resnet_small": Architecture("pipeline.encoders.audio:resnet_small"),
+    },
+}
+
+
+def architecture(modality: str, name: str) -> Architecture:
+    """
+    Args:
+        name: of `ARCHITECTURES`, or ``package.module:function``.
+
+    Raises:
+        UserError: there is no such network.
+    """
+    known: Mapping[str, Architecture] = ARCHITECTURES[modality]
+    if name in known:
+        return known[name]
+    if ":" not in name:
+        raise UserError(
+            f"there is no {modality} encoder {name!r}; set encoders.{modality} to one of "
+            f"{', '.join(known)}, or to package.module:function of your own"
+        )
+    return Architecture(name)
+
+
+def new_encoder(modality: str, name: str) -> nn.Module:
+    """One encoder with random weights, drawn from torch's generator; see `architecture`."""
+    return architecture(modality, name).make()
+
+
+def blank(modality: str, name: str) -> nn.Module:
+    """A network of shapes alone, without values or memory (torch's meta device)."""
+    with torch.device("meta"):
+        return new_encoder(modality, name)
+
+
+def check_encoders(config: EncoderConfig) -> None:
+    """
+    Raises:
+        UserError: a network does not exist, cannot be imported, or lacks its dimension.
+    """
+    for modality in ARCHITECTURES:
+        name = getattr(config, modality)
+        if not isinstance(getattr(blank(modality, name), "dim", None), int):
+            raise UserError(
+                f"the encoder {name} has no attribute dim, the number of its features: set it in "
+                "the network's __init__"
+            )

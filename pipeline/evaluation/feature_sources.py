@@ -1,0 +1,140 @@
+"""What is evaluated: the encoders of rounds, baselines, and the features that each gives."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from pipeline.clips.fill import publish_clips
+from pipeline.clips.table import PublishedClips
+from pipeline.embedding.embed import EmbeddingTask, embed
+from pipeline.embedding.shards import read_features
+from pipeline.evaluation.classifiers import ClipFeatures
+from pipeline.evaluation.examples import Examples
+from pipeline.evaluation.supervision import Supervision, supervised
+from pipeline.run import Run
+from pipeline.storage import Location
+
+BOTH = "both"  # features of the two modalities side by side, each of length one
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """Where features come from: a round's encoders, or no encoder at all.
+
+    Attributes:
+        name: shown in the report.
+        weights: safetensors of both encoders; None: features without learning (encoders/raw.py).
+        round: the round whose encoders they are, where they are one's.
+    """
+
+    name: str
+    weights: Location | None
+    round: int | None
+
+    @property
+    def folder(self) -> str:
+        """Of its features. Other weights have another one, also under the same round's number."""
+        if self.weights is None:
+            return self.name
+        digest = hashlib.blake2b(self.weights.read_bytes(), digest_size=4).hexdigest()
+        stem = "supervised" if self.round is None else f"round-{self.round:04d}"
+        return f"{stem}-{digest}"
+
+
+def sources_of(
+    run: Run, rounds: Sequence[int], baselines: Sequence[str], test_split: str
+) -> list[FeatureSource]:
+    """The encoders of the rounds and the baselines, each once.
+
+    Args:
+        baselines: ``random``, ``raw``, ``supervised`` or ``supervised:TABLE:COLUMN``.
+        test_split: what supervised baselines must not learn from, see `splits.sides_of`.
+
+    Raises:
+        UserError: there are no labels to supervise a baseline with.
+    """
+    random = FeatureSource("random", run.round(0).encoders, 0)
+    known = {"random": random, "raw": FeatureSource("raw", None, None)}
+    sources = [
+        FeatureSource(f"round {number}", run.round(number).encoders, number) if number else random
+        for number in rounds
+    ]
+    for name in baselines:
+        if name in known:
+            sources.append(known[name])
+        else:
+            labels = Supervision.parsed(name)
+            weights = supervised(run, labels, test_split)
+            sources.append(FeatureSource(labels.name, weights, None))
+    return list(dict.fromkeys(sources))
+
+
+@dataclass(frozen=True)
+class ExampleFeatures:
+    """Features of the examples' clips. They are made when asked for, and kept.
+
+    Attributes:
+        place: folder for features; those of a round's encoders on the run's own clips lie in the
+            round's directory instead, where pretraining makes them, too.
+        modalities: video, audio or both, which is made of the other two.
+    """
+
+    run: Run
+    examples: Examples
+    place: Location
+    modalities: Sequence[str]
+
+    @cached_property
+    def published(self) -> PublishedClips:
+        """The clips for decoding; the run's own by way of its clip store, where it has one."""
+        clips = self.examples.clips
+        return (
+            publish_clips(clips, self.run.location, self.run.config)
+            if self.own
+            else clips.publish()
+        )
+
+    @property
+    def own(self) -> bool:
+        """Whether the clips are those that the run learned from."""
+        return self.examples.clips.location == self.run.clips
+
+    def of(self, source: FeatureSource) -> dict[str, ClipFeatures]:
+        """By modality; an example without a modality has no features of it."""
+        there = [m for m in self.examples.modalities if {m, BOTH} & {*self.modalities}]
+        if self.own and source.round is not None:
+            this = self.run.round(source.round)
+            folders, rejects = {m: this.features(m) for m in there}, this.rejects
+        else:
+            folder = self.place / source.folder
+            folders, rejects = {m: folder / m for m in there}, folder / "rejects"
+        todo = {m: f for m, f in folders.items() if not (f / "DONE").exists()}
+        if todo:
+            title = f"{source.name} · embed {' and '.join(todo)}"
+            weights, config = source.weights, self.run.config
+            embed(EmbeddingTask(self.published, weights, todo, rejects, config, title))
+        found = {m: self._read(folder) for m, folder in folders.items()}
+        if BOTH in self.modalities:
+            found[BOTH] = side_by_side(*(found[m] for m in there))
+        return found
+
+    def _read(self, folder: Location) -> ClipFeatures:
+        values, present = read_features(folder, len(self.examples.clips))
+        return ClipFeatures(values[present].astype(np.float32), self.examples.example[present])
+
+
+def side_by_side(first: ClipFeatures, second: ClipFeatures) -> ClipFeatures:
+    """Averaged features of both modalities, each of length one, for the examples that have both.
+
+    Returns:
+        One row an example, float32 [n, d1 + d2].
+    """
+    a, b = first.averaged(), second.averaged()
+    both = np.intersect1d(a.example, b.example)
+    values = [part.of(both).averaged().values for part in (a, b)]
+    return ClipFeatures(np.concatenate(values, axis=1), both)

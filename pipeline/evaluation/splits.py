@@ -1,0 +1,117 @@
+"""Which examples have which label, and which of them are for training and which for testing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.clips.table import ClipTable
+from pipeline.errors import UserError
+from pipeline.evaluation.datasets.labelled import TEST, TRAIN, is_test_by_hash
+from pipeline.storage import Location
+
+
+@dataclass(frozen=True)
+class Split:
+    """The labelled examples of one split.
+
+    Attributes:
+        train, test: int64, ascending; no source has examples in both.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True)
+class LabelledExamples:
+    """
+    Attributes:
+        labels: int64 [examples], an index into `classes`, -1 where there is none.
+        classes: the labels' names.
+        sources: int64 [examples], what an example was cut from, an index into `source_names`.
+        sides: name of a split → ``train``, ``test`` or empty, object [examples].
+    """
+
+    labels: np.ndarray
+    classes: list[str]
+    sources: np.ndarray
+    source_names: list[str]
+    sides: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def split(self, name: str) -> Split:
+        """
+        Raises:
+            UserError: there is nothing to train or to test on, or a source is on both sides.
+        """
+        labelled = self.labels >= 0
+        train = np.flatnonzero((self.sides[name] == TRAIN) & labelled)
+        test = np.flatnonzero((self.sides[name] == TEST) & labelled)
+        if not len(train) or not len(test):
+            raise UserError(
+                f"split {name!r} has {len(train):,} labelled training and {len(test):,} test "
+                f"examples, and both are needed; splits are {', '.join(self.sides)}"
+            )
+        shared = np.intersect1d(self.sources[train], self.sources[test])
+        if len(shared):
+            named = ", ".join(self.source_names[s] for s in shared[:3])
+            raise UserError(
+                f"split {name!r} has {len(shared):,} source videos on both its training and its "
+                f"test side ({named}{', …' if len(shared) > 3 else ''}), which would reward "
+                "memory; correct the lists or name another split with --fold"
+            )
+        return Split(train, test)
+
+
+def sides_of(clips: ClipTable, test_split: str) -> np.ndarray:
+    """The side of each clip of a run, ``train``, ``test`` or empty, object [N].
+
+    The split column decides. Where it is empty for all clips, a hash of the file's URI puts three
+    files in ten on the test side.
+
+    Args:
+        test_split: the value of the split column to test on.
+
+    Raises:
+        UserError: no clip is on the training or on the test side.
+    """
+    given = clips.column("split").to_numpy(zero_copy_only=False)
+    found = sorted({side for side in given if side is not None})
+    if found:
+        sides = np.where(given == "train", TRAIN, np.where(given == test_split, TEST, ""))
+    else:
+        uris = clips.column("uri").to_pylist()
+        test = {uri: is_test_by_hash(uri) for uri in set(uris)}
+        sides = np.array([TEST if test[uri] else TRAIN for uri in uris])
+    counts = {side: int((sides == side).sum()) for side in (TRAIN, TEST)}
+    if not all(counts.values()):
+        if found:
+            told = f"their split column holds {', '.join(found)}; choose another with --test-split"
+        else:
+            told = "a hash of the files' names split them; add a column split with train and test"
+        raise UserError(
+            f"the clips of {clips.location} give {counts[TRAIN]:,} training and "
+            f"{counts[TEST]:,} test examples, and both are needed: {told}"
+        )
+    return sides.astype(object)
+
+
+def numbered(labels: pa.Array, place: Location) -> tuple[np.ndarray, list[str]]:
+    """Labels as numbers, int64 [n] (-1: none), and their names in alphabetical order.
+
+    Raises:
+        UserError: no example has a label.
+    """
+    classes = sorted({name for name in labels.to_pylist() if name is not None})
+    if not classes:
+        raise UserError(
+            f"nothing in {place} has a label, so there is nothing to evaluate against; "
+            "name labelled media with --dataset, or index a cuts table with a label column"
+        )
+    numbers = {name: number for number, name in enumerate(classes)}
+    return np.array([numbers.get(name, -1) for name in labels.to_pylist()], np.int64), classes
