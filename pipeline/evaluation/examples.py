@@ -19,7 +19,7 @@ from pipeline.clips.table import SCHEMA, ClipTable, clip_id
 from pipeline.config import ClipsConfig, Config
 from pipeline.errors import UserError
 from pipeline.evaluation.datasets.labelled import LabelledMedia
-from pipeline.evaluation.splits import LabelledExamples, numbered, sides_of
+from pipeline.evaluation.splits import LabelledExamples, check_sides, numbered, sides_of
 from pipeline.methods import MODALITIES
 from pipeline.storage import Location
 
@@ -62,6 +62,8 @@ def of_run(clips: ClipTable, place: Location, test_split: str, config: Config, n
     """
     uris = clips.column("uri").combine_chunks().dictionary_encode()
     labels, classes = numbered(clips.column("label").combine_chunks(), clips.location)
+    sides = sides_of(clips, test_split)
+    check_sides(clips, sides)
     seen, example = spread(clips, place, config.clips, n)
     counts = {"listed": len(clips), "missing": 0, "rejected": 0}
     return Examples(
@@ -71,7 +73,7 @@ def of_run(clips: ClipTable, place: Location, test_split: str, config: Config, n
         classes=classes,
         sources=uris.indices.to_numpy().astype(np.int64),
         source_names=uris.dictionary.to_pylist(),
-        sides={test_split: sides_of(clips, test_split)},
+        sides={test_split: sides},
         windows=clips,
         counts=counts | {"unlabelled": int((labels < 0).sum())},
     )

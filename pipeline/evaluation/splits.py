@@ -76,29 +76,33 @@ def sides_of(clips: ClipTable, test_split: str) -> np.ndarray:
 
     Args:
         test_split: the value of the split column to test on.
-
-    Raises:
-        UserError: no clip is on the training or on the test side.
     """
     given = clips.column("split").to_numpy(zero_copy_only=False)
-    found = sorted({side for side in given if side is not None})
-    if found:
+    if any(side is not None for side in given):
         sides = np.where(given == "train", TRAIN, np.where(given == test_split, TEST, ""))
     else:
         uris = clips.column("uri").to_pylist()
         test = {uri: is_test_by_hash(uri) for uri in set(uris)}
         sides = np.array([TEST if test[uri] else TRAIN for uri in uris])
-    counts = {side: int((sides == side).sum()) for side in (TRAIN, TEST)}
-    if not all(counts.values()):
-        if found:
-            told = f"their split column holds {', '.join(found)}; choose another with --test-split"
-        else:
-            told = "a hash of the files' names split them; add a column split with train and test"
-        raise UserError(
-            f"the clips of {clips.location} give {counts[TRAIN]:,} training and "
-            f"{counts[TEST]:,} test examples, and both are needed: {told}"
-        )
     return sides.astype(object)
+
+
+def check_sides(clips: ClipTable, sides: np.ndarray) -> None:
+    """
+    Raises:
+        UserError: no clip is for training, or none for testing; it says what the table holds.
+    """
+    train, test = ((sides == side).sum() for side in (TRAIN, TEST))
+    if train and test:
+        return
+    found = sorted({s for s in clips.column("split").to_pylist() if s is not None})
+    told = "a hash of the files' names split them; add a column split with train and test"
+    if found:
+        told = f"their split column holds {', '.join(found)}; choose another with --test-split"
+    raise UserError(
+        f"the clips of {clips.location} give {train:,} training and {test:,} test examples, and "
+        f"both are needed: {told}"
+    )
 
 
 def numbered(labels: pa.Array, place: Location) -> tuple[np.ndarray, list[str]]:

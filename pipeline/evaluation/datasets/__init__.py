@@ -44,7 +44,8 @@ def help_text() -> str:
     """A line for each kind of dataset, for a command's help."""
     width = max(map(len, KINDS))
     firsts = {kind: (reader.__doc__ or "").partition("\n")[0] for kind, reader in KINDS.items()}
-    return "\n".join(f"  {kind:{width}}  {first}" for kind, first in firsts.items())
+    lines = [f"  {kind:{width}}  {first}" for kind, first in firsts.items()]
+    return "\n".join(lines).replace("``", "")
 
 
 def read(named: str) -> LabelledMedia:
