@@ -83,9 +83,9 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     wanted = np.flatnonzero(~written.banked)
     batch_size = min(config.embedding.batch_size, max(len(wanted), 1))
     slots, again = _left(wanted, batch_size, written.clips)
-    order = Order(len(wanted), batch_size, [ray.put(wanted)] if written.banked.any() else None)
-    if written.banked.any():
-        kept = written.banked.sum()
+    kept = num_clips - len(wanted)
+    order = Order(len(wanted), batch_size, [ray.put(wanted)] if kept else None)
+    if kept:
         say(f"{task.title} · training kept the features of {kept:,} of {num_clips:,} clips")
     if written.passes:
         say(f"{task.title} · goes on after {written.clips.sum():,} of {num_clips:,} clips")
@@ -98,24 +98,19 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
                 task.ahead.before(progress)
             decode = DecodeSlot(task.clips, order, config.clips, task.modalities)
             cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
-            encoded = _encoded(stream(decode, cost=cost, slots=slots), task, progress.meter)
+            device = choose_device(config.resources)
+            # A cluster without a GPU may still bring one up: the device is the user's choice.
+            encoded = stream(decode, cost=cost, slots=slots).map_batches(
+                Encode,
+                fn_constructor_args=(task.weights, task.modalities, config, device, progress.meter),
+                batch_size=1,
+                compute=encoder_pool(config.embedding),
+                **encoding(config.resources, device),
+            )
             encoded.write_datasink(sink, ray_remote_args=writing(config.resources))
     finish(task.out)
-    took = {"start_seconds": progress.start_s, "seconds": progress.seconds}
-    return {**sink.counts, **{name: round(value, 2) for name, value in took.items()}}
-
-
-def _encoded(decoded: ray.data.Dataset, task: EmbeddingTask, meter: Meter) -> ray.data.Dataset:
-    config = task.config
-    device = choose_device(config.resources)
-    # A cluster that has no GPU yet may still bring one up: the device is the user's choice.
-    return decoded.map_batches(
-        Encode,
-        fn_constructor_args=(task.weights, task.modalities, config, device, meter),
-        batch_size=1,
-        compute=encoder_pool(config.embedding),
-        **encoding(config.resources, device),
-    )
+    start_seconds, seconds = round(progress.start_s, 2), round(progress.seconds, 2)
+    return {**sink.counts, "start_seconds": start_seconds, "seconds": seconds}
 
 
 def encoder_pool(config: EmbeddingConfig) -> ActorPoolStrategy:
@@ -154,30 +149,26 @@ class Encode:
             encoders.load_weights(networks, weights)
         self.device = torch.device(device)
         self.networks = networks.eval().to(self.device)
-        self.front = {
-            "video": FramesToInput().to(self.device),
-            "audio": LogMel(config.clips.audio).to(self.device),
-        }
-        self.modalities = modalities
-        self.precision = config.precision
-        self.meter = meter
+        front = {"video": FramesToInput(), "audio": LogMel(config.clips.audio)}
+        self.front = torch.nn.ModuleDict(front).to(self.device)
+        self.modalities, self.precision, self.meter = modalities, config.precision, meter
 
     @torch.inference_mode()
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         indices = batch["clip_index"][0]
-        rejected = {index: (reason, detail) for index, reason, detail in _rejects(batch)}
+        rejects = json.loads(str(batch["rejects"][0]))
+        why = {index: (reason, detail) for index, reason, detail in rejects}
         columns: dict[str, pa.Array] = {"clip_index": pa.array(indices, pa.int64())}
         for modality in self.modalities:
             features = self._encode(modality, batch[modality][0])
             columns[modality] = as_feature_array(features, batch[f"has_{modality}"][0])
-        for position, name in enumerate(("reason", "detail")):
-            values = [rejected[i][position] if i in rejected else None for i in indices.tolist()]
-            columns[name] = pa.array(values, pa.string())
-        table = pa.table(columns)
-        present = int((indices >= 0).sum())
-        self.meter.add(done=present, rejects=len(rejected))
+        reasons, details = zip(*(why.get(index, (None, None)) for index in indices.tolist()))
+        columns["reason"] = pa.array(reasons, pa.string())
+        columns["detail"] = pa.array(details, pa.string())
+        table = pa.table(columns).filter(pa.array(indices >= 0))
+        self.meter.add(done=len(table), rejects=len(why))
         metrics.gpu_memory("embed")
-        return table.filter(pa.array(indices >= 0))
+        return table
 
     def _encode(self, modality: str, data: np.ndarray) -> np.ndarray:
         """float16 [B, d]; rows of absent clips are meaningless."""
@@ -185,7 +176,3 @@ class Encode:
         with autocast(self.device, self.precision):
             features = self.networks[modality](self.front[modality](tensor))
         return features.float().cpu().numpy().astype(np.float16)
-
-
-def _rejects(batch: dict[str, np.ndarray]) -> list[tuple[int, str, str]]:
-    return [tuple(reject) for reject in json.loads(str(batch["rejects"][0]))]

@@ -44,7 +44,7 @@ class MemoryBank:
         if rank == 0:
             for folder in (*out.values(), records(out)):
                 for part in folder.files(".parquet"):
-                    if slot == 0 or _first_slot(part.name) >= slot:
+                    if slot == 0 or int(part.name.split("-")[1]) >= slot:
                         part.delete()
 
     def add(self, batch: Mapping[str, np.ndarray], features: Mapping[str, torch.Tensor]) -> None:
@@ -81,7 +81,3 @@ class MemoryBank:
             table[modality] = as_feature_array(values, joined(modality))
         table["reason"] = pa.nulls(len(table["clip_index"]), pa.string())
         write_shards(self.out, f"{BANKED}-{first:09d}-{self.rank:04d}.parquet", pa.table(table))
-
-
-def _first_slot(name: str) -> int:
-    return int(name.split("-")[1])

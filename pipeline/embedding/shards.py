@@ -10,6 +10,7 @@ write that was finished; the next pass makes the rest. What training kept of its
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,10 +29,8 @@ from pipeline.storage import Location
 
 def as_feature_array(features: np.ndarray, present: np.ndarray) -> pa.Array:
     """float16 [B, d] and bool [B] → fixed_size_list<float16>[d] with nulls for absent rows."""
-    values = pa.array(features.reshape(-1), pa.float16())
-    return pa.FixedSizeListArray.from_arrays(
-        values, features.shape[1], mask=pa.array(~present.astype(bool))
-    )
+    values, absent = pa.array(features.reshape(-1), pa.float16()), pa.array(~present.astype(bool))
+    return pa.FixedSizeListArray.from_arrays(values, features.shape[1], mask=absent)
 
 
 BANKED = "bank"  # how names of what training kept begin
@@ -50,7 +49,7 @@ class Written:
     clips: np.ndarray
     banked: np.ndarray
     passes: int
-    counts: dict[str, int]
+    counts: Counter[str]
 
     @classmethod
     def before(cls, out: Mapping[str, Location], rejects: Location, num_clips: int) -> Written:
@@ -58,23 +57,20 @@ class Written:
         found = {record.name: record for record in records(out).files(".parquet")}
         prefix = _rejects_prefix(out)
         written = [(shard, shard.name) for f in out.values() for shard in f.files(".parquet")]
-        written += [
-            (part, part.name.removeprefix(prefix))
-            for part in rejects.files(".parquet")
-            if part.name.startswith(prefix)
-        ]
+        parts = [part for part in rejects.files(".parquet") if part.name.startswith(prefix)]
+        written += [(part, part.name.removeprefix(prefix)) for part in parts]
         for place, name in written:
             if name not in found:
                 place.delete()
         clips, banked = np.zeros(num_clips, bool), np.zeros(num_clips, bool)
-        counts: dict[str, int] = {}
+        counts: Counter[str] = Counter()
         for name, record in found.items():
             table = record.read_table()
             indices = table["clip_index"].to_numpy()
             clips[indices] = True
             if name.startswith(BANKED):
                 banked[indices] = True
-            _add(counts, _counts(table))
+            counts.update(_counts(table))
         passes = {name.split("-")[1] for name in found if not name.startswith(BANKED)}
         return cls(clips, banked, len(passes), counts)
 
@@ -103,16 +99,14 @@ class FeatureSink(Datasink[dict[str, int]]):
         """
         self.out, self.rejects, self.clips = out, rejects, clips
         self.rows_per_file, self.again = rows_per_file, again
-        self.passes = written.passes
-        self.counts = dict(written.counts)
+        self.passes, self.counts = written.passes, written.counts.copy()
 
     @property
     def min_rows_per_write(self) -> int:
         return self.rows_per_file
 
     def write(self, blocks: Iterable[Block], ctx: Any) -> dict[str, int]:
-        tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
-        table = pa.concat_tables(tables)
+        table = pa.concat_tables(BlockAccessor.for_block(block).to_arrow() for block in blocks)
         if len(self.again):
             table = table.filter(pc.invert(pc.is_in(table["clip_index"], pa.array(self.again))))
         name = f"part-{self.passes:03d}-{ctx.task_idx:06d}.parquet"
@@ -124,7 +118,7 @@ class FeatureSink(Datasink[dict[str, int]]):
 
     def on_write_complete(self, write_result: WriteResult[dict[str, int]]) -> None:
         for counts in write_result.write_returns:
-            _add(self.counts, counts)
+            self.counts.update(counts)
 
 
 def write_shards(out: Mapping[str, Location], name: str, table: pa.Table) -> dict[str, int]:
@@ -140,9 +134,8 @@ def write_shards(out: Mapping[str, Location], name: str, table: pa.Table) -> dic
             shard = pa.table({"clip_index": present["clip_index"], "features": present[modality]})
             (folder / name).write_table(shard)
     flags = {modality: table[modality].is_valid() for modality in out}
-    record = pa.table(
-        {"clip_index": table["clip_index"], **flags, "rejected": table["reason"].is_valid()}
-    )
+    flags["rejected"] = table["reason"].is_valid()
+    record = pa.table({"clip_index": table["clip_index"], **flags})
     (records(out) / name).write_table(record)
     return _counts(record)
 
@@ -168,11 +161,6 @@ def _counts(record: pa.Table) -> dict[str, int]:
     return {"clips": len(record), **{name: pc.sum(record[name]).as_py() or 0 for name in names}}
 
 
-def _add(counts: dict[str, int], more: dict[str, int]) -> None:
-    for key, value in more.items():
-        counts[key] = counts.get(key, 0) + value
-
-
 def read_features(folder: Location, num_clips: int) -> tuple[np.ndarray, np.ndarray]:
     """Feature shards as one array: float16 [N, d] (zeros where absent) and bool [N] present.
 
@@ -182,12 +170,10 @@ def read_features(folder: Location, num_clips: int) -> tuple[np.ndarray, np.ndar
     present = np.zeros(num_clips, bool)
     for part in folder.files(".parquet"):
         table = part.read_table()
-        column = table["features"].combine_chunks()
-        rows = column.flatten().to_numpy().reshape(len(table), -1)
+        indices, column = table["clip_index"].to_numpy(), table["features"].combine_chunks()
         if features is None:
-            features = np.zeros((num_clips, rows.shape[1]), np.float16)
-        indices = table["clip_index"].to_numpy()
-        features[indices] = rows
+            features = np.zeros((num_clips, column.type.list_size), np.float16)
+        features[indices] = column.flatten().to_numpy().reshape(len(table), -1)
         present[indices] = True
     if features is None:
         raise UserError(f"there are no features in {folder}: was every clip rejected?")

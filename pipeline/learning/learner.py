@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import encoders
 from pipeline.clips.frontend import FramesToInput, LogMel
@@ -64,14 +63,12 @@ class Learner:
         wrap: Callable[[nn.Module], nn.Module],
         bank: MemoryBank | None = None,
     ) -> None:
-        heads = spec.heads
-        self.frozen, self.bank = spec.frozen, bank
-        self.config, self.device, self.heads = config, device, heads
+        self.spec, self.config, self.device, self.bank = spec, config, device, bank
         self.networks = encoders.channels_last(encoders.build(config.encoders, seed=0))
         encoders.load_weights(self.networks, spec.weights)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence(spec.key).generate_state(1)[0]))
-            self.model = EncodersWithHeads(self.networks, heads, config.learning.head)
+            self.model = EncodersWithHeads(self.networks, spec.heads, config.learning.head)
         if spec.frozen:
             self.model.encoders.requires_grad_(False)
         if config.learning.compile:
@@ -80,10 +77,10 @@ class Learner:
         if config.learning.sync_batchnorm:
             nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.wrapped = wrap(self.model)
-        self.front: dict[str, nn.Module] = {
-            "video": FramesToInput().to(device),
-            "audio": LogMel(config.clips.audio).to(device),
-        }
+        # Gradients stay with their worker: only a step's last batch is summed over workers.
+        self._apart = getattr(self.wrapped, "no_sync", nullcontext)
+        front = {"video": FramesToInput(), "audio": LogMel(config.clips.audio)}
+        self.front = nn.ModuleDict(front).to(device)
         self.optimizer = new_optimizer(self.model, config.learning)
 
     def step(
@@ -104,47 +101,41 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.wrapped.train()
-        if self.frozen:
+        if self.spec.frozen:
             self.model.encoders.eval()
         self.optimizer.zero_grad(set_to_none=True)
         seen = []
         for number, batch in enumerate(batches, start=1):
             with nullcontext() if number == len(batches) else self._apart():
-                losses, hits = self._losses(batch)
-                (
-                    torch.stack(list(losses.values())).sum() * (workers / learning.step_batches)
-                ).backward()
-            seen.append(_named(losses, "loss") | _named(hits, "accuracy"))
+                loss, values = self._losses(batch, self.wrapped)
+                (loss * (workers / learning.step_batches)).backward()
+            seen.append(values)
         if learning.clip_grad_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), learning.clip_grad_norm)
         self.optimizer.step()
         return {name: torch.stack([one[name] for one in seen]).mean() for name in seen[0]}
 
-    def _apart(self) -> AbstractContextManager[Any]:
-        """Gradients stay with their worker: only a step's last batch is summed over workers."""
-        if isinstance(self.wrapped, DistributedDataParallel):
-            return self.wrapped.no_sync()
-        return nullcontext()
-
     @torch.no_grad()
     def evaluate(self, batch: Mapping[str, np.ndarray]) -> dict[str, float]:
         """Loss and accuracy on held-out clips, BatchNorm in eval mode."""
         self.model.eval()
-        losses, hits = self._losses(batch, self.model)
-        total = torch.stack(list(losses.values())).sum()
-        named = _named(losses, "held_out_loss") | _named(hits, "held_out_accuracy")
-        return read({"held_out_loss": total, **named})
+        loss, values = self._losses(batch, self.model)
+        named = {f"held_out_{name}": value for name, value in values.items()}
+        return read({"held_out_loss": loss, **named})
 
     def _losses(
-        self, batch: Mapping[str, np.ndarray], model: nn.Module | None = None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Cross-entropy and share of right predictions per head, over the clips with its label."""
-        inputs = {m: self._input(m, batch) for m in self.heads}
+        self, batch: Mapping[str, np.ndarray], model: nn.Module
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The heads' losses added up; loss and accuracy of each.
+
+        They are cross-entropy and share of right predictions, over the clips with a head's label.
+        """
+        inputs = {m: self._input(m, batch) for m in self.spec.heads}
         with autocast(self.device, self.config.precision):
-            logits = (model or self.wrapped)(inputs)
+            logits = model(inputs)
         if self.bank:
             self.bank.add(batch, self.model.features)
-        losses, hits = {}, {}
+        losses, accuracies = {}, {}
         for name, scores in logits.items():
             modality, clustering = name.split("_", 1)
             label = np.where(batch[f"has_{modality}"], batch[f"label_{clustering}"], -1)
@@ -153,9 +144,11 @@ class Learner:
             # A sum over the known ones: with none of them the loss is 0, not nan.
             loss = F.cross_entropy(scores.float(), target, ignore_index=-1, reduction="sum")
             count = known.sum().clamp(min=1)
-            losses[name] = loss / count
-            hits[name] = ((scores.argmax(dim=1) == target) & known).sum() / count
-        return losses, hits
+            losses[f"loss_{name}"] = loss / count
+            right = (scores.argmax(dim=1) == target) & known
+            accuracies[f"accuracy_{name}"] = right.sum() / count
+        total = torch.stack(list(losses.values())).sum()
+        return total, {name: loss.detach() for name, loss in losses.items()} | accuracies
 
     def _input(self, modality: str, batch: Mapping[str, np.ndarray]) -> Tensor:
         """A modality's network input [B, …].
@@ -163,13 +156,10 @@ class Learner:
         Places without this modality repeat others that have it, so that blanks never enter
         BatchNorm's statistics; their label is -1.
         """
-        present = np.flatnonzero(batch[f"has_{modality}"])
-        data = batch[modality]
-        mirror = batch["mirror"]
-        if 0 < len(present) < len(data):
-            rows = np.where(
-                batch[f"has_{modality}"], np.arange(len(data)), np.resize(present, len(data))
-            )
+        data, mirror, present = batch[modality], batch["mirror"], batch[f"has_{modality}"]
+        if 0 < present.sum() < len(data):
+            others = np.resize(np.flatnonzero(present), len(data))
+            rows = np.where(present, np.arange(len(data)), others)
             data, mirror = data[rows], mirror[rows]
         tensor = on_device(data, self.device)
         if modality == "video" and mirror.any():
@@ -201,7 +191,3 @@ class Learner:
 def read(values: Mapping[str, Tensor]) -> dict[str, float]:
     """The numbers in tensors of one element: the host waits here until the device has them."""
     return dict(zip(values, torch.stack(list(values.values())).tolist()))
-
-
-def _named(values: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {f"{prefix}_{name}": value.detach() for name, value in values.items()}

@@ -11,8 +11,6 @@ from torch import nn
 
 from pipeline.config import LearningConfig
 
-_STEP = 0.1  # the rate is multiplied by it at each milestone
-
 
 def new_optimizer(model: nn.Module, learning: LearningConfig) -> torch.optim.Optimizer:
     """SGD, AdamW or LARS; under the last two biases and BatchNorm's parameters are not decayed."""
@@ -24,11 +22,8 @@ def new_optimizer(model: nn.Module, learning: LearningConfig) -> torch.optim.Opt
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     if learning.optimizer == "lars":
-        groups: list[dict[str, Any]] = [
-            {"params": matrices, "trust_decay": decay},
-            {"params": vectors},
-        ]
-        return Lars(groups, lr=lr, momentum=learning.momentum)
+        trusted: dict[str, Any] = {"params": matrices, "trust_decay": decay}
+        return Lars([trusted, {"params": vectors}], lr=lr, momentum=learning.momentum)
     decayed = {"params": matrices, "weight_decay": decay}
     return torch.optim.AdamW([decayed, {"params": vectors, "weight_decay": 0.0}], lr=lr, fused=True)
 
@@ -61,7 +56,7 @@ def rate_factor(learning: LearningConfig, progress: float) -> float:
     if progress < learning.warmup:
         return (progress + 1e-3) / (learning.warmup + 1e-3)
     if learning.schedule == "step":
-        return _STEP ** sum(progress >= m for m in learning.step_milestones)
+        return 0.1 ** sum(progress >= m for m in learning.step_milestones)
     if learning.schedule == "cosine":
         rest = (progress - learning.warmup) / max(1 - learning.warmup, 1e-9)
         return 0.5 * (1 + math.cos(math.pi * rest))

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 import ray
 
-from pipeline.clips.table import ClipTable, PublishedClips
+from pipeline.clips.table import PublishedClips
 from pipeline.config import Config
 from pipeline.learning.schedule import ScheduleShape
 from pipeline.storage import Location
@@ -74,8 +74,15 @@ class LearningTask:
         return tuple(self.heads)
 
     @property
-    def head_sizes(self) -> Heads:
-        return {m: {name: self.labels[name].k for name in names} for m, names in self.heads.items()}
+    def spec(self) -> LearnerSpec:
+        """What its workers build their learners from."""
+        heads = {m: {name: self.labels[name].k for name in ns} for m, ns in self.heads.items()}
+        return LearnerSpec(heads, self.weights, self.key, self.frozen)
+
+    @property
+    def rejects_prefix(self) -> str:
+        """How the names of this update's parts begin, among those of its round."""
+        return f"learn-{self.key[-1]}"
 
 
 @dataclass(frozen=True)
@@ -100,25 +107,15 @@ class WorkerTask:
     """What each training worker is given.
 
     Attributes:
-        out, rejects: see `LearningTask`; clips: the table that names rejects.
+        task: what to learn.
         device: ``cpu`` or ``cuda``.
         schedule: the steps to take.
-        bank: see `LearningTask`; last_seen: boxed bool [slots · B], see `Schedule.last_seen`.
         meter: counts the clips that were trained on.
+        last_seen: boxed bool [slots · B], see `Schedule.last_seen`; only with a bank.
     """
 
-    config: Config
-    learner: LearnerSpec
-    out: Location
-    rejects: Location
-    clips: ClipTable
+    task: LearningTask
     device: str
     schedule: ScheduleShape
     meter: Meter
-    bank: Mapping[str, Location] | None = None
     last_seen: list[ray.ObjectRef] | None = None
-
-    @property
-    def rejects_prefix(self) -> str:
-        """How the names of this update's parts begin, among those of its round."""
-        return f"learn-{self.learner.key[-1]}"

@@ -61,12 +61,11 @@ def connect(resources: ResourcesConfig) -> None:
     """
     if not ray.is_initialized():
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+        own: dict[str, Any] = {}
         if not os.environ.get("RAY_ADDRESS"):
-            options["num_cpus"] = local_cpus(resources)
-            options["object_store_memory"] = resources.object_store_mb * 2**20
-            options["include_dashboard"] = False
-        ray.init(**options)
+            own = {"num_cpus": local_cpus(resources), "include_dashboard": False}
+            own["object_store_memory"] = resources.object_store_mb * 2**20
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, **own)
         _hide_restart_error()
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler, which `ray.init` sets, prints its C++ stack and dies on the spot.

@@ -39,17 +39,18 @@ class Standby:
     ) -> None:
         asked = {"CPU": options["num_cpus"], "GPU": options["num_gpus"]}
         self._bundle = {name: value for name, value in asked.items() if value}
-        self._labels = options.get("label_selector", {})
-        self._later = min(freed, count)
-        self._ahead = count - self._later
-        self._lead_s = 60 * resources.lead_minutes if may_grow(resources) else 0.0
+        self._labels = options.get("label_selector")
+        lead_s = 60 * resources.lead_minutes if may_grow(resources) else 0.0
+        later = min(freed, count)
+        # How many to ask for, and how little must be left before that.
+        self._wanted = [(count - later, lead_s), (later, 0.0)] if lead_s else []
         self._groups: list[PlacementGroup] = []
         self._over = threading.Event()
         self._watcher: threading.Thread | None = None
 
     def before(self, progress: Advance) -> None:
         """The stage before it begins; watch how much of that is left."""
-        if self._lead_s and self._watcher is None:
+        if self._wanted and self._watcher is None:
             self._watcher = threading.Thread(target=self._watch, args=(progress,), daemon=True)
             self._watcher.start()
 
@@ -64,18 +65,12 @@ class Standby:
     def _watch(self, progress: Advance) -> None:
         while not self._over.wait(1.0):
             left_s = progress.left_s()
-            if left_s is None:
-                continue
-            if self._ahead and left_s <= self._lead_s:
-                self._keep(self._ahead)
-                self._ahead = 0
-            if self._later and left_s == 0:
-                self._keep(self._later)
-                self._later = 0
-
-    def _keep(self, count: int) -> None:
-        labels = [self._labels] * count if self._labels else None
-        self._groups.append(placement_group([self._bundle] * count, bundle_label_selector=labels))
+            while self._wanted and left_s is not None and left_s <= self._wanted[0][1]:
+                count, _ = self._wanted.pop(0)
+                labels = [self._labels] * count if self._labels else None
+                bundles = [self._bundle] * count
+                if count:
+                    self._groups.append(placement_group(bundles, bundle_label_selector=labels))
 
 
 class NextStages:

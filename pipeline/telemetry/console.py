@@ -58,11 +58,8 @@ class LiveLine:
 
     def __init__(self) -> None:
         console = Console(stderr=True)
-        text = TextColumn(
-            "{task.description}",
-            markup=False,
-            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
-        )
+        one_line = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        text = TextColumn("{task.description}", markup=False, table_column=one_line)
         self._bars = Bars(
             *([BarColumn(_BAR_WIDTH)] if console.width >= _NARROW else []),
             text,
@@ -83,9 +80,8 @@ class LiveLine:
 
     def show(self, text: str, done: int, total: int) -> None:
         """Replace the text; the bar is in motion as long as nothing is done."""
-        self._bars.update(
-            self._task, description=text, completed=done, total=total if done else None
-        )
+        end = total if done else None
+        self._bars.update(self._task, description=text, completed=done, total=end)
 
     def close(self) -> None:
         self._bars.stop()

@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
-from types import TracebackType
 from typing import Any
 
 import ray
@@ -32,21 +32,18 @@ class _Board:
     """What the workers of each stage report. One serves the whole job: an actor is a process."""
 
     def __init__(self) -> None:
-        self.counts: dict[str, dict[str, float]] = {}
-        self.notes: dict[str, dict[str, Any]] = {}
+        self.stages: dict[str, tuple[Counter[str], dict[str, Any]]] = {}
 
     def add(self, stage: str, counts: dict[str, float], notes: dict[str, Any]) -> None:
-        sums = self.counts.setdefault(stage, {})
-        for name, value in counts.items():
-            sums[name] = sums.get(name, 0) + value
-        self.notes.setdefault(stage, {}).update(notes)
+        sums, latest = self.stages.setdefault(stage, (Counter(), {}))
+        sums.update(counts)
+        latest.update(notes)
 
-    def read(self, stage: str) -> tuple[dict[str, float], dict[str, Any]]:
-        return self.counts.get(stage, {}), self.notes.get(stage, {})
+    def read(self, stage: str) -> tuple[Counter[str], dict[str, Any]]:
+        return self.stages.get(stage, (Counter(), {}))
 
     def forget(self, stage: str) -> None:
-        self.counts.pop(stage, None)
-        self.notes.pop(stage, None)
+        self.stages.pop(stage, None)
 
 
 @lru_cache(maxsize=1)
@@ -100,12 +97,7 @@ class Progress:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._stop.set()
         self._thread.join(timeout=5)
         self.seconds = time.monotonic() - self._start
@@ -136,7 +128,7 @@ class Progress:
                 say(line)
 
     def _look(self) -> str | None:
-        counts: dict[str, float]
+        counts: Counter[str]
         notes: dict[str, Any]
         try:
             counts, notes = ray.get(self.meter.board.read.remote(self.meter.stage), timeout=5)

@@ -19,7 +19,6 @@ from pipeline.errors import UserError
 from pipeline.storage import Location
 
 log = logging.getLogger(__name__)
-
 _EXPERIMENT = "xdc-ray"
 
 
@@ -57,21 +56,18 @@ class Trackers:
         known = names.read_json() if names.exists() else {}
         self.trackers: dict[str, Tracker] = {}
         for name, make in _TRACKERS.items():
-            if not getattr(config.tracking, name):
+            where = getattr(config.tracking, name)
+            if not where:
                 continue
             try:
-                tracker = make(run, config, known.get(name))
+                self.trackers[name] = make(run, config, known.get(name))
             except ImportError as error:
-                raise UserError(
-                    f"tracking.{name} needs its package: pip install 'xdc-ray[tracking]' ({error})"
-                ) from None
+                advice = f"pip install 'xdc-ray[tracking]' ({error})"
+                raise UserError(f"tracking.{name} needs its package: {advice}") from None
             except Exception as error:  # the packages' errors have no common ancestor
                 reason = str(error).strip().splitlines() or [type(error).__name__]
-                raise UserError(
-                    f"tracking.{name}={getattr(config.tracking, name)} cannot be used: {reason[0]}"
-                ) from None
-            self.trackers[name] = tracker
-            known[name] = tracker.id
+                raise UserError(f"tracking.{name}={where} cannot be used: {reason[0]}") from None
+            known[name] = self.trackers[name].id
         if self.trackers:
             names.write_json(known)
 
@@ -142,15 +138,11 @@ class _Wandb:
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
+        is_section = isinstance(value, Mapping)
+        found |= _flat(value, f"{prefix}{key}.") if is_section else {prefix + key: value}
     return found
 
 
 # By the key in `TrackingConfig` that names the address or project.
-_TRACKERS: dict[str, Callable[[Location, Config, str | None], Tracker]] = {
-    "mlflow": _MLflow,
-    "wandb": _Wandb,
-}
+_Make = Callable[[Location, Config, str | None], Tracker]
+_TRACKERS: dict[str, _Make] = {"mlflow": _MLflow, "wandb": _Wandb}
