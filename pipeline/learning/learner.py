@@ -33,13 +33,10 @@ class EncodersWithHeads(nn.Module):
     def __init__(self, networks: nn.ModuleDict, heads: Heads, kind: str) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict({m: networks[m] for m in heads})
-        self.heads = nn.ModuleDict(
-            {
-                f"{m}_{name}": encoders.new_head(int(networks[m].dim), k, kind)  # type: ignore[arg-type]
-                for m, clusterings in heads.items()
-                for name, k in clusterings.items()
-            }
-        )
+        self.heads = nn.ModuleDict()
+        for m, clusterings in heads.items():
+            for name, k in clusterings.items():
+                self.heads[f"{m}_{name}"] = encoders.new_head(int(networks[m].dim), k, kind)  # type: ignore[arg-type]
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         features = {m: self.encoders[m](x) for m, x in inputs.items()}
