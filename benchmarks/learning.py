@@ -36,7 +36,7 @@ from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config
 from pipeline.learning.learn import trainer
-from pipeline.learning.optimizers import new_optimizer
+from pipeline.learning.learner import new_optimizer
 from pipeline.learning.schedule import ScheduleShape
 from pipeline.learning.task import LearningTask, PublishedLabels, WorkerTask
 from pipeline.runtime.devices import KEEPS_MEMORY

@@ -27,7 +27,6 @@ from pipeline.errors import UserError
 
 _LOCAL = pyarrow.fs.LocalFileSystem()
 _UNFINISHED = re.compile(r"\.[0-9a-f]{8}\.tmp$")  # what `write_bytes` has not moved into place
-_ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
 @lru_cache(maxsize=64)
@@ -45,16 +44,6 @@ def _file_system(root: str) -> tuple[pyarrow.fs.FileSystem, str]:
         options |= {"retry_strategy": patient, "connect_timeout": 10.0}
         fs = pyarrow.fs.S3FileSystem(**options)
     return fs, base
-
-
-def _with_endpoint(uri: str) -> str:
-    """Add the S3 endpoint of the environment to a URI that names none (MinIO, Ceph, tests)."""
-    endpoint = next((os.environ[v] for v in _ENDPOINT_VARIABLES if os.environ.get(v)), None)
-    if endpoint is None or "endpoint_override" in uri:
-        return uri
-    scheme, _, host = endpoint.partition("://")
-    query = urlencode({"endpoint_override": host, "scheme": scheme})
-    return f"{uri}{'&' if '?' in uri else '?'}{query}"
 
 
 @dataclass(frozen=True)
@@ -109,10 +98,14 @@ class Location:
     def _opened(self) -> tuple[pyarrow.fs.FileSystem, str]:
         if self.is_local:
             return _LOCAL, self.uri
-        parts = urlsplit(self.uri)
-        root = f"{parts.scheme}://{parts.netloc}" + (f"?{self.query}" if self.query else "")
-        if parts.scheme == "s3":
-            root = _with_endpoint(root)
+        parts, options = urlsplit(self.uri), self.query
+        # The environment's S3 endpoint serves a URI that names none (MinIO, Ceph, tests).
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if parts.scheme == "s3" and endpoint and "endpoint_override" not in options:
+            scheme, _, host = endpoint.partition("://")
+            found = urlencode({"endpoint_override": host, "scheme": scheme})
+            options = f"{options}&{found}" if options else found
+        root = f"{parts.scheme}://{parts.netloc}" + (f"?{options}" if options else "")
         fs, base = _file_system(root)
         return fs, f"{base.rstrip('/')}{parts.path}"
 

@@ -35,9 +35,6 @@ from pipeline.telemetry import metrics
 from pipeline.telemetry.console import say
 from pipeline.telemetry.progress import Meter, Progress
 
-# A pass writes at least so many files, if they are not too small: what a kill may lose.
-_FILES, _FEWEST_ROWS = 16, 256
-
 
 @dataclass(frozen=True)
 class EmbeddingTask:
@@ -49,7 +46,6 @@ class EmbeddingTask:
         out: modality → folder of the feature shards: Parquet with ``clip_index`` int64 and
             ``features`` fixed_size_list<float16>[d], rows in any order.
         rejects: folder for the rejects of this pass.
-        config: of the run.
         title: shown to the user.
         ahead: nodes of the stages after it.
     """
@@ -62,10 +58,6 @@ class EmbeddingTask:
     title: str
     ahead: NextStages | None = None
 
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        return tuple(self.out)
-
 
 def embed(task: EmbeddingTask) -> dict[str, Any]:
     """Features of every clip, for the modalities of the task.
@@ -76,7 +68,7 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
         Counts: clips, rejected, and features per modality; and the seconds it took, those until
         the first batch was encoded also by themselves.
     """
-    config, num_clips = task.config, len(task.clips)
+    config, modalities, num_clips = task.config, tuple(task.out), len(task.clips)
     for folder in task.out.values():
         folder.sweep()
     written = Written.before(task.out, task.rejects, num_clips)
@@ -89,20 +81,21 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
         say(f"{task.title} · training kept the features of {kept:,} of {num_clips:,} clips")
     if written.passes:
         say(f"{task.title} · goes on after {written.clips.sum():,} of {num_clips:,} clips")
-    rows_per_file = min(config.embedding.max_rows_per_file, max(num_clips // _FILES, _FEWEST_ROWS))
+    # At least 16 files, unless they would be tiny: a kill loses what is not in one yet.
+    rows_per_file = min(config.embedding.max_rows_per_file, max(num_clips // 16, 256))
     sink = FeatureSink(task.out, task.rejects, task.clips.table, rows_per_file, written, again)
     left = num_clips - int(written.clips.sum()) + len(again)
     with Progress(task.title, left, "clips") as progress:
         if len(slots):
             if task.ahead:
                 task.ahead.before(progress)
-            decode = DecodeSlot(task.clips, order, config.clips, task.modalities)
+            decode = DecodeSlot(task.clips, order, config.clips, modalities)
             cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
             device = choose_device(config.resources)
             # A cluster without a GPU may still bring one up: the device is the user's choice.
             encoded = stream(decode, cost=cost, slots=slots).map_batches(
                 Encode,
-                fn_constructor_args=(task.weights, task.modalities, config, device, progress.meter),
+                fn_constructor_args=(task.weights, modalities, config, device, progress.meter),
                 batch_size=1,
                 compute=encoder_pool(config.embedding),
                 **encoding(config.resources, device),
@@ -117,15 +110,12 @@ def encoder_pool(config: EmbeddingConfig) -> ActorPoolStrategy:
     return ActorPoolStrategy(min_size=config.min_actors, max_size=config.max_actors)
 
 
-def _left(
-    wanted: np.ndarray, batch_size: int, written: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def _left(wanted: np.ndarray, size: int, written: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Slots of the wanted clips that are not wholly written, and the clips in them that are.
 
     A clip's features must not depend on what killed passes left: it stays in its slot.
     """
-    slot_of = np.arange(len(wanted)) // batch_size
-    done = written[wanted]
+    slot_of, done = np.arange(len(wanted)) // size, written[wanted]
     slots = np.unique(slot_of[~done])
     return slots, wanted[done & np.isin(slot_of, slots)]
 
@@ -160,8 +150,11 @@ class Encode:
         why = {index: (reason, detail) for index, reason, detail in rejects}
         columns: dict[str, pa.Array] = {"clip_index": pa.array(indices, pa.int64())}
         for modality in self.modalities:
-            features = self._encode(modality, batch[modality][0])
-            columns[modality] = as_feature_array(features, batch[f"has_{modality}"][0])
+            tensor = on_device(batch[modality][0], self.device)
+            with autocast(self.device, self.precision):
+                features = self.networks[modality](self.front[modality](tensor))
+            values = features.float().cpu().numpy().astype(np.float16)
+            columns[modality] = as_feature_array(values, batch[f"has_{modality}"][0])
         reasons, details = zip(*(why.get(index, (None, None)) for index in indices.tolist()))
         columns["reason"] = pa.array(reasons, pa.string())
         columns["detail"] = pa.array(details, pa.string())
@@ -169,10 +162,3 @@ class Encode:
         self.meter.add(done=len(table), rejects=len(why))
         metrics.gpu_memory("embed")
         return table
-
-    def _encode(self, modality: str, data: np.ndarray) -> np.ndarray:
-        """float16 [B, d]; rows of absent clips are meaningless."""
-        tensor = on_device(data, self.device)
-        with autocast(self.device, self.precision):
-            features = self.networks[modality](self.front[modality](tensor))
-        return features.float().cpu().numpy().astype(np.float16)

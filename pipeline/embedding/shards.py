@@ -26,14 +26,14 @@ from pipeline.clips.table import ClipTable, write_rejects
 from pipeline.errors import UserError
 from pipeline.storage import Location
 
+BANKED = "bank"  # how names of what training kept begin
+Folders = Mapping[str, Location]  # modality → where its features lie
+
 
 def as_feature_array(features: np.ndarray, present: np.ndarray) -> pa.Array:
     """float16 [B, d] and bool [B] → fixed_size_list<float16>[d] with nulls for absent rows."""
     values, absent = pa.array(features.reshape(-1), pa.float16()), pa.array(~present.astype(bool))
     return pa.FixedSizeListArray.from_arrays(values, features.shape[1], mask=absent)
-
-
-BANKED = "bank"  # how names of what training kept begin
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Written:
     counts: Counter[str]
 
     @classmethod
-    def before(cls, out: Mapping[str, Location], rejects: Location, num_clips: int) -> Written:
+    def before(cls, out: Folders, rejects: Location, num_clips: int) -> Written:
         """Read the records of a pass into `out`; remove what it wrote without finishing."""
         found = {record.name: record for record in records(out).files(".parquet")}
         prefix = _rejects_prefix(out)
@@ -86,7 +86,7 @@ class FeatureSink(Datasink[dict[str, int]]):
 
     def __init__(
         self,
-        out: Mapping[str, Location],
+        out: Folders,
         rejects: Location,
         clips: ClipTable,
         rows_per_file: int,
@@ -121,7 +121,7 @@ class FeatureSink(Datasink[dict[str, int]]):
             self.counts.update(counts)
 
 
-def write_shards(out: Mapping[str, Location], name: str, table: pa.Table) -> dict[str, int]:
+def write_shards(out: Folders, name: str, table: pa.Table) -> dict[str, int]:
     """One shard a modality, then the record by which they count; returns the record's counts.
 
     Args:
@@ -140,19 +140,19 @@ def write_shards(out: Mapping[str, Location], name: str, table: pa.Table) -> dic
     return _counts(record)
 
 
-def finish(out: Mapping[str, Location]) -> None:
+def finish(out: Folders) -> None:
     """Say that the features are whole; the records have served."""
     for folder in out.values():
         (folder / "DONE").write_text("")
     records(out).delete()
 
 
-def records(out: Mapping[str, Location]) -> Location:
+def records(out: Folders) -> Location:
     """Where the records of unfinished features lie."""
     return next(iter(out.values())) / "written"
 
 
-def _rejects_prefix(out: Mapping[str, Location]) -> str:
+def _rejects_prefix(out: Folders) -> str:
     return f"embed-{'-'.join(out)}-"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.data import DataContext, ExecutionOptions, ExecutionResources
+from ray.data import ExecutionOptions, ExecutionResources
 from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
@@ -69,7 +69,7 @@ def _drawn(task: LearningTask) -> Schedule:
     schedule: Schedule = ray.get(draw_schedule.options(**on_driver_node()).remote(*given))
     if schedule.labelled == 0:
         raise UserError(
-            f"no clip has the pseudo-labels that {'/'.join(task.encoders)} should learn "
+            f"no clip has the pseudo-labels that {'/'.join(task.heads)} should learn "
             f"({', '.join(task.labels)}): do the clips have both video and audio?"
         )
     return schedule
@@ -85,7 +85,7 @@ def _decoded(task: LearningTask, schedule: Schedule) -> Callable[[], ray.data.Da
     order = Order(len(schedule.order), config.learning.batch_size, indices, held_out)
     labels = {name: labels.boxed for name, labels in task.labels.items()}
     augment = Augment(*task.key[:2])
-    decode = DecodeSlot(task.clips, order, config.clips, task.encoders, augment, labels)
+    decode = DecodeSlot(task.clips, order, config.clips, tuple(task.heads), augment, labels)
     cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu, packed=True)
 
     def decoded() -> ray.data.Dataset:
@@ -119,7 +119,6 @@ def _taken_up(task: LearningTask, schedule: ScheduleShape) -> int:
 def _fit(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> dict[str, Any]:
     """Train until it is done, or until attempts fail without getting any further."""
     task = work.task
-    DataContext.get_current().execution_options.preserve_order = True
     try:
         while True:
             before = TrainingState.of(task.out).slot
@@ -133,7 +132,6 @@ def _fit(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> dict[str,
                 reason = str(error).strip().splitlines()[0]
                 say(f"{task.title} · workers were lost ({reason}); it goes on from the checkpoint")
     finally:
-        DataContext.get_current().execution_options.preserve_order = False
         (task.out / _TRAIN).delete()
 
 

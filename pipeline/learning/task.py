@@ -48,7 +48,6 @@ class LearningTask:
         weights: safetensors of both encoders before the update.
         out: folder for ``encoders.safetensors``, ``heads.safetensors`` and, last, ``metrics.json``.
         rejects: folder for the rejects of this update, beside those of other stages.
-        config: of the run.
         key: what is drawn depends on it alone.
         title: shown to the user.
         needs_all_labels: a clip must have every label to be drawn; else one is enough.
@@ -68,10 +67,6 @@ class LearningTask:
     needs_all_labels: bool = False
     frozen: bool = False
     bank: Mapping[str, Location] | None = None
-
-    @property
-    def encoders(self) -> tuple[str, ...]:
-        return tuple(self.heads)
 
     @property
     def spec(self) -> LearnerSpec:

@@ -24,7 +24,6 @@ from pipeline.telemetry import metrics
 Batch = dict[str, np.ndarray]
 Sums = dict[str, tuple[float, int]]  # name → sum, number of batches
 
-_STARVED = 0.2  # share of waiting above which it is said what to do
 _LOOK_EVERY = 20  # steps between two looks at the clock and for a notice of preemption
 
 
@@ -141,10 +140,10 @@ class Clock:
         notice = ray.train.get_preemption_info() is not None and not self._warned
         self._warned |= notice
         due = time.monotonic() - self._last >= 60 * self._minutes
-        if broadcast_from_rank_zero(notice or due):
+        agreed = bool(broadcast_from_rank_zero(notice or due))
+        if agreed:
             self._last = time.monotonic()
-            return True
-        return False
+        return agreed
 
 
 class Totals:
@@ -219,7 +218,7 @@ class Feed:
 def _show(work: WorkerTask, epoch: int, feed: Feed, losses: dict[str, float]) -> None:
     shown = {name: round(value, 3) for name, value in losses.items() if name.startswith("loss")}
     waiting = f"{feed.wait_share:.0%}"
-    if feed.wait_share > _STARVED and feed.seconds > 60:
+    if feed.wait_share > 0.2 and feed.seconds > 60:
         waiting += f" (decode-bound: {1 / (1 - feed.wait_share):.1f}× the CPU cores would keep up)"
     learning = work.task.config.learning
     clips = learning.step_batches * learning.batch_size

@@ -23,8 +23,6 @@ from pipeline.config import ClusteringConfig, LearningConfig, ResourcesConfig
 
 Options = dict[str, Any]  # of a Ray task, actor or `map_batches`
 
-_ENCODER_CPUS = 0.5
-_DECODE_GPUS = 0.1  # of a task that decodes on a GPU
 MEMORY, GPU = ("memory",), ("gpu",)  # roles
 
 
@@ -40,7 +38,7 @@ def decoding(resources: ResourcesConfig, on_gpu: bool = False, packed: bool = Fa
     cpus = resources.decode_cpus
     if not os.environ.get("RAY_ADDRESS"):
         cpus *= max(1.0, local_cpus(resources) / (os.cpu_count() or 1))
-    roles, gpus = (GPU, _DECODE_GPUS) if on_gpu else (resources.decode_on, 0.0)
+    roles, gpus = (GPU, 0.1) if on_gpu else (resources.decode_on, 0.0)
     options = _options(resources, roles, cpus, gpus)
     return options | {"scheduling_strategy": "DEFAULT"} if packed else options
 
@@ -48,9 +46,7 @@ def decoding(resources: ResourcesConfig, on_gpu: bool = False, packed: bool = Fa
 def encoding(resources: ResourcesConfig, device: str) -> Options:
     """An encoder actor. Ray Data would make one actor of two stages that ask for the same, and
     decode in it, one batch after the other: it asks for a little more or less than decoding."""
-    cpus = _ENCODER_CPUS
-    if decoding(resources)["num_cpus"] == cpus:
-        cpus += 0.01
+    cpus = 0.51 if decoding(resources)["num_cpus"] == 0.5 else 0.5
     return _options(resources, GPU, cpus, int(device == "cuda"))
 
 

@@ -28,7 +28,6 @@ from pipeline.errors import UserError
 
 METADATA = "http://169.254.169.254"  # link-local, the same on both clouds
 _LOOK_EVERY_S = 2.0
-_TIMEOUT_S = 2.0
 _GCP_NOTICE_S = 30  # Google says that a node goes, not when; it is this long after
 
 # Not through a proxy that the environment names: it is somewhere else.
@@ -137,7 +136,7 @@ def drain(notice: Notice, address: str | None = None, node_id: str | None = None
 
 def _ask(url: str, headers: dict[str, str], method: str = "GET") -> str:
     request = urllib.request.Request(url, headers=headers, method=method)
-    with _OPENER.open(request, timeout=_TIMEOUT_S) as answer:
+    with _OPENER.open(request, timeout=2.0) as answer:
         return str(answer.read().decode().strip())
 
 

@@ -19,7 +19,6 @@ from pipeline.errors import UserError
 
 LIMIT = packaging.GCS_STORAGE_MAX_SIZE
 _REMARKABLE = 16 * 2**20  # code is a hundredth of it
-_SHOWN = 5
 
 
 def shipped(folder: Path) -> dict[str, int]:
@@ -60,7 +59,7 @@ def check(folder: Path, limit: int = LIMIT) -> str:
     for file, size in files.items():
         top, *below = Path(file).parts
         parts[f"{top}/" if below else top] += size
-    shown = ", ".join(f"{name} {_size(size)}" for name, size in parts.most_common(_SHOWN))
+    shown = ", ".join(f"{name} {_size(size)}" for name, size in parts.most_common(5))
     if total >= limit:
         raise UserError(
             f"{line}, and Ray takes less than {_size(limit)}: {shown}. "

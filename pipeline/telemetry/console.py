@@ -13,9 +13,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column, Table
 from rich.text import Text
 
-_BAR_WIDTH = 20
 _NARROW = 110  # columns, below which the text takes the place of the bar
-_WIDEST = 10_000  # a table's lines are never broken: they also go to files and pipes
 
 
 def say(text: str) -> None:
@@ -46,7 +44,8 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     for row in rows:
         grid.add_row(*map(Text, row))
     page = io.StringIO()
-    Console(file=page, width=_WIDEST, color_system=None).print(grid)
+    # Wide, so that lines are never broken: they also go to files and pipes.
+    Console(file=page, width=10_000, color_system=None).print(grid)
     return "\n".join(line.rstrip() for line in page.getvalue().splitlines())
 
 
@@ -61,7 +60,7 @@ class LiveLine:
         one_line = Column(no_wrap=True, overflow="ellipsis", ratio=1)
         text = TextColumn("{task.description}", markup=False, table_column=one_line)
         self._bars = Bars(
-            *([BarColumn(_BAR_WIDTH)] if console.width >= _NARROW else []),
+            *([BarColumn(20)] if console.width >= _NARROW else []),
             text,
             console=console,
             transient=True,

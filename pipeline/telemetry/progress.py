@@ -22,9 +22,6 @@ from pipeline.runtime.placement import on_driver_node
 from pipeline.telemetry import metrics
 from pipeline.telemetry.console import LiveLine, duration, say
 
-_LINE_EVERY_S = 10.0
-_LOOK_EVERY_S = 1.0
-
 
 @ray.remote(num_cpus=0)
 class _Board:
@@ -155,13 +152,13 @@ class Progress:
 
     def _watch(self) -> None:
         last_line, last_epoch = time.monotonic(), None
-        while not self._stop.wait(_LOOK_EVERY_S):
+        while not self._stop.wait(1.0):
             line = self._look()
             if line is None:
                 continue
             if self._live is not None:
                 self._live.show(line, self.done, self.total)
-            elif time.monotonic() - last_line >= _LINE_EVERY_S or self.epoch != last_epoch:
+            elif time.monotonic() - last_line >= 10 or self.epoch != last_epoch:
                 last_line, last_epoch = time.monotonic(), self.epoch
                 say(line)
 

@@ -8,14 +8,17 @@ To add a tracker, write its class here, enter it in `_TRACKERS` and add a key to
 
 from __future__ import annotations
 
+import functools
 import logging
+import operator
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.settings import keys
 from pipeline.storage import Location
 
 log = logging.getLogger(__name__)
@@ -36,7 +39,6 @@ class Tracker(Protocol):
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Send the numbers of one event of round `step`."""
-        ...
 
     def close(self) -> None: ...
 
@@ -95,7 +97,9 @@ class _MLflow:
             found = self.client.get_experiment_by_name(_EXPERIMENT)
             where = found.experiment_id if found else self.client.create_experiment(_EXPERIMENT)
             known = self.client.create_run(where, run_name=run.name).info.run_id
-            for key, value in _flat(config.model_dump(mode="json")).items():
+            sections = config.model_dump(mode="json")
+            for key in keys():
+                value = functools.reduce(operator.getitem, key.split("."), sections)
                 self.client.log_param(known, key, value)
         else:
             self.client.update_run(known, status="RUNNING")
@@ -133,14 +137,6 @@ class _Wandb:
     def close(self) -> None:
         self.run.finish()
         self.folder.cleanup()
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        is_section = isinstance(value, Mapping)
-        found |= _flat(value, f"{prefix}{key}.") if is_section else {prefix + key: value}
-    return found
 
 
 # By the key in `TrackingConfig` that names the address or project.
