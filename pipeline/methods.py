@@ -20,11 +20,8 @@ MODALITIES = ("video", "audio")
 
 @dataclass(frozen=True)
 class Update:
-    """One pass of learning.
-
-    Attributes:
-        heads: per encoder that is trained, the clusterings that its heads predict, one head each.
-    """
+    """One pass of learning: per encoder that is trained, the clusterings that its heads predict,
+    one head each."""
 
     heads: Mapping[str, tuple[str, ...]]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,8 @@ def saved(file: Location) -> Config:
     """
     tree = yaml.safe_load(file.read_bytes())
     for old in (*RENAMED, *GONE):
-        section, _, name = old.rpartition(".")
-        holder = tree
-        for key in section.split("."):
-            holder = holder.get(key, {})
+        *sections, name = old.split(".")
+        holder = reduce(lambda section, key: section.get(key, {}), sections, tree)
         value = holder.pop(name, None)
         if value is not None and old in RENAMED:
             _merge(tree, _nested(RENAMED[old], value))

@@ -24,7 +24,7 @@ from __future__ import annotations
 import argparse
 import csv
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -113,7 +113,9 @@ def render_frames(world: World, kind: int, rng: np.random.Generator) -> np.ndarr
     """uint8 [T, size, size, 3]: an object of class `kind` hopping in a random scene."""
     y, x = np.mgrid[0 : world.size, 0 : world.size] / world.size - 0.5
     where = rng.integers(world.places)
-    hue = _palette(world)[where] + rng.normal(0, 0.03, 3)
+    # Places have well separated colours, the same in every world of a size.
+    turn = where / world.places + np.array([0, 1 / 3, 2 / 3])
+    hue = 0.5 + 0.35 * np.cos(2 * np.pi * turn) + rng.normal(0, 0.03, 3)
     angle = np.pi * where / world.places + rng.normal(0, 0.1)
     waves = 1 + 4 * ((where * 5) % world.places) / world.places + rng.normal(0, 0.2)
     phase = rng.uniform(0, 2 * np.pi)
@@ -158,12 +160,6 @@ def _hops_per_second(world: World, kind: int) -> float:
     return 1.5 + 4.5 * kind / max(world.classes - 1, 1)
 
 
-def _palette(world: World) -> np.ndarray:
-    """float [places, 3]: well separated colours, the same in every world of a size."""
-    turn = np.arange(world.places)[:, None] / world.places + np.array([0, 1 / 3, 2 / 3])
-    return 0.5 + 0.35 * np.cos(2 * np.pi * turn)
-
-
 def _outline(kind: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """bool [H, W]: inside the outline of class `kind`, in coordinates of the object's radius."""
     corners = 3 + kind // 2  # 3, 3, 4, 4, 5, 5 … pointed and hollow in turn
@@ -195,13 +191,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write a generated audio-visual world.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--files", type=int, default=600)
-    world = World()
-    for name, default in vars(world).items():
+    for name, default in vars(World()).items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
-    options = parser.parse_args()
-    world = replace(world, **{name: getattr(options, name) for name in vars(world)})
-    table = write_world(options.folder, options.files, world)
-    print(f"{options.files} files of {world.classes} classes, listed in {table}")
+    options = vars(parser.parse_args())
+    folder, files = options.pop("folder"), options.pop("files")
+    world = World(**options)
+    table = write_world(folder, files, world)
+    print(f"{files} files of {world.classes} classes, listed in {table}")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,11 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     written = Written.before(task.out, task.rejects, num_clips)
     wanted = np.flatnonzero(~written.banked)
     batch_size = min(config.embedding.batch_size, max(len(wanted), 1))
-    slots, again = _left(wanted, batch_size, written.clips)
+    # A clip's features must not depend on what killed passes left: it stays in its slot, and comes
+    # again with those of the slot that are not written.
+    slot_of, done = np.arange(len(wanted)) // batch_size, written.clips[wanted]
+    slots = np.unique(slot_of[~done])
+    again = wanted[done & np.isin(slot_of, slots)]
     kept = num_clips - len(wanted)
     order = Order(len(wanted), batch_size, [ray.put(wanted)] if kept else None)
     if kept:
@@ -88,7 +92,7 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     with Progress(task.title, left, "clips") as progress:
         if len(slots):
             if task.ahead:
-                task.ahead.before(progress)
+                task.ahead.before(progress.left_s)
             decode = DecodeSlot(task.clips, order, config.clips, modalities)
             cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
             device = choose_device(config.resources)
@@ -108,16 +112,6 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
 
 def encoder_pool(config: EmbeddingConfig) -> ActorPoolStrategy:
     return ActorPoolStrategy(min_size=config.min_actors, max_size=config.max_actors)
-
-
-def _left(wanted: np.ndarray, size: int, written: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slots of the wanted clips that are not wholly written, and the clips in them that are.
-
-    A clip's features must not depend on what killed passes left: it stays in its slot.
-    """
-    slot_of, done = np.arange(len(wanted)) // size, written[wanted]
-    slots = np.unique(slot_of[~done])
-    return slots, wanted[done & np.isin(slot_of, slots)]
 
 
 class Encode:

@@ -42,11 +42,7 @@ class MemoryBank:
                         part.delete()
 
     def add(self, batch: Mapping[str, np.ndarray], features: Mapping[str, torch.Tensor]) -> None:
-        """
-        Args:
-            batch: as `DecodeSlot` makes it, without the leading axis.
-            features: modality → float [B, d].
-        """
+        """Features float [B, d] of a batch as `DecodeSlot` makes it, without the leading axis."""
         slot, clips = int(batch["slot"]), batch["clip_index"]
         rejected = [index for index, _, _ in json.loads(str(batch["rejects"]))]
         last = self.last_seen[slot * len(clips) :][: len(clips)]

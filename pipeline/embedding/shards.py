@@ -56,20 +56,18 @@ class Written:
         """Read the records of a pass into `out`; remove what it wrote without finishing."""
         found = {record.name: record for record in records(out).files(".parquet")}
         prefix = _rejects_prefix(out)
-        written = [(shard, shard.name) for f in out.values() for shard in f.files(".parquet")]
-        parts = [part for part in rejects.files(".parquet") if part.name.startswith(prefix)]
-        written += [(part, part.name.removeprefix(prefix)) for part in parts]
-        for place, name in written:
-            if name not in found:
-                place.delete()
+        parts = [part for folder in out.values() for part in folder.files(".parquet")]
+        parts += [part for part in rejects.files(".parquet") if part.name.startswith(prefix)]
+        for part in parts:
+            if part.name.removeprefix(prefix) not in found:
+                part.delete()
         clips, banked = np.zeros(num_clips, bool), np.zeros(num_clips, bool)
         counts: Counter[str] = Counter()
         for name, record in found.items():
             table = record.read_table()
             indices = table["clip_index"].to_numpy()
             clips[indices] = True
-            if name.startswith(BANKED):
-                banked[indices] = True
+            banked[indices] = name.startswith(BANKED)
             counts.update(_counts(table))
         passes = {name.split("-")[1] for name in found if not name.startswith(BANKED)}
         return cls(clips, banked, len(passes), counts)
@@ -79,6 +77,9 @@ class FeatureSink(Datasink[dict[str, int]]):
     """Writes feature tables as shards, one Parquet file a modality and write task.
 
     A task that Ray runs again writes the same file names.
+
+    Args:
+        again: int64, clips of `written` that come again and are not to be written twice.
 
     Attributes:
         counts: clips, rejected, and features by modality, those of `written` included.
@@ -93,10 +94,6 @@ class FeatureSink(Datasink[dict[str, int]]):
         written: Written,
         again: np.ndarray,
     ) -> None:
-        """
-        Args:
-            again: int64, clips of `written` that come again and are not to be written twice.
-        """
         self.out, self.rejects, self.clips = out, rejects, clips
         self.rows_per_file, self.again = rows_per_file, again
         self.passes, self.counts = written.passes, written.counts.copy()

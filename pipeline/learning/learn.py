@@ -46,33 +46,28 @@ def learn(task: LearningTask) -> dict[str, Any]:
     device = choose_device(config.resources)
     if config.learning.sync_batchnorm and device != "cuda":
         raise UserError("learning.sync_batchnorm needs GPUs: torch has it for them alone")
-    schedule = _drawn(task)
-    begun = _taken_up(task, schedule.shape)
-    global_batch = config.learning.batch_size * config.learning.step_batches
-    drawn = schedule.shape.all_train_steps * global_batch
-    if begun:
-        say(f"{task.title} · goes on after {begun:,} of {drawn:,} clips")
-    with Progress(task.title, drawn - begun, "clips") as progress:
-        last_seen = [ray.put(schedule.last_seen())] if task.bank else None
-        work = WorkerTask(task, device, schedule.shape, progress.meter, last_seen)
-        metrics = _fit(work, _decoded(task, schedule))
-    metrics |= {"labelled": schedule.labelled, "skipped": schedule.skipped}
-    metrics["seconds"] = round(progress.seconds, 2)
-    (task.out / "metrics.json").write_json(metrics)
-    Checkpoints(task.out).delete()
-    return metrics
-
-
-def _drawn(task: LearningTask) -> Schedule:
     labels = [labels.boxed for labels in task.labels.values()]
-    given = (task.clips.table, labels, task.needs_all_labels, task.config.learning, task.key)
+    given = (task.clips.table, labels, task.needs_all_labels, config.learning, task.key)
     schedule: Schedule = ray.get(draw_schedule.options(**on_driver_node()).remote(*given))
     if schedule.labelled == 0:
         raise UserError(
             f"no clip has the pseudo-labels that {'/'.join(task.heads)} should learn "
             f"({', '.join(task.labels)}): do the clips have both video and audio?"
         )
-    return schedule
+    shape, begun = schedule.shape, _taken_up(task, schedule.shape)
+    global_batch = config.learning.batch_size * config.learning.step_batches
+    drawn = shape.epochs * shape.train_steps * global_batch
+    if begun:
+        say(f"{task.title} · goes on after {begun:,} of {drawn:,} clips")
+    with Progress(task.title, drawn - begun, "clips") as progress:
+        last_seen = [ray.put(schedule.last_seen())] if task.bank else None
+        work = WorkerTask(task, device, shape, progress.meter, last_seen)
+        metrics = _fit(work, _decoded(task, schedule))
+    metrics |= {"labelled": schedule.labelled, "skipped": schedule.skipped}
+    metrics["seconds"] = round(progress.seconds, 2)
+    (task.out / "metrics.json").write_json(metrics)
+    Checkpoints(task.out).delete()
+    return metrics
 
 
 def _decoded(task: LearningTask, schedule: Schedule) -> Callable[[], ray.data.Dataset]:

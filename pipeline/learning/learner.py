@@ -25,9 +25,7 @@ class EncodersWithHeads(nn.Module):
     """The encoders that an update trains, each with one new head per clustering it predicts.
 
     forward: network inputs per modality → logits float [B, k] per ``<modality>_<clustering>``.
-
-    Attributes:
-        features: per modality float [B, d], of the last inputs.
+    Afterwards `features` are those of the inputs, per modality float [B, d].
     """
 
     def __init__(self, networks: nn.ModuleDict, heads: Heads, kind: str) -> None:
@@ -167,9 +165,8 @@ class Learner:
         """Whether the held-out loss has not fallen for ``patience`` epochs."""
         patience = self.config.learning.patience
         known = [loss for loss in held_out if loss is not None]
-        if not patience or len(known) <= patience:
-            return False
-        return min(known[-patience:]) >= min(known[:-patience])
+        enough = 0 < patience < len(known)
+        return enough and min(known[-patience:]) >= min(known[:-patience])
 
     def state(self) -> dict[str, Any]:
         """What `restore` takes: tensors of the model and of the optimiser."""
@@ -192,16 +189,14 @@ def read(values: Mapping[str, Tensor]) -> dict[str, float]:
 
 def new_optimizer(model: nn.Module, learning: LearningConfig) -> torch.optim.Optimizer:
     """SGD, AdamW or LARS; under the last two biases and BatchNorm's parameters are not decayed."""
-    lr, decay = learning.lr, learning.weight_decay
+    lr, momentum, decay = learning.lr, learning.momentum, learning.weight_decay
     if learning.optimizer == "sgd":
-        return torch.optim.SGD(
-            model.parameters(), lr=lr, momentum=learning.momentum, weight_decay=decay, fused=True
-        )
+        return torch.optim.SGD(model.parameters(), lr, momentum, weight_decay=decay, fused=True)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim <= 1]
     if learning.optimizer == "lars":
         trusted: dict[str, Any] = {"params": matrices, "trust_decay": decay}
-        return Lars([trusted, {"params": vectors}], lr=lr, momentum=learning.momentum)
+        return Lars([trusted, {"params": vectors}], lr=lr, momentum=momentum)
     decayed = {"params": matrices, "weight_decay": decay}
     return torch.optim.AdamW([decayed, {"params": vectors, "weight_decay": 0.0}], lr=lr, fused=True)
 

@@ -35,10 +35,6 @@ class ScheduleShape:
     def epoch_steps(self) -> int:
         return self.train_steps + self.held_out_steps
 
-    @property
-    def all_train_steps(self) -> int:
-        return self.train_steps * self.epochs
-
 
 @dataclass(frozen=True)
 class Schedule:

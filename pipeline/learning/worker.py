@@ -21,7 +21,6 @@ from pipeline.clips.table import write_rejects
 from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.telemetry import metrics
 
-Batch = dict[str, np.ndarray]
 Sums = dict[str, tuple[float, int]]  # name → sum, number of batches
 
 _LOOK_EVERY = 20  # steps between two looks at the clock and for a notice of preemption
@@ -32,9 +31,6 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
 
     Every worker takes the same decisions, since losses are averaged over workers first. A step is
     the same whatever the number of workers: they take its batches in turn.
-
-    Args:
-        loop_config: Ray Train's dict, which holds the ``work``.
     """
     from ray.train.torch import prepare_model
 
@@ -81,7 +77,7 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
             state.slot = begun + (number + 1) * per_step
             step = len(state.epochs) * schedule.train_steps + number
             batches = list(feed.until(state.slot))
-            progress = step / schedule.all_train_steps
+            progress = step / (schedule.train_steps * schedule.epochs)
             taken.append((learner.step(batches, progress, world), len(batches)))
             # Read a step later, while the device has the next one to do.
             if len(taken) > 1:
@@ -193,7 +189,7 @@ class Feed:
         self.first = first
         self.rejects: list[tuple[int, str, str]] = []
 
-    def until(self, end: int) -> Iterator[Batch]:
+    def until(self, end: int) -> Iterator[dict[str, np.ndarray]]:
         """This worker's batches of the slots before `end`."""
         while self._due < end:
             before = time.monotonic()

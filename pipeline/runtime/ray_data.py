@@ -25,11 +25,8 @@ _BUSY = 0.9  # share of the CPUs that decode, from which on more are asked for
 
 
 def set_up_ray_data(feeding: bool = False) -> None:
-    """Datasets print nothing, keep no order unless a stage asks for it, and pace themselves.
-
-    Args:
-        feeding: the datasets feed a training; see `Demand`.
-    """
+    """Datasets print nothing, keep no order unless a stage asks for it, and pace themselves; those
+    that feed a training also mind their `Demand`."""
     log_once("ray_data_progress_manager_disabled")  # a warning that is not worth a line
     context = DataContext.get_current()
     context.enable_progress_bars = False

@@ -32,11 +32,7 @@ def duration(seconds: float) -> str:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns below their headers, as plain text without a final newline.
-
-    Args:
-        rows: as many cells each as there are headers.
-    """
+    """Columns below their headers, as plain text without a final newline; a cell a header."""
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     # `Text`, because a plain string is markup to rich: it would swallow "[all]".
     for header in headers:

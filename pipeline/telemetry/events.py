@@ -1,5 +1,4 @@
-"""A run's events: one JSON object a line in ``events.jsonl``; their numbers also go to TensorBoard
-and to the trackers of trackers.py."""
+"""A run's events, as lines of JSON; their numbers also go to TensorBoard and to trackers."""
 
 from __future__ import annotations
 

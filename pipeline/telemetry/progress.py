@@ -63,13 +63,10 @@ class Meter:
 
 
 class Rate:
-    """Units per second over the last minute, from (time, count) pairs.
+    """Units per second over the last `window_s` seconds, from (time, count) pairs.
 
     The rate starts at the first unit, so start-up does not count. Units often arrive in batches:
     the window always reaches back to the second-to-last change, however long ago that was.
-
-    Args:
-        window_s: seconds of progress that the rate is taken over.
     """
 
     def __init__(self, window_s: float = 60.0) -> None:

@@ -30,12 +30,9 @@ class Tracker(Protocol):
 
     It is made from the run directory, the settings and the id of an earlier attempt's run there, or
     None. It may raise whatever its package raises.
-
-    Attributes:
-        id: the run's id there.
     """
 
-    id: str
+    id: str  # of the run there
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Send the numbers of one event of round `step`."""
@@ -45,9 +42,6 @@ class Tracker(Protocol):
 
 class Trackers:
     """All trackers that the settings name. One that fails later is left out with a warning.
-
-    Args:
-        run: the run directory.
 
     Raises:
         UserError: a package is missing, or a tracker cannot be reached at the start.
