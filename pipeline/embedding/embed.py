@@ -78,7 +78,8 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     # again with those of the slot that are not written.
     slot_of, done = np.arange(len(wanted)) // batch_size, written.clips[wanted]
     slots = np.unique(slot_of[~done])
-    again = wanted[done & np.isin(slot_of, slots)]
+    comes = np.isin(slot_of, slots)
+    again = wanted[done & comes]
     kept = num_clips - len(wanted)
     order = Order(len(wanted), batch_size, [ray.put(wanted)] if kept else None)
     if kept:
@@ -88,8 +89,7 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     # At least 16 files, unless they would be tiny: a kill loses what is not in one yet.
     rows_per_file = min(config.embedding.max_rows_per_file, max(num_clips // 16, 256))
     sink = FeatureSink(task.out, task.rejects, task.clips.table, rows_per_file, written, again)
-    left = num_clips - int(written.clips.sum()) + len(again)
-    with Progress(task.title, left, "clips") as progress:
+    with Progress(task.title, int(comes.sum()), "clips") as progress:
         if len(slots):
             if task.ahead:
                 task.ahead.before(progress.left_s)

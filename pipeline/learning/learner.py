@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -19,6 +19,8 @@ from pipeline.embedding.memory_bank import MemoryBank
 from pipeline.learning.task import Heads, LearnerSpec
 from pipeline.runtime.devices import autocast, on_device
 from pipeline.storage import Location
+
+Batch = dict[str, np.ndarray]  # as `DecodeSlot` makes it, without the leading axis
 
 
 class EncodersWithHeads(nn.Module):
@@ -78,9 +80,7 @@ class Learner:
         self.front = nn.ModuleDict(front).to(device)
         self.optimizer = new_optimizer(self.model, config.learning)
 
-    def step(
-        self, batches: Sequence[Mapping[str, np.ndarray]], progress: float, workers: int = 1
-    ) -> dict[str, Tensor]:
+    def step(self, batches: list[Batch], progress: float, workers: int = 1) -> dict[str, Tensor]:
         """One optimiser step.
 
         Args:
@@ -111,16 +111,14 @@ class Learner:
         return {name: torch.stack([one[name] for one in seen]).mean() for name in seen[0]}
 
     @torch.no_grad()
-    def evaluate(self, batch: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def evaluate(self, batch: Batch) -> dict[str, float]:
         """Loss and accuracy on held-out clips, BatchNorm in eval mode."""
         self.model.eval()
         loss, values = self._losses(batch, self.model)
         named = {f"held_out_{name}": value for name, value in values.items()}
         return read({"held_out_loss": loss, **named})
 
-    def _losses(
-        self, batch: Mapping[str, np.ndarray], model: nn.Module
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _losses(self, batch: Batch, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
         """The heads' losses added up; loss and accuracy of each.
 
         They are cross-entropy and share of right predictions, over the clips with a head's label.
@@ -145,7 +143,7 @@ class Learner:
         total = torch.stack(list(losses.values())).sum()
         return total, {name: loss.detach() for name, loss in losses.items()} | accuracies
 
-    def _input(self, modality: str, batch: Mapping[str, np.ndarray]) -> Tensor:
+    def _input(self, modality: str, batch: Batch) -> Tensor:
         """A modality's network input [B, …].
 
         Places without this modality repeat others that have it, so that blanks never enter
