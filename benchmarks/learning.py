@@ -33,12 +33,12 @@ from torch.nn import functional as F
 
 from pipeline import encoders
 from pipeline.clips.frontend import FramesToInput, LogMel
-from pipeline.clips.table import ClipTable
+from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config
 from pipeline.learning.learn import trainer
-from pipeline.learning.optimizers import new_optimizer
+from pipeline.learning.learner import new_optimizer
 from pipeline.learning.schedule import ScheduleShape
-from pipeline.learning.task import LearnerSpec, WorkerTask
+from pipeline.learning.task import LearningTask, PublishedLabels, WorkerTask
 from pipeline.runtime.devices import KEEPS_MEMORY
 from pipeline.runtime.ray_data import set_up_ray_data
 from pipeline.runtime.session import connect
@@ -50,7 +50,7 @@ from pipeline.telemetry.progress import Progress
 RESULT = Path(__file__).resolve().parent / "learning.json"
 SHORT, LONG = 20, 80  # steps of the two trainings
 K = 64
-HEADS = {"video": {"audio": K}, "audio": {"video": K}}
+HEADS = {"video": ("audio",), "audio": ("video",)}
 
 
 def made_up(config: Config, seed: int) -> dict[str, Any]:
@@ -97,17 +97,19 @@ def ours(config: Config, weights: Location, batches: list[ray.ObjectRef], steps:
         Progress("learn", slots * config.learning.batch_size, "clips") as progress,
     ):
         out = Location.of(folder)
-        task = WorkerTask(
-            config=config,
-            learner=LearnerSpec(HEADS, weights, (0, 1, 0)),
+        task = LearningTask(
+            clips=PublishedClips(ClipTable(out, (), np.zeros(1, np.int64)), []),
+            heads=HEADS,
+            labels={m: PublishedLabels([], K) for m in HEADS},
+            weights=weights,
             out=out,
             rejects=out,
-            clips=ClipTable(out, (), np.zeros(1, np.int64)),
-            device="cpu",
-            schedule=ScheduleShape(steps, 0, 1, ""),
-            meter=progress.meter,
+            config=config,
+            key=(0, 1, 0),
+            title="learn",
         )
-        result: Any = trainer(task, decoded).fit()
+        work = WorkerTask(task, "cpu", ScheduleShape(steps, 0, 1, ""), progress.meter)
+        result: Any = trainer(work, decoded).fit()
         return float(result.return_value["train_seconds"])
 
 

@@ -20,11 +20,8 @@ MODALITIES = ("video", "audio")
 
 @dataclass(frozen=True)
 class Update:
-    """One pass of learning.
-
-    Attributes:
-        heads: per encoder that is trained, the clusterings that its heads predict, one head each.
-    """
+    """One pass of learning: per encoder that is trained, the clusterings that its heads predict,
+    one head each."""
 
     heads: Mapping[str, tuple[str, ...]]
 
@@ -57,43 +54,30 @@ class Method:
     def needs_all_labels(self, update: Update) -> bool:
         """Whether a clip must have every label: not where each encoder learns from itself alone."""
         return any(
-            modality not in self.clusterings[name] or len(self.clusterings[name]) > 1
-            for modality, names in update.heads.items()
+            self.clusterings[name] != (encoder,)
+            for encoder, names in update.heads.items()
             for name in names
         )
 
 
-_APART: Mapping[str, tuple[str, ...]] = {"video": ("video",), "audio": ("audio",)}
-_JOINT: Mapping[str, tuple[str, ...]] = {"joint": ("video", "audio")}
-
-
-def _other(modality: str) -> str:
-    return "audio" if modality == "video" else "video"
-
-
-def _alternating(first: str) -> Method:
-    """XDC, one encoder after the other, best the weak one first. The second encoder learns from the
-    first one's new clusters."""
-    second = _other(first)
-    return Method(_APART, (Update({first: (second,)}), Update({second: (first,)})))
-
-
-def _anchored(anchor: str) -> Method:
-    """The weak modality learns from the anchor's clusters, is clustered again, and then the
-    anchor learns from both its own clusters and the weak modality's new ones."""
-    weak = _other(anchor)
-    return Method(_APART, (Update({weak: (anchor,)}), Update({anchor: (anchor, weak)})))
+def _apart(*updates: Mapping[str, tuple[str, ...]]) -> Method:
+    """Each modality is clustered by itself."""
+    return Method({m: (m,) for m in MODALITIES}, tuple(map(Update, updates)))
 
 
 METHODS: Mapping[str, Method] = {
-    "sdc": Method(_APART, (Update({"video": ("video",), "audio": ("audio",)}),)),
-    "mdc": Method(_APART, (Update({"video": ("video", "audio"), "audio": ("audio", "video")}),)),
-    "cdc": Method(_JOINT, (Update({"video": ("joint",), "audio": ("joint",)}),)),
-    "xdc": Method(_APART, (Update({"video": ("audio",), "audio": ("video",)}),)),
-    "xdc_video_first": _alternating("video"),
-    "xdc_audio_first": _alternating("audio"),
-    "anchored_audio": _anchored("audio"),
-    "anchored_video": _anchored("video"),
+    "sdc": _apart({"video": ("video",), "audio": ("audio",)}),
+    "mdc": _apart({"video": ("video", "audio"), "audio": ("audio", "video")}),
+    "cdc": Method({"joint": MODALITIES}, (Update({"video": ("joint",), "audio": ("joint",)}),)),
+    "xdc": _apart({"video": ("audio",), "audio": ("video",)}),
+    # XDC, one encoder after the other, best the weak one first. The second encoder learns from the
+    # first one's new clusters.
+    "xdc_video_first": _apart({"video": ("audio",)}, {"audio": ("video",)}),
+    "xdc_audio_first": _apart({"audio": ("video",)}, {"video": ("audio",)}),
+    # The weak modality learns from the anchor's clusters, is clustered again, and then the anchor
+    # learns from both its own clusters and the weak modality's new ones.
+    "anchored_audio": _apart({"video": ("audio",)}, {"audio": ("audio", "video")}),
+    "anchored_video": _apart({"audio": ("video",)}, {"video": ("video", "audio")}),
 }
 
 

@@ -131,8 +131,13 @@ class Run:
         """
         location = cls.place(config)
         saved = location / "config.yaml"
-        if saved.exists():
-            _check_same(saved, config)
+        theirs = settings.saved(saved) if saved.exists() else config
+        if changed := settings.differences(theirs.outcome(), config.outcome()):
+            listing = "\n  ".join(changed)
+            raise UserError(
+                f"{location} was begun with other settings (there → here):\n  {listing}\n"
+                "Use another run directory, or give the settings it was begun with."
+            )
         saved.write_text(config.to_yaml())
         return cls(location, config)
 
@@ -186,9 +191,10 @@ class Run:
             raise UserError(
                 f"{self.location} has no finished round yet; run jobs/pretrain.py first"
             )
-        if number is not None and not 0 <= number <= last:
+        number = last if number is None else number
+        if not 0 <= number <= last:
             raise UserError(f"round {number} does not exist; the last finished one is {last}")
-        return self.round(last if number is None else number)
+        return self.round(number)
 
     def commit(self, done: Round, metrics: dict[str, Any]) -> None:
         """Make a round count: metrics, then DONE, then the pointer."""
@@ -205,25 +211,13 @@ def check(config: Config, method: Method, clips: ClipTable) -> None:
             needs a GPU that the cluster lacks, or there is no such encoder.
     """
     check_encoders(config.encoders)
-    decoder = config.clips.decoder
+    decoder, k = config.clips.decoder, config.clustering.k
     if load_decoder(decoder).on_gpu and choose_device(config.resources) != "cuda":
-        raise UserError(
-            f"clips.decoder={decoder} needs GPU nodes, and the cluster has none; set "
-            "clips.decoder=cpu"
-        )
+        lacking = f"clips.decoder={decoder} needs GPU nodes, and the cluster has none"
+        raise UserError(f"{lacking}; set clips.decoder=cpu")
     usable = clips.count(tuple({m for ms in method.clusterings.values() for m in ms}))
-    if config.clustering.k > usable:
+    if k > usable:
         raise UserError(
-            f"clustering.k={config.clustering.k} exceeds the {usable:,} clips of {clips.location} "
+            f"clustering.k={k} exceeds the {usable:,} clips of {clips.location} "
             "that can be clustered; lower clustering.k or index more media"
-        )
-
-
-def _check_same(saved: Location, config: Config) -> None:
-    changed = settings.differences(settings.saved(saved).outcome(), config.outcome())
-    if changed:
-        listing = "\n  ".join(changed)
-        raise UserError(
-            f"{saved.uri.rsplit('/', 1)[0]} was begun with other settings (there → here):\n"
-            f"  {listing}\nUse another run directory, or give the settings it was begun with."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def load(arguments: list[str]) -> Config:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if equals and not Path(argument).is_file():
-            _merge(tree, _nested(key.strip().split("."), _parsed(value, argument)))
+            _merge(tree, _nested(key.strip(), _parsed(value, argument)))
         else:
             _merge(tree, _read(argument))
     return build(tree)
@@ -72,7 +73,7 @@ def build(tree: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        lines = [_explain(dict(problem)) for problem in error.errors()]
+        lines = (_explain(dict(problem)) for problem in error.errors())
         raise UserError("\n".join(lines)) from None
 
 
@@ -83,13 +84,11 @@ def saved(file: Location) -> Config:
     """
     tree = yaml.safe_load(file.read_bytes())
     for old in (*RENAMED, *GONE):
-        section, _, name = old.rpartition(".")
-        holder = tree
-        for key in section.split("."):
-            holder = holder.get(key, {})
+        *sections, name = old.split(".")
+        holder = reduce(lambda section, key: section.get(key, {}), sections, tree)
         value = holder.pop(name, None)
         if value is not None and old in RENAMED:
-            _merge(tree, _nested(RENAMED[old].split("."), value))
+            _merge(tree, _nested(RENAMED[old], value))
     return build(tree)
 
 
@@ -107,44 +106,40 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") 
 
 def _read(file: str) -> dict[str, Any]:
     try:
-        tree = yaml.safe_load(Path(file).read_text())
+        tree = _parsed(Path(file).read_text(), file)
     except OSError as error:
         raise UserError(
             f"cannot read the config file {file!r}: {error.strerror}. "
             "Arguments are YAML files or overrides such as clustering.k=64."
         ) from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{file} must hold a mapping of settings at its top level")
     return tree
 
 
-def _parsed(value: str, argument: str) -> Any:
+def _parsed(text: str, source: str) -> Any:
     try:
-        return yaml.safe_load(value)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"cannot parse the value in {argument!r}: {error}") from error
+        raise UserError(f"{source} is not valid YAML: {error}") from error
 
 
-def _nested(keys: list[str], value: Any) -> dict[str, Any]:
-    for key in reversed(keys):
+def _nested(dotted: str, value: Any) -> dict[str, Any]:
+    for key in reversed(dotted.split(".")):
         value = {key: value}
     return value
 
 
-def _merge(into: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
     for key, value in other.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             _merge(into[key], value)
         else:
             into[key] = value
-    return into
 
 
 def _explain(problem: dict[str, Any]) -> str:
-    path = [str(part) for part in problem["loc"]]
-    dotted = ".".join(path)
+    dotted = ".".join(str(part) for part in problem["loc"])
     if dotted in RENAMED:
         return f"the setting {dotted!r} is now {RENAMED[dotted]!r}"
     if dotted in GONE:
@@ -153,7 +148,7 @@ def _explain(problem: dict[str, Any]) -> str:
         near = difflib.get_close_matches(dotted, keys(), n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"unknown setting {dotted!r}{hint}"
-    if not path:
+    if not dotted:
         return str(problem["msg"])
     return f"setting {dotted!r}: {problem['msg']} (got {problem['input']!r})"
 

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -24,10 +25,8 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
 
-_S3_ATTEMPTS = 10
-_S3_CONNECT_S = 10.0
+_LOCAL = pyarrow.fs.LocalFileSystem()
 _UNFINISHED = re.compile(r"\.[0-9a-f]{8}\.tmp$")  # what `write_bytes` has not moved into place
-_ENDPOINT_VARIABLES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 
 
 @lru_cache(maxsize=64)
@@ -41,21 +40,10 @@ def _file_system(root: str) -> tuple[pyarrow.fs.FileSystem, str]:
         # The same with more patience than a URI can ask for: a request is tried up to ten times,
         # waiting longer each time, where the default gives up after three.
         _, (options,) = fs.__reduce__()
-        patient = pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=_S3_ATTEMPTS)
-        fs = pyarrow.fs.S3FileSystem(
-            **{**options, "retry_strategy": patient, "connect_timeout": _S3_CONNECT_S}
-        )
+        patient = pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=10)
+        options |= {"retry_strategy": patient, "connect_timeout": 10.0}
+        fs = pyarrow.fs.S3FileSystem(**options)
     return fs, base
-
-
-def _with_endpoint(uri: str) -> str:
-    """Add the S3 endpoint of the environment to a URI that names none (MinIO, Ceph, tests)."""
-    endpoint = next((os.environ[v] for v in _ENDPOINT_VARIABLES if os.environ.get(v)), None)
-    if endpoint is None or "endpoint_override" in uri:
-        return uri
-    scheme, _, host = endpoint.partition("://")
-    query = urlencode({"endpoint_override": host, "scheme": scheme})
-    return f"{uri}{'&' if '?' in uri else '?'}{query}"
 
 
 @dataclass(frozen=True)
@@ -82,10 +70,8 @@ class Location:
         if isinstance(place, Location):
             return place
         text = os.fspath(place)
-        if "://" not in text:
-            return cls(os.path.abspath(os.path.expanduser(text)))
-        if text.startswith("file://"):
-            return cls(os.path.abspath(text.removeprefix("file://")))
+        if "://" not in text or text.startswith("file://"):
+            return cls(os.path.abspath(os.path.expanduser(text.removeprefix("file://"))))
         base, _, query = text.partition("?")
         location = cls(base.rstrip("/"), query)
         location.fs  # noqa: B018  (opens it now, so that a bad scheme is reported here)
@@ -111,11 +97,15 @@ class Location:
     @property
     def _opened(self) -> tuple[pyarrow.fs.FileSystem, str]:
         if self.is_local:
-            return _local_file_system(), self.uri
-        parts = urlsplit(self.uri)
-        root = f"{parts.scheme}://{parts.netloc}" + (f"?{self.query}" if self.query else "")
-        if parts.scheme == "s3":
-            root = _with_endpoint(root)
+            return _LOCAL, self.uri
+        parts, options = urlsplit(self.uri), self.query
+        # The environment's S3 endpoint serves a URI that names none (MinIO, Ceph, tests).
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if parts.scheme == "s3" and endpoint and "endpoint_override" not in options:
+            scheme, _, host = endpoint.partition("://")
+            found = urlencode({"endpoint_override": host, "scheme": scheme})
+            options = f"{options}&{found}" if options else found
+        root = f"{parts.scheme}://{parts.netloc}" + (f"?{options}" if options else "")
         fs, base = _file_system(root)
         return fs, f"{base.rstrip('/')}{parts.path}"
 
@@ -129,8 +119,6 @@ class Location:
     def full_uri(self) -> str:
         """URI and connection options: `Location.of(place.full_uri) == place`."""
         return f"{self.uri}?{self.query}" if self.query else self.uri
-
-    # -- reading -----------------------------------------------------------------------------
 
     def exists(self) -> bool:
         return self.info().type != pyarrow.fs.FileType.NotFound
@@ -159,31 +147,22 @@ class Location:
             if info.is_file and info.base_name.endswith(suffix):
                 yield self / info.base_name
 
-    # -- writing -----------------------------------------------------------------------------
-
-    def make(self) -> Location:
-        """Create the folder (a no-op on object stores)."""
-        if self.is_local:
-            os.makedirs(self.uri, exist_ok=True)
-        return self
-
     def write_bytes(self, data: bytes | memoryview) -> None:
         """Write whole or not at all, also when the process dies on the way."""
-        if self.is_local:
-            os.makedirs(os.path.dirname(self.uri), exist_ok=True)
-            beside = f"{self.uri}.{uuid.uuid4().hex[:8]}.tmp"
-            try:
-                with open(beside, "wb") as stream:
-                    stream.write(data)
-                    stream.flush()
-                    os.fsync(stream.fileno())
-                os.replace(beside, self.uri)
-            finally:
-                if os.path.exists(beside):
-                    os.unlink(beside)
+        if not self.is_local:
+            with self.fs.open_output_stream(self.path) as stream:
+                stream.write(data)
             return
-        with self.fs.open_output_stream(self.path) as stream:
-            stream.write(data)
+        os.makedirs(os.path.dirname(self.uri), exist_ok=True)
+        beside = Path(f"{self.uri}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            with open(beside, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, self.uri)
+        finally:
+            beside.unlink(missing_ok=True)
 
     def write_text(self, text: str) -> None:
         self.write_bytes(text.encode())
@@ -212,8 +191,3 @@ class Location:
             self.fs.delete_file(self.path)
         elif info.type == pyarrow.fs.FileType.Directory:
             self.fs.delete_dir(self.path)
-
-
-@lru_cache(maxsize=1)
-def _local_file_system() -> pyarrow.fs.LocalFileSystem:
-    return pyarrow.fs.LocalFileSystem()

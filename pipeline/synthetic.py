@@ -24,7 +24,7 @@ from __future__ import annotations
 import argparse
 import csv
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -68,14 +68,14 @@ def write_world(folder: Path, files: int, world: SyntheticWorld, test_share: flo
     names = [f"media/{number:05d}.mp4" for number in range(files)]
     with ProcessPoolExecutor() as pool:
         list(pool.map(_write_file, [folder] * files, names, [world] * files, range(files), classes))
+    tests = set(rng.permutation(files)[: round(files * test_share)].tolist())
+    splits = ["test" if number in tests else "train" for number in range(files)]
     table = folder / "cuts.csv"
     with table.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["uri", "start_s", "end_s", "label", "split"])
-        tests = set(rng.permutation(files)[: round(files * test_share)].tolist())
-        for number, name in enumerate(names):
-            split = "test" if number in tests else "train"
-            writer.writerow([name, 0.0, world.seconds, f"class{classes[number]}", split])
+        for name, kind, split in zip(names, classes, splits):
+            writer.writerow([name, 0.0, world.seconds, f"class{kind}", split])
     return table
 
 
@@ -113,7 +113,9 @@ def render_frames(world: SyntheticWorld, kind: int, rng: np.random.Generator) ->
     """uint8 [T, size, size, 3]: an object of class `kind` hopping in a random scene."""
     y, x = np.mgrid[0 : world.size, 0 : world.size] / world.size - 0.5
     where = rng.integers(world.places)
-    hue = _palette(world)[where] + rng.normal(0, 0.03, 3)
+    # Places have well separated colours, the same in every world of a size.
+    turn = where / world.places + np.array([0, 1 / 3, 2 / 3])
+    hue = 0.5 + 0.35 * np.cos(2 * np.pi * turn) + rng.normal(0, 0.03, 3)
     angle = np.pi * where / world.places + rng.normal(0, 0.1)
     waves = 1 + 4 * ((where * 5) % world.places) / world.places + rng.normal(0, 0.2)
     phase = rng.uniform(0, 2 * np.pi)
@@ -121,11 +123,9 @@ def render_frames(world: SyntheticWorld, kind: int, rng: np.random.Generator) ->
     light = 1 + rng.uniform(-0.3, 0.3) * x + rng.uniform(-0.3, 0.3) * y
     scene = np.clip(hue * (1 + 0.35 * grating[..., None]) * light[..., None], 0, 1)
 
-    shade = rng.uniform(0.6, 1.2)
-    radius = rng.uniform(0.2, 0.32)
+    shade, radius = rng.uniform(0.6, 1.2), rng.uniform(0.2, 0.32)
     left, top = rng.uniform(-0.2, 0.2, 2)
-    hops = _hops_per_second(world, kind)
-    start = rng.uniform(0, 1)
+    hops, start = _hops_per_second(world, kind), rng.uniform(0, 1)
     frames = np.empty((round(world.seconds * _FPS), world.size, world.size, 3))
     for number in range(len(frames)):
         beat = (start + hops * number / _FPS) % 1
@@ -144,12 +144,11 @@ def render_audio(world: SyntheticWorld, kind: int, rng: np.random.Generator) -> 
     time = np.arange(count) / _RATE
     room = _coloured_noise(count, int(rng.integers(world.places)), world.places, rng)
     pitch = 150 * 2 ** rng.uniform(0, 2)
-    overtones = _overtones(world, kind)
-    phases = rng.uniform(0, 2 * np.pi, len(overtones))
-    numbers = np.arange(1, len(overtones) + 1)
-    voice = (
-        overtones[:, None] * np.sin(2 * np.pi * pitch * numbers[:, None] * time + phases[:, None])
-    ).sum(axis=0)
+    phases = rng.uniform(0, 2 * np.pi, (12, 1))
+    numbers = np.arange(1, 13)[:, None]
+    # Strengths of the voice's partials, a fixed draw for every class.
+    overtones = np.random.default_rng((7, kind)).gamma(0.5, 1.0, (12, 1)) / np.sqrt(numbers) + 1e-3
+    voice = (overtones * np.sin(2 * np.pi * pitch * numbers * time + phases)).sum(axis=0)
     pulse = (rng.uniform(0, 1) + _hops_per_second(world, kind) * time) % 1
     voice *= np.exp(-4 * pulse)
     voice *= room.std() / voice.std() * world.level
@@ -161,17 +160,10 @@ def _hops_per_second(world: SyntheticWorld, kind: int) -> float:
     return 1.5 + 4.5 * kind / max(world.classes - 1, 1)
 
 
-def _palette(world: SyntheticWorld) -> np.ndarray:
-    """float [places, 3]: well separated colours, the same in every world of a size."""
-    turn = np.arange(world.places)[:, None] / world.places + np.array([0, 1 / 3, 2 / 3])
-    return 0.5 + 0.35 * np.cos(2 * np.pi * turn)
-
-
 def _outline(kind: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """bool [H, W]: inside the outline of class `kind`, in coordinates of the object's radius."""
     corners = 3 + kind // 2  # 3, 3, 4, 4, 5, 5 … pointed and hollow in turn
-    angle = np.arctan2(v, u)
-    radius = np.hypot(u, v)
+    angle, radius = np.arctan2(v, u), np.hypot(u, v)
     edge = 1 + 0.45 * np.cos(corners * angle)
     hollow = kind % 2 == 1
     return (radius < edge) & (~hollow | (radius > 0.55 * edge))
@@ -186,19 +178,12 @@ def _skin(world: SyntheticWorld, kind: int, u: np.ndarray, v: np.ndarray) -> np.
     return np.where(stripe, bright, dark)
 
 
-def _overtones(world: SyntheticWorld, kind: int) -> np.ndarray:
-    """float [12]: strengths of a voice's partials, a fixed draw for every class."""
-    rng = np.random.default_rng((7, kind))
-    return rng.gamma(0.5, 1.0, 12) / np.sqrt(np.arange(1, 13)) + 1e-3
-
-
 def _coloured_noise(count: int, where: int, places: int, rng: np.random.Generator) -> np.ndarray:
     """float [count], deviation 1: white noise through one of `places` smooth spectra."""
     frequency = np.fft.rfftfreq(count, 1 / _RATE)
     centre = 200 * 2 ** (5 * where / places + rng.normal(0, 0.1))
     shape = np.exp(-0.5 * (np.log2(np.maximum(frequency, 20) / centre) / 0.8) ** 2) + 0.05
-    spectrum = np.fft.rfft(rng.normal(size=count)) * shape
-    noise = np.fft.irfft(spectrum, count)
+    noise = np.fft.irfft(np.fft.rfft(rng.normal(size=count)) * shape, count)
     return noise / noise.std()
 
 
@@ -206,13 +191,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Write a generated audio-visual world.")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--files", type=int, default=600)
-    world = SyntheticWorld()
-    for name, default in vars(world).items():
+    for name, default in vars(SyntheticWorld()).items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
-    options = parser.parse_args()
-    world = replace(world, **{name: getattr(options, name) for name in vars(world)})
-    table = write_world(options.folder, options.files, world)
-    print(f"{options.files} files of {world.classes} classes, listed in {table}")
+    options = vars(parser.parse_args())
+    folder, files = options.pop("folder"), options.pop("files")
+    world = SyntheticWorld(**options)
+    table = write_world(folder, files, world)
+    print(f"{files} files of {world.classes} classes, listed in {table}")
 
 
 if __name__ == "__main__":

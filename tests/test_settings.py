@@ -22,7 +22,7 @@ from pipeline.clustering.handle import shard_spec
 from pipeline.config import AudioConfig, Config, IndexConfig, LearningConfig
 from pipeline.embedding.embed import encoder_pool
 from pipeline.errors import UserError
-from pipeline.learning.optimizers import new_optimizer
+from pipeline.learning.learner import new_optimizer
 from pipeline.runtime import placement
 from pipeline.storage import Location
 

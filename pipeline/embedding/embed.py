@@ -35,9 +35,6 @@ from pipeline.telemetry import metrics
 from pipeline.telemetry.console import say
 from pipeline.telemetry.progress import Meter, Progress
 
-# A pass writes at least so many files, if they are not too small: what a kill may lose.
-_FILES, _FEWEST_ROWS = 16, 256
-
 
 @dataclass(frozen=True)
 class EmbeddingTask:
@@ -49,7 +46,6 @@ class EmbeddingTask:
         out: modality → folder of the feature shards: Parquet with ``clip_index`` int64 and
             ``features`` fixed_size_list<float16>[d], rows in any order.
         rejects: folder for the rejects of this pass.
-        config: of the run.
         title: shown to the user.
         ahead: nodes of the stages after it.
     """
@@ -62,10 +58,6 @@ class EmbeddingTask:
     title: str
     ahead: NextStages | None = None
 
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        return tuple(self.out)
-
 
 def embed(task: EmbeddingTask) -> dict[str, Any]:
     """Features of every clip, for the modalities of the task.
@@ -76,63 +68,50 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
         Counts: clips, rejected, and features per modality; and the seconds it took, those until
         the first batch was encoded also by themselves.
     """
-    config, num_clips = task.config, len(task.clips)
+    config, modalities, num_clips = task.config, tuple(task.out), len(task.clips)
     for folder in task.out.values():
         folder.sweep()
     written = Written.before(task.out, task.rejects, num_clips)
     wanted = np.flatnonzero(~written.banked)
     batch_size = min(config.embedding.batch_size, max(len(wanted), 1))
-    slots, again = _left(wanted, batch_size, written.clips)
-    order = Order(len(wanted), batch_size, [ray.put(wanted)] if written.banked.any() else None)
-    if written.banked.any():
-        kept = written.banked.sum()
+    # A clip's features must not depend on what killed passes left: it stays in its slot, and comes
+    # again with those of the slot that are not written.
+    slot_of, done = np.arange(len(wanted)) // batch_size, written.clips[wanted]
+    slots = np.unique(slot_of[~done])
+    comes = np.isin(slot_of, slots)
+    again = wanted[done & comes]
+    kept = num_clips - len(wanted)
+    order = Order(len(wanted), batch_size, [ray.put(wanted)] if kept else None)
+    if kept:
         say(f"{task.title} · training kept the features of {kept:,} of {num_clips:,} clips")
     if written.passes:
         say(f"{task.title} · goes on after {written.clips.sum():,} of {num_clips:,} clips")
-    rows_per_file = min(config.embedding.max_rows_per_file, max(num_clips // _FILES, _FEWEST_ROWS))
+    # At least 16 files, unless they would be tiny: a kill loses what is not in one yet.
+    rows_per_file = min(config.embedding.max_rows_per_file, max(num_clips // 16, 256))
     sink = FeatureSink(task.out, task.rejects, task.clips.table, rows_per_file, written, again)
-    left = num_clips - int(written.clips.sum()) + len(again)
-    with Progress(task.title, left, "clips") as progress:
+    with Progress(task.title, int(comes.sum()), "clips") as progress:
         if len(slots):
             if task.ahead:
-                task.ahead.before(progress)
-            decode = DecodeSlot(task.clips, order, config.clips, task.modalities)
+                task.ahead.before(progress.left_s)
+            decode = DecodeSlot(task.clips, order, config.clips, modalities)
             cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
-            encoded = _encoded(stream(decode, cost=cost, slots=slots), task, progress.meter)
+            device = choose_device(config.resources)
+            # A cluster without a GPU may still bring one up: the device is the user's choice.
+            encoded = stream(decode, cost=cost, slots=slots).map_batches(
+                Encode,
+                fn_constructor_args=(task.weights, modalities, config, device, progress.meter),
+                batch_size=1,
+                compute=encoder_pool(config.embedding),
+                **encoding(config.resources, device),
+            )
             encoded.write_datasink(sink, ray_remote_args=writing(config.resources))
     finish(task.out)
-    took = {"start_seconds": progress.start_s, "seconds": progress.seconds}
-    return {**sink.counts, **{name: round(value, 2) for name, value in took.items()}}
-
-
-def _encoded(decoded: ray.data.Dataset, task: EmbeddingTask, meter: Meter) -> ray.data.Dataset:
-    config = task.config
-    device = choose_device(config.resources)
-    # A cluster that has no GPU yet may still bring one up: the device is the user's choice.
-    return decoded.map_batches(
-        Encode,
-        fn_constructor_args=(task.weights, task.modalities, config, device, meter),
-        batch_size=1,
-        compute=encoder_pool(config.embedding),
-        **encoding(config.resources, device),
-    )
+    start_seconds, seconds = round(progress.start_s, 2), round(progress.seconds, 2)
+    return {**sink.counts, "start_seconds": start_seconds, "seconds": seconds}
 
 
 def encoder_pool(config: EmbeddingConfig) -> ActorPoolStrategy:
     return ActorPoolStrategy(min_size=config.min_actors, max_size=config.max_actors)
-
-
-def _left(
-    wanted: np.ndarray, batch_size: int, written: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Slots of the wanted clips that are not wholly written, and the clips in them that are.
-
-    A clip's features must not depend on what killed passes left: it stays in its slot.
-    """
-    slot_of = np.arange(len(wanted)) // batch_size
-    done = written[wanted]
-    slots = np.unique(slot_of[~done])
-    return slots, wanted[done & np.isin(slot_of, slots)]
 
 
 class Encode:
@@ -154,38 +133,26 @@ class Encode:
             encoders.load_weights(networks, weights)
         self.device = torch.device(device)
         self.networks = networks.eval().to(self.device)
-        self.front = {
-            "video": FramesToInput().to(self.device),
-            "audio": LogMel(config.clips.audio).to(self.device),
-        }
-        self.modalities = modalities
-        self.precision = config.precision
-        self.meter = meter
+        front = {"video": FramesToInput(), "audio": LogMel(config.clips.audio)}
+        self.front = torch.nn.ModuleDict(front).to(self.device)
+        self.modalities, self.precision, self.meter = modalities, config.precision, meter
 
     @torch.inference_mode()
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         indices = batch["clip_index"][0]
-        rejected = {index: (reason, detail) for index, reason, detail in _rejects(batch)}
+        rejects = json.loads(str(batch["rejects"][0]))
+        why = {index: (reason, detail) for index, reason, detail in rejects}
         columns: dict[str, pa.Array] = {"clip_index": pa.array(indices, pa.int64())}
         for modality in self.modalities:
-            features = self._encode(modality, batch[modality][0])
-            columns[modality] = as_feature_array(features, batch[f"has_{modality}"][0])
-        for position, name in enumerate(("reason", "detail")):
-            values = [rejected[i][position] if i in rejected else None for i in indices.tolist()]
-            columns[name] = pa.array(values, pa.string())
-        table = pa.table(columns)
-        present = int((indices >= 0).sum())
-        self.meter.add(done=present, rejects=len(rejected))
+            tensor = on_device(batch[modality][0], self.device)
+            with autocast(self.device, self.precision):
+                features = self.networks[modality](self.front[modality](tensor))
+            values = features.float().cpu().numpy().astype(np.float16)
+            columns[modality] = as_feature_array(values, batch[f"has_{modality}"][0])
+        reasons, details = zip(*(why.get(index, (None, None)) for index in indices.tolist()))
+        columns["reason"] = pa.array(reasons, pa.string())
+        columns["detail"] = pa.array(details, pa.string())
+        table = pa.table(columns).filter(pa.array(indices >= 0))
+        self.meter.add(done=len(table), rejects=len(why))
         metrics.gpu_memory("embed")
-        return table.filter(pa.array(indices >= 0))
-
-    def _encode(self, modality: str, data: np.ndarray) -> np.ndarray:
-        """float16 [B, d]; rows of absent clips are meaningless."""
-        tensor = on_device(data, self.device)
-        with autocast(self.device, self.precision):
-            features = self.networks[modality](self.front[modality](tensor))
-        return features.float().cpu().numpy().astype(np.float16)
-
-
-def _rejects(batch: dict[str, np.ndarray]) -> list[tuple[int, str, str]]:
-    return [tuple(reject) for reject in json.loads(str(batch["rejects"][0]))]
+        return table

@@ -15,8 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.embedding.shards import BANKED, as_feature_array, records, write_shards
-from pipeline.storage import Location
+from pipeline.embedding.shards import BANKED, Folders, as_feature_array, records, write_shards
 
 
 class MemoryBank:
@@ -31,57 +30,40 @@ class MemoryBank:
     """
 
     def __init__(
-        self,
-        out: Mapping[str, Location],
-        last_seen: np.ndarray,
-        rows_per_file: int,
-        rank: int,
-        slot: int,
+        self, out: Folders, last_seen: np.ndarray, rows_per_file: int, rank: int, slot: int
     ) -> None:
         self.out, self.last_seen = out, last_seen
         self.rows_per_file, self.rank = rows_per_file, rank
-        self._held: list[tuple[int, dict[str, np.ndarray], dict[str, torch.Tensor]]] = []
+        self._held: list[tuple[int, dict[str, torch.Tensor]]] = []  # by slot
         if rank == 0:
             for folder in (*out.values(), records(out)):
                 for part in folder.files(".parquet"):
-                    if slot == 0 or _first_slot(part.name) >= slot:
+                    if slot == 0 or int(part.name.split("-")[1]) >= slot:
                         part.delete()
 
     def add(self, batch: Mapping[str, np.ndarray], features: Mapping[str, torch.Tensor]) -> None:
-        """
-        Args:
-            batch: as `DecodeSlot` makes it, without the leading axis.
-            features: modality → float [B, d].
-        """
+        """Features float [B, d] of a batch as `DecodeSlot` makes it, without the leading axis."""
         slot, clips = int(batch["slot"]), batch["clip_index"]
         rejected = [index for index, _, _ in json.loads(str(batch["rejects"]))]
         last = self.last_seen[slot * len(clips) :][: len(clips)]
         rows = np.flatnonzero(last & ~np.isin(clips, rejected))
         if not len(rows):
             return
-        columns = {"clip_index": clips[rows].copy()}
-        columns |= {m: batch[f"has_{m}"][rows].copy() for m in self.out}
-        kept = {m: features[m][torch.from_numpy(rows)].to(torch.float16) for m in self.out}
-        self._held.append((slot, columns, kept))
-        if sum(len(columns["clip_index"]) for _, columns, _ in self._held) >= self.rows_per_file:
+        names = ["clip_index", *(f"has_{m}" for m in self.out)]
+        held = {name: torch.from_numpy(batch[name][rows]) for name in names}
+        held |= {m: features[m][torch.from_numpy(rows)].to(torch.float16) for m in self.out}
+        self._held.append((slot, held))
+        if sum(len(held["clip_index"]) for _, held in self._held) >= self.rows_per_file:
             self.flush()
 
     def flush(self) -> None:
         """Write what is held; before every checkpoint, so that none falls into a file."""
         if not self._held:
             return
-        first, held, self._held = self._held[0][0], self._held, []
-
-        def joined(name: str) -> np.ndarray:
-            return np.concatenate([columns[name] for _, columns, _ in held])
-
-        table = {"clip_index": pa.array(joined("clip_index"), pa.int64())}
-        for modality in self.out:
-            values = torch.cat([kept[modality] for _, _, kept in held]).cpu().numpy()
-            table[modality] = as_feature_array(values, joined(modality))
+        first, batches = self._held[0][0], [held for _, held in self._held]
+        whole = {n: torch.cat([held[n] for held in batches]).cpu().numpy() for n in batches[0]}
+        self._held = []
+        table = {"clip_index": pa.array(whole["clip_index"], pa.int64())}
+        table |= {m: as_feature_array(whole[m], whole[f"has_{m}"]) for m in self.out}
         table["reason"] = pa.nulls(len(table["clip_index"]), pa.string())
         write_shards(self.out, f"{BANKED}-{first:09d}-{self.rank:04d}.parquet", pa.table(table))
-
-
-def _first_slot(name: str) -> int:
-    return int(name.split("-")[1])

@@ -10,6 +10,7 @@ write that was finished; the next pass makes the rest. What training kept of its
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,16 +26,14 @@ from pipeline.clips.table import ClipTable, write_rejects
 from pipeline.errors import UserError
 from pipeline.storage import Location
 
+BANKED = "bank"  # how names of what training kept begin
+Folders = Mapping[str, Location]  # modality → where its features lie
+
 
 def as_feature_array(features: np.ndarray, present: np.ndarray) -> pa.Array:
     """float16 [B, d] and bool [B] → fixed_size_list<float16>[d] with nulls for absent rows."""
-    values = pa.array(features.reshape(-1), pa.float16())
-    return pa.FixedSizeListArray.from_arrays(
-        values, features.shape[1], mask=pa.array(~present.astype(bool))
-    )
-
-
-BANKED = "bank"  # how names of what training kept begin
+    values, absent = pa.array(features.reshape(-1), pa.float16()), pa.array(~present.astype(bool))
+    return pa.FixedSizeListArray.from_arrays(values, features.shape[1], mask=absent)
 
 
 @dataclass(frozen=True)
@@ -50,31 +49,26 @@ class Written:
     clips: np.ndarray
     banked: np.ndarray
     passes: int
-    counts: dict[str, int]
+    counts: Counter[str]
 
     @classmethod
-    def before(cls, out: Mapping[str, Location], rejects: Location, num_clips: int) -> Written:
+    def before(cls, out: Folders, rejects: Location, num_clips: int) -> Written:
         """Read the records of a pass into `out`; remove what it wrote without finishing."""
         found = {record.name: record for record in records(out).files(".parquet")}
         prefix = _rejects_prefix(out)
-        written = [(shard, shard.name) for f in out.values() for shard in f.files(".parquet")]
-        written += [
-            (part, part.name.removeprefix(prefix))
-            for part in rejects.files(".parquet")
-            if part.name.startswith(prefix)
-        ]
-        for place, name in written:
-            if name not in found:
-                place.delete()
+        parts = [part for folder in out.values() for part in folder.files(".parquet")]
+        parts += [part for part in rejects.files(".parquet") if part.name.startswith(prefix)]
+        for part in parts:
+            if part.name.removeprefix(prefix) not in found:
+                part.delete()
         clips, banked = np.zeros(num_clips, bool), np.zeros(num_clips, bool)
-        counts: dict[str, int] = {}
+        counts: Counter[str] = Counter()
         for name, record in found.items():
             table = record.read_table()
             indices = table["clip_index"].to_numpy()
             clips[indices] = True
-            if name.startswith(BANKED):
-                banked[indices] = True
-            _add(counts, _counts(table))
+            banked[indices] = name.startswith(BANKED)
+            counts.update(_counts(table))
         passes = {name.split("-")[1] for name in found if not name.startswith(BANKED)}
         return cls(clips, banked, len(passes), counts)
 
@@ -84,35 +78,32 @@ class FeatureSink(Datasink[dict[str, int]]):
 
     A task that Ray runs again writes the same file names.
 
+    Args:
+        again: int64, clips of `written` that come again and are not to be written twice.
+
     Attributes:
         counts: clips, rejected, and features by modality, those of `written` included.
     """
 
     def __init__(
         self,
-        out: Mapping[str, Location],
+        out: Folders,
         rejects: Location,
         clips: ClipTable,
         rows_per_file: int,
         written: Written,
         again: np.ndarray,
     ) -> None:
-        """
-        Args:
-            again: int64, clips of `written` that come again and are not to be written twice.
-        """
         self.out, self.rejects, self.clips = out, rejects, clips
         self.rows_per_file, self.again = rows_per_file, again
-        self.passes = written.passes
-        self.counts = dict(written.counts)
+        self.passes, self.counts = written.passes, written.counts.copy()
 
     @property
     def min_rows_per_write(self) -> int:
         return self.rows_per_file
 
     def write(self, blocks: Iterable[Block], ctx: Any) -> dict[str, int]:
-        tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
-        table = pa.concat_tables(tables)
+        table = pa.concat_tables(BlockAccessor.for_block(block).to_arrow() for block in blocks)
         if len(self.again):
             table = table.filter(pc.invert(pc.is_in(table["clip_index"], pa.array(self.again))))
         name = f"part-{self.passes:03d}-{ctx.task_idx:06d}.parquet"
@@ -124,10 +115,10 @@ class FeatureSink(Datasink[dict[str, int]]):
 
     def on_write_complete(self, write_result: WriteResult[dict[str, int]]) -> None:
         for counts in write_result.write_returns:
-            _add(self.counts, counts)
+            self.counts.update(counts)
 
 
-def write_shards(out: Mapping[str, Location], name: str, table: pa.Table) -> dict[str, int]:
+def write_shards(out: Folders, name: str, table: pa.Table) -> dict[str, int]:
     """One shard a modality, then the record by which they count; returns the record's counts.
 
     Args:
@@ -140,37 +131,31 @@ def write_shards(out: Mapping[str, Location], name: str, table: pa.Table) -> dic
             shard = pa.table({"clip_index": present["clip_index"], "features": present[modality]})
             (folder / name).write_table(shard)
     flags = {modality: table[modality].is_valid() for modality in out}
-    record = pa.table(
-        {"clip_index": table["clip_index"], **flags, "rejected": table["reason"].is_valid()}
-    )
+    flags["rejected"] = table["reason"].is_valid()
+    record = pa.table({"clip_index": table["clip_index"], **flags})
     (records(out) / name).write_table(record)
     return _counts(record)
 
 
-def finish(out: Mapping[str, Location]) -> None:
+def finish(out: Folders) -> None:
     """Say that the features are whole; the records have served."""
     for folder in out.values():
         (folder / "DONE").write_text("")
     records(out).delete()
 
 
-def records(out: Mapping[str, Location]) -> Location:
+def records(out: Folders) -> Location:
     """Where the records of unfinished features lie."""
     return next(iter(out.values())) / "written"
 
 
-def _rejects_prefix(out: Mapping[str, Location]) -> str:
+def _rejects_prefix(out: Folders) -> str:
     return f"embed-{'-'.join(out)}-"
 
 
 def _counts(record: pa.Table) -> dict[str, int]:
     names = [name for name in record.column_names if name != "clip_index"]
     return {"clips": len(record), **{name: pc.sum(record[name]).as_py() or 0 for name in names}}
-
-
-def _add(counts: dict[str, int], more: dict[str, int]) -> None:
-    for key, value in more.items():
-        counts[key] = counts.get(key, 0) + value
 
 
 def read_features(folder: Location, num_clips: int) -> tuple[np.ndarray, np.ndarray]:
@@ -182,12 +167,10 @@ def read_features(folder: Location, num_clips: int) -> tuple[np.ndarray, np.ndar
     present = np.zeros(num_clips, bool)
     for part in folder.files(".parquet"):
         table = part.read_table()
-        column = table["features"].combine_chunks()
-        rows = column.flatten().to_numpy().reshape(len(table), -1)
+        indices, column = table["clip_index"].to_numpy(), table["features"].combine_chunks()
         if features is None:
-            features = np.zeros((num_clips, rows.shape[1]), np.float16)
-        indices = table["clip_index"].to_numpy()
-        features[indices] = rows
+            features = np.zeros((num_clips, column.type.list_size), np.float16)
+        features[indices] = column.flatten().to_numpy().reshape(len(table), -1)
         present[indices] = True
     if features is None:
         raise UserError(f"there are no features in {folder}: was every clip rejected?")

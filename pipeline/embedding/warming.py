@@ -30,9 +30,8 @@ def write_random_encoders(clips: PublishedClips, config: Config, weights: Locati
     wanted = min(config.encoders.warm_batches * size, len(clips))
     chosen = np.sort(rng.choice(len(clips), size=wanted, replace=False))
     order = Order(len(chosen), size, [ray.put(chosen)])
-    on_gpu = load_decoder(config.clips.decoder).on_gpu
-    warm = _warm.options(**decoding(config.resources, on_gpu))
-    has_batchnorm = ray.get(warm.remote(weights, clips, order, config))
+    cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
+    has_batchnorm = ray.get(_warm.options(**cost).remote(weights, clips, order, config))
     if order.num_slots and not has_batchnorm:
         say("encoders.warm_batches does nothing: the encoders have no BatchNorm")
 
@@ -40,7 +39,6 @@ def write_random_encoders(clips: PublishedClips, config: Config, weights: Locati
 @ray.remote
 def _warm(weights: Location, clips: PublishedClips, order: Order, config: Config) -> bool:
     """Write `weights`; whether there were any BatchNorm statistics to set."""
-    device = torch.device("cpu")
     use_threads("cpu")
     networks = encoders.build(config.encoders, seed=config.seed)
     front = {"video": FramesToInput(), "audio": LogMel(config.clips.audio)}
@@ -53,7 +51,7 @@ def _warm(weights: Location, clips: PublishedClips, order: Order, config: Config
         for modality, network in networks.items():
             rows = batch[modality][0][batch[f"has_{modality}"][0]]
             if len(rows) > 1:
-                with torch.no_grad(), autocast(device, "float32"):
+                with torch.no_grad(), autocast(torch.device("cpu"), "float32"):
                     network(front[modality](torch.from_numpy(rows)))
     encoders.save_weights(networks, weights)
     return bool(norms)

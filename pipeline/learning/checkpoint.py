@@ -43,7 +43,8 @@ class TrainingState:
         place = out / _NAME
         if not place.exists():
             return cls()
-        return cls(**torch.load(io.BytesIO(place.read_bytes()), weights_only=True))
+        written = io.BytesIO(place.read_bytes())
+        return cls(**torch.load(written, map_location="cpu", weights_only=True))
 
 
 class Checkpoints:
@@ -58,10 +59,11 @@ class Checkpoints:
         self._last: Future[None] | None = None
 
     def save(self, state: TrainingState) -> None:
-        """Copy the state to the host and write it; waits for the write before, if it must."""
-        kept = _on_host(vars(state))
+        """Take the state as it is now and write it; waits for the write before, if it must."""
+        sink = io.BytesIO()
+        torch.save(vars(state), sink)
         self.finish()
-        self._last = self._writer.submit(self._write, kept)
+        self._last = self._writer.submit(self.place.write_bytes, sink.getbuffer())
 
     def finish(self) -> None:
         if self._last is not None:
@@ -69,18 +71,3 @@ class Checkpoints:
 
     def delete(self) -> None:
         self.place.delete()
-
-    def _write(self, kept: Any) -> None:
-        sink = io.BytesIO()
-        torch.save(kept, sink)
-        self.place.write_bytes(sink.getbuffer())
-
-
-def _on_host(tree: Any) -> Any:
-    if isinstance(tree, torch.Tensor):
-        return tree.detach().to("cpu", copy=True)
-    if isinstance(tree, dict):
-        return {key: _on_host(value) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return type(tree)(_on_host(value) for value in tree)
-    return tree

@@ -12,23 +12,16 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.data import DataContext, ExecutionOptions, ExecutionResources
-from ray.train import (
-    DataConfig,
-    FailureConfig,
-    RunConfig,
-    ScalingConfig,
-    TrainingFailedError,
-)
+from ray.data import ExecutionOptions, ExecutionResources
+from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.stream import Augment, DecodeSlot, Order, stream
-from pipeline.config import LearningConfig
 from pipeline.errors import UserError
 from pipeline.learning.checkpoint import Checkpoints, TrainingState
-from pipeline.learning.schedule import Schedule, draw_schedule
-from pipeline.learning.task import LearnerSpec, LearningTask, WorkerTask
+from pipeline.learning.schedule import Schedule, ScheduleShape, draw_schedule
+from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.learning.worker import train_worker
 from pipeline.runtime.devices import KEEPS_MEMORY, choose_device
 from pipeline.runtime.placement import decoding, on_driver_node, training
@@ -53,52 +46,28 @@ def learn(task: LearningTask) -> dict[str, Any]:
     device = choose_device(config.resources)
     if config.learning.sync_batchnorm and device != "cuda":
         raise UserError("learning.sync_batchnorm needs GPUs: torch has it for them alone")
-    schedule = _drawn(task)
-    begun = _taken_up(task, schedule)
+    labels = [labels.boxed for labels in task.labels.values()]
+    given = (task.clips.table, labels, task.needs_all_labels, config.learning, task.key)
+    schedule: Schedule = ray.get(draw_schedule.options(**on_driver_node()).remote(*given))
+    if schedule.labelled == 0:
+        raise UserError(
+            f"no clip has the pseudo-labels that {'/'.join(task.heads)} should learn "
+            f"({', '.join(task.labels)}): do the clips have both video and audio?"
+        )
+    shape, begun = schedule.shape, _taken_up(task, schedule.shape)
     global_batch = config.learning.batch_size * config.learning.step_batches
-    drawn = schedule.epochs * schedule.train_steps * global_batch
+    drawn = shape.epochs * shape.train_steps * global_batch
     if begun:
         say(f"{task.title} · goes on after {begun:,} of {drawn:,} clips")
     with Progress(task.title, drawn - begun, "clips") as progress:
-        work = WorkerTask(
-            config=config,
-            learner=LearnerSpec(task.head_sizes, task.weights, task.key, task.frozen),
-            out=task.out,
-            rejects=task.rejects,
-            clips=task.clips.table,
-            device=device,
-            schedule=schedule.shape,
-            meter=progress.meter,
-            bank=task.bank,
-            last_seen=[ray.put(schedule.last_seen())] if task.bank else None,
-        )
-        metrics = _fit(work, _decoded(task, schedule), task.title)
-    metrics |= {
-        "labelled": schedule.labelled,
-        "skipped": schedule.skipped,
-        "seconds": round(progress.seconds, 2),
-    }
+        last_seen = [ray.put(schedule.last_seen())] if task.bank else None
+        work = WorkerTask(task, device, shape, progress.meter, last_seen)
+        metrics = _fit(work, _decoded(task, schedule))
+    metrics |= {"labelled": schedule.labelled, "skipped": schedule.skipped}
+    metrics["seconds"] = round(progress.seconds, 2)
     (task.out / "metrics.json").write_json(metrics)
     Checkpoints(task.out).delete()
     return metrics
-
-
-def _drawn(task: LearningTask) -> Schedule:
-    schedule: Schedule = ray.get(
-        draw_schedule.options(**on_driver_node()).remote(
-            task.clips.table,
-            [labels.boxed for labels in task.labels.values()],
-            task.needs_all_labels,
-            task.config.learning,
-            task.key,
-        )
-    )
-    if schedule.labelled == 0:
-        raise UserError(
-            f"no clip has the pseudo-labels that {'/'.join(task.encoders)} should learn "
-            f"({', '.join(task.labels)}): do the clips have both video and audio?"
-        )
-    return schedule
 
 
 def _decoded(task: LearningTask, schedule: Schedule) -> Callable[[], ray.data.Dataset]:
@@ -107,15 +76,11 @@ def _decoded(task: LearningTask, schedule: Schedule) -> Callable[[], ray.data.Da
     Ray Train calls it in a process of its own, for every new group of workers.
     """
     config = task.config
-    order = Order(
-        length=len(schedule.order),
-        batch_size=config.learning.batch_size,
-        indices=[ray.put(schedule.order)],
-        held_out=[ray.put(schedule.held_out)],
-    )
+    indices, held_out = [ray.put(schedule.order)], [ray.put(schedule.held_out)]
+    order = Order(len(schedule.order), config.learning.batch_size, indices, held_out)
     labels = {name: labels.boxed for name, labels in task.labels.items()}
     augment = Augment(*task.key[:2])
-    decode = DecodeSlot(task.clips, order, config.clips, task.encoders, augment, labels)
+    decode = DecodeSlot(task.clips, order, config.clips, tuple(task.heads), augment, labels)
     cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu, packed=True)
 
     def decoded() -> ray.data.Dataset:
@@ -126,43 +91,42 @@ def _decoded(task: LearningTask, schedule: Schedule) -> Callable[[], ray.data.Da
     return decoded
 
 
-def _taken_up(task: LearningTask, schedule: Schedule) -> int:
+def _taken_up(task: LearningTask, schedule: ScheduleShape) -> int:
     """Training clips that an earlier attempt's checkpoint covers; what does not belong to it goes.
 
     A checkpoint of another schedule is deleted, and the rejects of an attempt without one.
     """
     state = TrainingState.of(task.out)
-    if state.slot and state.schedule != schedule.shape.digest:
+    if state.slot and state.schedule != schedule.digest:
         say(f"{task.title} · begins anew: its checkpoint is of other clips, labels or settings")
         Checkpoints(task.out).delete()
         state = TrainingState()
     per_step = task.config.learning.step_batches
-    epoch, step = divmod(state.slot // per_step, schedule.shape.epoch_steps)
+    epoch, step = divmod(state.slot // per_step, schedule.epoch_steps)
     steps = epoch * schedule.train_steps + min(step, schedule.train_steps)
     if not steps:
         for earlier in task.rejects.files():
-            if earlier.name.startswith(f"learn-{task.key[-1]}"):
+            if earlier.name.startswith(task.rejects_prefix):
                 earlier.delete()
     return steps * per_step * task.config.learning.batch_size
 
 
-def _fit(task: WorkerTask, decoded: Callable[[], ray.data.Dataset], title: str) -> dict[str, Any]:
+def _fit(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> dict[str, Any]:
     """Train until it is done, or until attempts fail without getting any further."""
-    DataContext.get_current().execution_options.preserve_order = True
+    task = work.task
     try:
         while True:
             before = TrainingState.of(task.out).slot
             (task.out / _TRAIN).delete()
             try:
-                result: Any = trainer(task, decoded).fit()
+                result: Any = trainer(work, decoded).fit()
                 return result.return_value
             except TrainingFailedError as error:
                 if TrainingState.of(task.out).slot <= before:
                     raise
                 reason = str(error).strip().splitlines()[0]
-                say(f"{title} · workers were lost ({reason}); it goes on from the checkpoint")
+                say(f"{task.title} · workers were lost ({reason}); it goes on from the checkpoint")
     finally:
-        DataContext.get_current().execution_options.preserve_order = False
         (task.out / _TRAIN).delete()
 
 
@@ -175,39 +139,34 @@ class _Trainer(TorchTrainer):
         """
 
 
-def trainer(task: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> TorchTrainer:
+def trainer(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> TorchTrainer:
     """One attempt at the task (`worker.train_worker`), fed by the dataset that `decoded` makes."""
-    learning = task.config.learning
-    asked = training(learning, task.config.resources, task.device)
+    config, out = work.task.config, work.task.out
+    learning = config.learning
+    asked = training(learning, config.resources, work.device)
     resources = {"CPU": asked["num_cpus"], "GPU": asked["num_gpus"]}
-    workers: int | tuple[int, int] = learning.workers
-    if learning.min_workers:
-        workers = (learning.min_workers, learning.workers)
+    least = learning.min_workers
+    # Slots are dealt to the workers in turn: blocks are handed out in order, and each is one.
+    feeding = ExecutionOptions(preserve_order=True)
+    if learning.max_prefetch_mb:
+        bytes_waiting = learning.max_prefetch_mb * 2**20
+        feeding.resource_limits = ExecutionResources.for_limits(object_store_memory=bytes_waiting)
     return _Trainer(
         train_worker,  # type: ignore[arg-type]
-        train_loop_config={"task": task},
+        train_loop_config={"work": work},
         scaling_config=ScalingConfig(  # type: ignore[call-arg]
-            num_workers=workers,  # type: ignore[arg-type]
-            use_gpu=task.device == "cuda",
+            num_workers=(least, learning.workers) if least else learning.workers,  # type: ignore[arg-type]
+            use_gpu=work.device == "cuda",
             resources_per_worker={name: value for name, value in resources.items() if value},
             label_selector=asked.get("label_selector"),
         ),
         run_config=RunConfig(  # type: ignore[call-arg]
             name=_TRAIN,
-            storage_path=task.out.path,
-            storage_filesystem=task.out.fs,
+            storage_path=out.path,
+            storage_filesystem=out.fs,
             failure_config=FailureConfig(max_failures=_FAILURES),
-            worker_runtime_env={"env_vars": KEEPS_MEMORY if task.device == "cpu" else {}},
+            worker_runtime_env={"env_vars": KEEPS_MEMORY if work.device == "cpu" else {}},
         ),
         datasets={"train": decoded},
-        dataset_config=DataConfig(execution_options=_feeding(learning)),
+        dataset_config=DataConfig(execution_options=feeding),
     )
-
-
-def _feeding(learning: LearningConfig) -> ExecutionOptions:
-    # Slots are dealt to the workers in turn: blocks are handed out in order, and each is one.
-    options = ExecutionOptions(preserve_order=True)
-    if learning.max_prefetch_mb:
-        bytes_waiting = learning.max_prefetch_mb * 2**20
-        options.resource_limits = ExecutionResources.for_limits(object_store_memory=bytes_waiting)
-    return options

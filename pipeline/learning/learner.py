@@ -2,45 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import encoders
 from pipeline.clips.frontend import FramesToInput, LogMel
-from pipeline.config import Config
+from pipeline.config import Config, LearningConfig
 from pipeline.embedding.memory_bank import MemoryBank
-from pipeline.learning.optimizers import new_optimizer, rate_factor
 from pipeline.learning.task import Heads, LearnerSpec
 from pipeline.runtime.devices import autocast, on_device
 from pipeline.storage import Location
+
+Batch = dict[str, np.ndarray]  # as `DecodeSlot` makes it, without the leading axis
 
 
 class EncodersWithHeads(nn.Module):
     """The encoders that an update trains, each with one new head per clustering it predicts.
 
     forward: network inputs per modality → logits float [B, k] per ``<modality>_<clustering>``.
-
-    Attributes:
-        features: per modality float [B, d], of the last inputs.
+    Afterwards `features` are those of the inputs, per modality float [B, d].
     """
 
     def __init__(self, networks: nn.ModuleDict, heads: Heads, kind: str) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict({m: networks[m] for m in heads})
-        self.heads = nn.ModuleDict(
-            {
-                f"{m}_{name}": encoders.new_head(int(networks[m].dim), k, kind)  # type: ignore[arg-type]
-                for m, clusterings in heads.items()
-                for name, k in clusterings.items()
-            }
-        )
+        self.heads = nn.ModuleDict()
+        for m, clusterings in heads.items():
+            for name, k in clusterings.items():
+                self.heads[f"{m}_{name}"] = encoders.new_head(int(networks[m].dim), k, kind)  # type: ignore[arg-type]
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         features = {m: self.encoders[m](x) for m, x in inputs.items()}
@@ -64,14 +60,12 @@ class Learner:
         wrap: Callable[[nn.Module], nn.Module],
         bank: MemoryBank | None = None,
     ) -> None:
-        heads = spec.heads
-        self.frozen, self.bank = spec.frozen, bank
-        self.config, self.device, self.heads = config, device, heads
+        self.spec, self.config, self.device, self.bank = spec, config, device, bank
         self.networks = encoders.channels_last(encoders.build(config.encoders, seed=0))
         encoders.load_weights(self.networks, spec.weights)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(np.random.SeedSequence(spec.key).generate_state(1)[0]))
-            self.model = EncodersWithHeads(self.networks, heads, config.learning.head)
+            self.model = EncodersWithHeads(self.networks, spec.heads, config.learning.head)
         if spec.frozen:
             self.model.encoders.requires_grad_(False)
         if config.learning.compile:
@@ -80,15 +74,13 @@ class Learner:
         if config.learning.sync_batchnorm:
             nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.wrapped = wrap(self.model)
-        self.front: dict[str, nn.Module] = {
-            "video": FramesToInput().to(device),
-            "audio": LogMel(config.clips.audio).to(device),
-        }
+        # Gradients stay with their worker: only a step's last batch is summed over workers.
+        self._apart = getattr(self.wrapped, "no_sync", nullcontext)
+        front = {"video": FramesToInput(), "audio": LogMel(config.clips.audio)}
+        self.front = nn.ModuleDict(front).to(device)
         self.optimizer = new_optimizer(self.model, config.learning)
 
-    def step(
-        self, batches: Sequence[Mapping[str, np.ndarray]], progress: float, workers: int = 1
-    ) -> dict[str, Tensor]:
+    def step(self, batches: list[Batch], progress: float, workers: int = 1) -> dict[str, Tensor]:
         """One optimiser step.
 
         Args:
@@ -104,47 +96,39 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.wrapped.train()
-        if self.frozen:
+        if self.spec.frozen:
             self.model.encoders.eval()
         self.optimizer.zero_grad(set_to_none=True)
         seen = []
         for number, batch in enumerate(batches, start=1):
             with nullcontext() if number == len(batches) else self._apart():
-                losses, hits = self._losses(batch)
-                (
-                    torch.stack(list(losses.values())).sum() * (workers / learning.step_batches)
-                ).backward()
-            seen.append(_named(losses, "loss") | _named(hits, "accuracy"))
+                loss, values = self._losses(batch, self.wrapped)
+                (loss * (workers / learning.step_batches)).backward()
+            seen.append(values)
         if learning.clip_grad_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), learning.clip_grad_norm)
         self.optimizer.step()
         return {name: torch.stack([one[name] for one in seen]).mean() for name in seen[0]}
 
-    def _apart(self) -> AbstractContextManager[Any]:
-        """Gradients stay with their worker: only a step's last batch is summed over workers."""
-        if isinstance(self.wrapped, DistributedDataParallel):
-            return self.wrapped.no_sync()
-        return nullcontext()
-
     @torch.no_grad()
-    def evaluate(self, batch: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def evaluate(self, batch: Batch) -> dict[str, float]:
         """Loss and accuracy on held-out clips, BatchNorm in eval mode."""
         self.model.eval()
-        losses, hits = self._losses(batch, self.model)
-        total = torch.stack(list(losses.values())).sum()
-        named = _named(losses, "held_out_loss") | _named(hits, "held_out_accuracy")
-        return read({"held_out_loss": total, **named})
+        loss, values = self._losses(batch, self.model)
+        named = {f"held_out_{name}": value for name, value in values.items()}
+        return read({"held_out_loss": loss, **named})
 
-    def _losses(
-        self, batch: Mapping[str, np.ndarray], model: nn.Module | None = None
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Cross-entropy and share of right predictions per head, over the clips with its label."""
-        inputs = {m: self._input(m, batch) for m in self.heads}
+    def _losses(self, batch: Batch, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
+        """The heads' losses added up; loss and accuracy of each.
+
+        They are cross-entropy and share of right predictions, over the clips with a head's label.
+        """
+        inputs = {m: self._input(m, batch) for m in self.spec.heads}
         with autocast(self.device, self.config.precision):
-            logits = (model or self.wrapped)(inputs)
+            logits = model(inputs)
         if self.bank:
             self.bank.add(batch, self.model.features)
-        losses, hits = {}, {}
+        losses, accuracies = {}, {}
         for name, scores in logits.items():
             modality, clustering = name.split("_", 1)
             label = np.where(batch[f"has_{modality}"], batch[f"label_{clustering}"], -1)
@@ -153,23 +137,22 @@ class Learner:
             # A sum over the known ones: with none of them the loss is 0, not nan.
             loss = F.cross_entropy(scores.float(), target, ignore_index=-1, reduction="sum")
             count = known.sum().clamp(min=1)
-            losses[name] = loss / count
-            hits[name] = ((scores.argmax(dim=1) == target) & known).sum() / count
-        return losses, hits
+            losses[f"loss_{name}"] = loss / count
+            right = (scores.argmax(dim=1) == target) & known
+            accuracies[f"accuracy_{name}"] = right.sum() / count
+        total = torch.stack(list(losses.values())).sum()
+        return total, {name: loss.detach() for name, loss in losses.items()} | accuracies
 
-    def _input(self, modality: str, batch: Mapping[str, np.ndarray]) -> Tensor:
+    def _input(self, modality: str, batch: Batch) -> Tensor:
         """A modality's network input [B, …].
 
         Places without this modality repeat others that have it, so that blanks never enter
         BatchNorm's statistics; their label is -1.
         """
-        present = np.flatnonzero(batch[f"has_{modality}"])
-        data = batch[modality]
-        mirror = batch["mirror"]
-        if 0 < len(present) < len(data):
-            rows = np.where(
-                batch[f"has_{modality}"], np.arange(len(data)), np.resize(present, len(data))
-            )
+        data, mirror, present = batch[modality], batch["mirror"], batch[f"has_{modality}"]
+        if 0 < present.sum() < len(data):
+            others = np.resize(np.flatnonzero(present), len(data))
+            rows = np.where(present, np.arange(len(data)), others)
             data, mirror = data[rows], mirror[rows]
         tensor = on_device(data, self.device)
         if modality == "video" and mirror.any():
@@ -180,9 +163,8 @@ class Learner:
         """Whether the held-out loss has not fallen for ``patience`` epochs."""
         patience = self.config.learning.patience
         known = [loss for loss in held_out if loss is not None]
-        if not patience or len(known) <= patience:
-            return False
-        return min(known[-patience:]) >= min(known[:-patience])
+        enough = 0 < patience < len(known)
+        return enough and min(known[-patience:]) >= min(known[:-patience])
 
     def state(self) -> dict[str, Any]:
         """What `restore` takes: tensors of the model and of the optimiser."""
@@ -203,5 +185,50 @@ def read(values: Mapping[str, Tensor]) -> dict[str, float]:
     return dict(zip(values, torch.stack(list(values.values())).tolist()))
 
 
-def _named(values: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {f"{prefix}_{name}": value.detach() for name, value in values.items()}
+def new_optimizer(model: nn.Module, learning: LearningConfig) -> torch.optim.Optimizer:
+    """SGD, AdamW or LARS; under the last two biases and BatchNorm's parameters are not decayed."""
+    lr, momentum, decay = learning.lr, learning.momentum, learning.weight_decay
+    if learning.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), lr, momentum, weight_decay=decay, fused=True)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    if learning.optimizer == "lars":
+        trusted: dict[str, Any] = {"params": matrices, "trust_decay": decay}
+        return Lars([trusted, {"params": vectors}], lr=lr, momentum=momentum)
+    decayed = {"params": matrices, "weight_decay": decay}
+    return torch.optim.AdamW([decayed, {"params": vectors, "weight_decay": 0.0}], lr=lr, fused=True)
+
+
+class Lars(torch.optim.SGD):
+    """SGD whose step on each tensor is proportional to the tensor's own length (You et al. 2017).
+
+    In parameter groups that have a ``trust_decay`` β the gradient g of a tensor w is replaced by
+    η ‖w‖ / (‖g‖ + β ‖w‖) · (g + β w), η = 0.001; for large batches. Other groups are plain SGD.
+    """
+
+    TRUST = 0.001
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        for group in self.param_groups:
+            decay = group.get("trust_decay")
+            for tensor in group["params"] if decay is not None else ():
+                if tensor.grad is not None:
+                    length, gradient = tensor.norm(), tensor.grad.norm()
+                    ratio = self.TRUST * length / (gradient + decay * length).clamp(min=1e-12)
+                    # A tensor of zeros has no length to go by.
+                    ratio = torch.where(length > 0, ratio, torch.ones_like(ratio))
+                    tensor.grad.add_(tensor, alpha=decay).mul_(ratio)
+        return super().step(closure)
+
+
+def rate_factor(learning: LearningConfig, progress: float) -> float:
+    """What the learning rate is multiplied by at `progress` in [0, 1) of the round."""
+    if progress < learning.warmup:
+        return (progress + 1e-3) / (learning.warmup + 1e-3)
+    if learning.schedule == "step":
+        return 0.1 ** sum(progress >= m for m in learning.step_milestones)
+    if learning.schedule == "cosine":
+        rest = (progress - learning.warmup) / max(1 - learning.warmup, 1e-9)
+        return 0.5 * (1 + math.cos(math.pi * rest))
+    return 1.0

@@ -21,7 +21,7 @@ class ScheduleShape:
     A *step* takes ``step_batches`` slots, whichever workers there are.
 
     Attributes:
-        train_steps, held_out_steps: of one epoch.
+        train_steps, held_out_steps: of one epoch: its training batches, then the held-out ones.
         epochs: how many there are at most.
         digest: tells a schedule from others: a checkpoint only continues the one it was made in.
     """
@@ -38,20 +38,18 @@ class ScheduleShape:
 
 @dataclass(frozen=True)
 class Schedule:
-    """An epoch's training batches, then the held-out batches, and again for every epoch.
+    """The batches of all epochs.
 
     Attributes:
         order: int64 [slots · batch_size], clip indices.
         held_out: bool [slots].
-        train_steps, held_out_steps, epochs: see `ScheduleShape`.
+        shape: its steps.
         labelled: clips that could be drawn; skipped: clips left out for want of a label.
     """
 
     order: np.ndarray
     held_out: np.ndarray
-    train_steps: int
-    held_out_steps: int
-    epochs: int
+    shape: ScheduleShape
     labelled: int
     skipped: int
 
@@ -61,13 +59,6 @@ class Schedule:
         last = np.zeros(len(self.order), bool)
         last[len(self.order) - 1 - backwards] = True
         return last
-
-    @property
-    def shape(self) -> ScheduleShape:
-        digest = hashlib.blake2b(self.order.data, digest_size=8)
-        digest.update(self.held_out.data)
-        steps = (self.train_steps, self.held_out_steps, self.epochs)
-        return ScheduleShape(*steps, digest.hexdigest())
 
 
 @ray.remote
@@ -89,38 +80,30 @@ def draw_schedule(
     has_label = np.stack([label >= 0 for label in labels])
     usable = has_label.all(axis=0) if require_all else has_label.any(axis=0)
     held = held_out_clips(clips, config.held_out, key[0]) & usable
-    train = np.flatnonzero(usable & ~held)
+    train, tail = np.flatnonzero(usable & ~held), np.flatnonzero(held)
     weights = sampling_weights(labels, train, config.sampling)
     rng = np.random.default_rng(key)
     global_batch = config.batch_size * config.step_batches
     size = config.epoch_clips or len(train)
     # An epoch is whole steps: at least one, else to the nearest.
     steps = max(round(size * min(config.epochs, 1) / global_batch), 1)
-    epochs = max(math.ceil(config.epochs), 1)
-    tail = np.flatnonzero(held)
-    held_steps = math.ceil(len(tail) / global_batch)
+    epochs, held_steps = math.ceil(config.epochs), math.ceil(len(tail) / global_batch)
     # Padded by repetition, so that every worker has whole batches; the mean hardly moves.
     tail = np.resize(tail, held_steps * global_batch)
-    parts, kinds = [], []
+    parts = []
     files = file_numbers(clips)[train] if config.max_neighbours > 1 else None
     for _ in range(epochs):
         drawn = draw_epoch(len(train), weights, steps * global_batch, rng)
         if files is not None:
             drawn = drawn[beside_neighbours(files[drawn], config.max_neighbours, rng)]
         parts += [train[drawn], tail]
-        kinds += [
-            np.zeros(steps * config.step_batches, bool),
-            np.ones(held_steps * config.step_batches, bool),
-        ]
-    return Schedule(
-        order=np.concatenate(parts),
-        held_out=np.concatenate(kinds),
-        train_steps=steps,
-        held_out_steps=held_steps,
-        epochs=epochs,
-        labelled=int(usable.sum()),
-        skipped=int((~usable).sum()),
-    )
+    order = np.concatenate(parts)
+    slots = [steps * config.step_batches, held_steps * config.step_batches]
+    held_out = np.tile(np.repeat([False, True], slots), epochs)
+    digest = hashlib.blake2b(order.data, digest_size=8)
+    digest.update(held_out.data)
+    shape = ScheduleShape(steps, held_steps, epochs, digest.hexdigest())
+    return Schedule(order, held_out, shape, int(usable.sum()), int((~usable).sum()))
 
 
 def held_out_clips(clips: ClipTable, share: float, seed: int) -> np.ndarray:
@@ -128,10 +111,8 @@ def held_out_clips(clips: ClipTable, share: float, seed: int) -> np.ndarray:
     held: list[np.ndarray] = []
     for table in clips.read_parts(["uri"]):
         encoded = table["uri"].combine_chunks().dictionary_encode()
-        chosen = np.array(
-            [_fraction(uri, seed) < share for uri in encoded.dictionary.to_pylist()], bool
-        )
-        held.append(chosen[encoded.indices.to_numpy()])
+        chosen = [_fraction(uri, seed) < share for uri in encoded.dictionary.to_pylist()]
+        held.append(np.array(chosen, bool)[encoded.indices.to_numpy()])
     return np.concatenate(held)
 
 

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 import ray
 
-from pipeline.clips.table import ClipTable, PublishedClips
+from pipeline.clips.table import PublishedClips
 from pipeline.config import Config
 from pipeline.learning.schedule import ScheduleShape
 from pipeline.storage import Location
@@ -48,7 +48,6 @@ class LearningTask:
         weights: safetensors of both encoders before the update.
         out: folder for ``encoders.safetensors``, ``heads.safetensors`` and, last, ``metrics.json``.
         rejects: folder for the rejects of this update, beside those of other stages.
-        config: of the run.
         key: what is drawn depends on it alone.
         title: shown to the user.
         needs_all_labels: a clip must have every label to be drawn; else one is enough.
@@ -70,12 +69,15 @@ class LearningTask:
     bank: Mapping[str, Location] | None = None
 
     @property
-    def encoders(self) -> tuple[str, ...]:
-        return tuple(self.heads)
+    def spec(self) -> LearnerSpec:
+        """What its workers build their learners from."""
+        heads = {m: {name: self.labels[name].k for name in ns} for m, ns in self.heads.items()}
+        return LearnerSpec(heads, self.weights, self.key, self.frozen)
 
     @property
-    def head_sizes(self) -> Heads:
-        return {m: {name: self.labels[name].k for name in names} for m, names in self.heads.items()}
+    def rejects_prefix(self) -> str:
+        """How the names of this update's parts begin, among those of its round."""
+        return f"learn-{self.key[-1]}"
 
 
 @dataclass(frozen=True)
@@ -100,25 +102,15 @@ class WorkerTask:
     """What each training worker is given.
 
     Attributes:
-        out, rejects: see `LearningTask`; clips: the table that names rejects.
+        task: what to learn.
         device: ``cpu`` or ``cuda``.
         schedule: the steps to take.
-        bank: see `LearningTask`; last_seen: boxed bool [slots · B], see `Schedule.last_seen`.
         meter: counts the clips that were trained on.
+        last_seen: boxed bool [slots · B], see `Schedule.last_seen`; only with a bank.
     """
 
-    config: Config
-    learner: LearnerSpec
-    out: Location
-    rejects: Location
-    clips: ClipTable
+    task: LearningTask
     device: str
     schedule: ScheduleShape
     meter: Meter
-    bank: Mapping[str, Location] | None = None
     last_seen: list[ray.ObjectRef] | None = None
-
-    @property
-    def rejects_prefix(self) -> str:
-        """How the names of this update's parts begin, among those of its round."""
-        return f"learn-{self.learner.key[-1]}"

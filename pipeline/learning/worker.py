@@ -18,14 +18,11 @@ import ray.train
 from ray.train.collective import broadcast_from_rank_zero
 
 from pipeline.clips.table import write_rejects
-from pipeline.config import Config
-from pipeline.learning.task import WorkerTask
+from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.telemetry import metrics
-from pipeline.telemetry.progress import Meter
 
-Batch = dict[str, np.ndarray]
+Sums = dict[str, tuple[float, int]]  # name → sum, number of batches
 
-_STARVED = 0.2  # share of waiting above which it is said what to do
 _LOOK_EVERY = 20  # steps between two looks at the clock and for a notice of preemption
 
 
@@ -34,9 +31,6 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
 
     Every worker takes the same decisions, since losses are averaged over workers first. A step is
     the same whatever the number of workers: they take its batches in turn.
-
-    Args:
-        loop_config: Ray Train's dict, which holds the ``task``.
     """
     from ray.train.torch import prepare_model
 
@@ -45,20 +39,19 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
     from pipeline.learning.learner import Learner, read
     from pipeline.runtime.devices import use_threads
 
-    task = loop_config["task"]
-    config, schedule = task.config, task.schedule
+    work = loop_config["work"]
+    task, schedule, config = work.task, work.schedule, work.task.config
     per_step = config.learning.step_batches
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    use_threads(task.device, context.get_local_world_size(), config.learning.threads)
+    use_threads(work.device, context.get_local_world_size(), config.learning.threads)
     state = TrainingState.of(task.out)
     state.schedule = schedule.digest
     bank = None
-    if task.bank and task.last_seen:
-        last_seen = ray.get(task.last_seen[0])
-        rows_per_file = config.embedding.max_rows_per_file
-        bank = MemoryBank(task.bank, last_seen, rows_per_file, rank, state.slot)
-    learner = Learner(task.learner, config, ray.train.torch.get_device(), prepare_model, bank)
+    if task.bank and work.last_seen:
+        last_seen, rows = ray.get(work.last_seen[0]), config.embedding.max_rows_per_file
+        bank = MemoryBank(task.bank, last_seen, rows, rank, state.slot)
+    learner = Learner(task.spec, config, ray.train.torch.get_device(), prepare_model, bank)
     if state.tensors:
         learner.restore(state.tensors)
     resumed_at = state.slot // per_step
@@ -75,7 +68,7 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
         if rank == 0:
             for name, value in values.items():
                 state.curve.setdefault(name, []).append(value)
-            _show(task.meter, config, len(state.epochs), feed, values)
+            _show(work, len(state.epochs), feed, values)
 
     while len(state.epochs) < schedule.epochs:
         begun = len(state.epochs) * epoch_slots
@@ -143,39 +136,38 @@ class Clock:
         notice = ray.train.get_preemption_info() is not None and not self._warned
         self._warned |= notice
         due = time.monotonic() - self._last >= 60 * self._minutes
-        if broadcast_from_rank_zero(notice or due):
+        agreed = bool(broadcast_from_rank_zero(notice or due))
+        if agreed:
             self._last = time.monotonic()
-            return True
-        return False
+        return agreed
 
 
 class Totals:
     """Sums of an epoch's values, of one worker or of all."""
 
-    def __init__(self, sums: dict[str, tuple[float, int]]) -> None:
+    def __init__(self, sums: Sums) -> None:
         self._sums = dict(sums)
 
     def add(self, values: dict[str, float], batches: int = 1) -> None:
-        for name, value in values.items():
-            total, count = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (total + value * batches, count + batches)
+        self._include({name: (value * batches, batches) for name, value in values.items()})
 
-    def over_workers(self) -> dict[str, tuple[float, int]]:
+    def _include(self, sums: Sums) -> None:
+        for name, (value, batches) in sums.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (total + value, count + batches)
+
+    def over_workers(self) -> Sums:
         """The same on every worker."""
         import torch
 
         if not torch.distributed.is_initialized():
             return self._sums
-        parts: list[dict[str, tuple[float, int]]] = [{}] * torch.distributed.get_world_size()
+        parts: list[Sums] = [{}] * torch.distributed.get_world_size()
         torch.distributed.all_gather_object(parts, self._sums)
-        names = dict.fromkeys(name for part in parts for name in part)
-        return {
-            name: (
-                sum(part.get(name, (0.0, 0))[0] for part in parts),
-                sum(part.get(name, (0.0, 0))[1] for part in parts),
-            )
-            for name in names
-        }
+        whole = Totals({})
+        for part in parts:
+            whole._include(part)
+        return whole._sums
 
     def means(self) -> dict[str, float]:
         return {name: total / count for name, (total, count) in self.over_workers().items()}
@@ -197,20 +189,17 @@ class Feed:
         self.first = first
         self.rejects: list[tuple[int, str, str]] = []
 
-    def until(self, end: int) -> Iterator[Batch]:
+    def until(self, end: int) -> Iterator[dict[str, np.ndarray]]:
         """This worker's batches of the slots before `end`."""
         while self._due < end:
-            yield self._next()
-
-    def _next(self) -> Batch:
-        before = time.monotonic()
-        batch = {name: column[0] for name, column in next(self._batches).items()}
-        self._waited += time.monotonic() - before
-        if int(batch["slot"]) != self._due:
-            raise RuntimeError(f"batch {int(batch['slot'])} came where {self._due} was due")
-        self._due += self._world
-        self.rejects += [tuple(reject) for reject in json.loads(str(batch["rejects"]))]
-        return batch
+            before = time.monotonic()
+            batch = {name: column[0] for name, column in next(self._batches).items()}
+            self._waited += time.monotonic() - before
+            if int(batch["slot"]) != self._due:
+                raise RuntimeError(f"batch {int(batch['slot'])} came where {self._due} was due")
+            self._due += self._world
+            self.rejects += [tuple(reject) for reject in json.loads(str(batch["rejects"]))]
+            yield batch
 
     @property
     def seconds(self) -> float:
@@ -222,29 +211,23 @@ class Feed:
         return self._waited / max(self.seconds, 1e-9)
 
 
-def _show(meter: Meter, config: Config, epoch: int, feed: Feed, losses: dict[str, float]) -> None:
+def _show(work: WorkerTask, epoch: int, feed: Feed, losses: dict[str, float]) -> None:
     shown = {name: round(value, 3) for name, value in losses.items() if name.startswith("loss")}
     waiting = f"{feed.wait_share:.0%}"
-    if feed.wait_share > _STARVED and feed.seconds > 60:
+    if feed.wait_share > 0.2 and feed.seconds > 60:
         waiting += f" (decode-bound: {1 / (1 - feed.wait_share):.1f}× the CPU cores would keep up)"
-    clips = config.learning.step_batches * config.learning.batch_size
+    learning = work.task.config.learning
+    clips = learning.step_batches * learning.batch_size
     metrics.level("xdc_wait_share", feed.wait_share)
     for name, value in losses.items():
         metrics.level("xdc_loss", value, loss=name)
-    meter.add({"epoch": epoch + 1, "waiting": waiting, **shown}, done=clips)
+    work.meter.add({"epoch": epoch + 1, "waiting": waiting, **shown}, done=clips)
 
 
-def _write_rejects(feed: Feed, rank: int, task: WorkerTask) -> None:
+def _write_rejects(feed: Feed, rank: int, task: LearningTask) -> None:
     """The clips that failed in this worker, each once, as a part of the round's rejects."""
     if feed.rejects:
         unique = {reject[0]: reject for reject in feed.rejects}
-        index, reason, detail = zip(*unique.values())
-        rejected = pa.table(
-            {
-                "clip_index": pa.array(index, pa.int64()),
-                "reason": pa.array(reason, pa.string()),
-                "detail": pa.array(detail, pa.string()),
-            }
-        )
-        name = f"{task.rejects_prefix}-{feed.first:09d}-{rank:04d}.parquet"
-        write_rejects(task.rejects / name, rejected, task.clips, "learn")
+        columns = zip(("clip_index", "reason", "detail"), zip(*unique.values()))
+        place = task.rejects / f"{task.rejects_prefix}-{feed.first:09d}-{rank:04d}.parquet"
+        write_rejects(place, pa.table(dict(columns)), task.clips.table, "learn")

@@ -23,8 +23,6 @@ from pipeline.config import ClusteringConfig, LearningConfig, ResourcesConfig
 
 Options = dict[str, Any]  # of a Ray task, actor or `map_batches`
 
-_ENCODER_CPUS = 0.5
-_DECODE_GPUS = 0.1  # of a task that decodes on a GPU
 MEMORY, GPU = ("memory",), ("gpu",)  # roles
 
 
@@ -40,45 +38,31 @@ def decoding(resources: ResourcesConfig, on_gpu: bool = False, packed: bool = Fa
     cpus = resources.decode_cpus
     if not os.environ.get("RAY_ADDRESS"):
         cpus *= max(1.0, local_cpus(resources) / (os.cpu_count() or 1))
-    return {
-        "num_cpus": cpus,
-        "num_gpus": _DECODE_GPUS if on_gpu else 0.0,
-        **({"scheduling_strategy": "DEFAULT"} if packed else {}),
-        **_on(GPU if on_gpu else resources.decode_on, resources),
-    }
+    roles, gpus = (GPU, 0.1) if on_gpu else (resources.decode_on, 0.0)
+    options = _options(resources, roles, cpus, gpus)
+    return options | {"scheduling_strategy": "DEFAULT"} if packed else options
 
 
 def encoding(resources: ResourcesConfig, device: str) -> Options:
     """An encoder actor. Ray Data would make one actor of two stages that ask for the same, and
     decode in it, one batch after the other: it asks for a little more or less than decoding."""
-    cpus = _ENCODER_CPUS
-    if decoding(resources)["num_cpus"] == cpus:
-        cpus += 0.01
-    gpus = 1 if device == "cuda" else 0
-    return {"num_cpus": cpus, "num_gpus": gpus, **_on(GPU, resources)}
+    cpus = 0.51 if decoding(resources)["num_cpus"] == 0.5 else 0.5
+    return _options(resources, GPU, cpus, int(device == "cuda"))
 
 
 def writing(resources: ResourcesConfig) -> Options:
     """A task that writes a shard of features."""
-    return {"num_cpus": 0.25, **_on(resources.decode_on, resources)}
+    return _options(resources, resources.decode_on, 0.25)
 
 
 def training(config: LearningConfig, resources: ResourcesConfig, device: str) -> Options:
     """A training worker."""
-    return {
-        "num_cpus": config.cpus_per_worker,
-        "num_gpus": 1 if device == "cuda" else 0,
-        **_on(GPU, resources),
-    }
+    return _options(resources, GPU, config.cpus_per_worker, int(device == "cuda"))
 
 
 def clustering(config: ClusteringConfig, resources: ResourcesConfig) -> Options:
     """A shard of k-means."""
-    return {
-        "num_cpus": config.cpus_per_shard,
-        "num_gpus": config.gpus_per_shard,
-        **_on(MEMORY, resources),
-    }
+    return _options(resources, MEMORY, config.cpus_per_shard, config.gpus_per_shard)
 
 
 def on_driver_node() -> Options:
@@ -103,7 +87,10 @@ def local_cpus(resources: ResourcesConfig) -> int:
     return resources.local_cpus or max(4, os.cpu_count() or 1)
 
 
-def _on(roles: Sequence[str], resources: ResourcesConfig) -> Options:
-    if not roles or not has_roles(resources):
-        return {}
-    return {"label_selector": {"role": f"in({','.join(roles)})"}}
+def _options(
+    resources: ResourcesConfig, roles: Sequence[str], cpus: float, gpus: float = 0
+) -> Options:
+    options: Options = {"num_cpus": cpus, "num_gpus": gpus}
+    if roles and has_roles(resources):
+        options["label_selector"] = {"role": f"in({','.join(roles)})"}
+    return options

@@ -20,25 +20,19 @@ from ray.data._internal.cluster_autoscaler.resource_utilization_gauge import Clu
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.util.debug import log_once
 
-_NO_PROGRESS_S = 1800
 _TURN_S = 0.1
 _BUSY = 0.9  # share of the CPUs that decode, from which on more are asked for
-_NEVER = 1e9
-_BARS_ARE_OFF = "ray_data_progress_manager_disabled"  # key of a warning that is not worth a line
 
 
 def set_up_ray_data(feeding: bool = False) -> None:
-    """Datasets print nothing, keep no order unless a stage asks for it, and pace themselves.
-
-    Args:
-        feeding: the datasets feed a training; see `Demand`.
-    """
-    log_once(_BARS_ARE_OFF)  # Ray Data has nothing left to warn of
+    """Datasets print nothing, keep no order unless a stage asks for it, and pace themselves; those
+    that feed a training also mind their `Demand`."""
+    log_once("ray_data_progress_manager_disabled")  # a warning that is not worth a line
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False
-    context.execution_no_progress_timeout_s = _NO_PROGRESS_S
+    context.execution_no_progress_timeout_s = 1800
     context.custom_execution_callback_classes = [Pace, Demand] if feeding else [Pace]
 
 
@@ -71,9 +65,8 @@ class Demand(ExecutionCallback):
     def before_execution_starts(self, executor: Any) -> None:
         autoscaler = executor._cluster_autoscaler
         if isinstance(autoscaler, RateBasedClusterAutoscaler):
-            autoscaler._cluster_scaling_up_util_threshold = ClusterUtil(
-                cpu=_BUSY, gpu=_BUSY, memory=_BUSY, object_store_memory=_NEVER
-            )
+            never = ClusterUtil(cpu=_BUSY, gpu=_BUSY, memory=_BUSY, object_store_memory=1e9)
+            autoscaler._cluster_scaling_up_util_threshold = never
 
     def on_execution_step(self, executor: Any) -> None:
         autoscaler = executor._cluster_autoscaler

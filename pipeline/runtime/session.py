@@ -35,9 +35,6 @@ from pipeline.errors import UserError
 from pipeline.runtime.placement import local_cpus
 from pipeline.runtime.ray_data import set_up_ray_data
 
-_GOES_ON = "the same command goes on from here"
-_CLEAR_LINE = "\r\033[K\033[?25h"  # on a terminal: the live line goes, the cursor comes back
-
 _signals: list[int] = []  # that told this process to stop
 
 
@@ -45,8 +42,9 @@ def _stop(number: int, frame: FrameType | None) -> None:
     """`ray job stop`, the machine going down, or Ctrl-C."""
     # At once, because the job has a few seconds. Not by `print`, which this may have interrupted.
     word = "interrupted" if number == signal.SIGINT else "stopped"
-    clear = _CLEAR_LINE if os.isatty(2) else ""
-    os.write(2, f"{clear}{word}; {_GOES_ON}\n".encode())
+    # On a terminal the live line goes and the cursor comes back.
+    clear = "\r\033[K\033[?25h" if os.isatty(2) else ""
+    os.write(2, f"{clear}{word}; the same command goes on from here\n".encode())
     _signals.append(number)
     signal.signal(number, signal.SIG_DFL)  # who asks twice need not wait
     # Any other exception is lost where the signal meets Ray waiting (`ray.get`).
@@ -61,12 +59,11 @@ def connect(resources: ResourcesConfig) -> None:
     """
     if not ray.is_initialized():
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+        own: dict[str, Any] = {}
         if not os.environ.get("RAY_ADDRESS"):
-            options["num_cpus"] = local_cpus(resources)
-            options["object_store_memory"] = resources.object_store_mb * 2**20
-            options["include_dashboard"] = False
-        ray.init(**options)
+            own = {"num_cpus": local_cpus(resources), "include_dashboard": False}
+            own["object_store_memory"] = resources.object_store_mb * 2**20
+        ray.init(log_to_driver=False, logging_level=logging.WARNING, **own)
         _hide_restart_error()
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler, which `ray.init` sets, prints its C++ stack and dies on the spot.

@@ -11,6 +11,7 @@ It imports neither Ray nor torch: it is there as long as the node.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import json
 import math
@@ -27,7 +28,6 @@ from pipeline.errors import UserError
 
 METADATA = "http://169.254.169.254"  # link-local, the same on both clouds
 _LOOK_EVERY_S = 2.0
-_TIMEOUT_S = 2.0
 _GCP_NOTICE_S = 30  # Google says that a node goes, not when; it is this long after
 
 # Not through a proxy that the environment names: it is somewhere else.
@@ -84,18 +84,15 @@ def find_cloud(metadata: str, patience_s: float = 60.0) -> Ask:
     end = time.monotonic() + patience_s
     while True:
         for ask in (aws_notice, gcp_notice):
-            try:
+            with contextlib.suppress(OSError):
                 ask(metadata)
-            except OSError:
-                continue
-            return ask
+                return ask
         if time.monotonic() >= end:
-            break
+            raise UserError(
+                f"no metadata service of AWS or Google Cloud answers at {metadata}; on other "
+                "machines call --leaving-in SECONDS when one is about to go"
+            )
         time.sleep(_LOOK_EVERY_S)
-    raise UserError(
-        f"no metadata service of AWS or Google Cloud answers at {metadata}; on other machines call "
-        "--leaving-in SECONDS when one is about to go"
-    )
 
 
 def wait_for_notice(ask: Ask, metadata: str, every_s: float = _LOOK_EVERY_S) -> Notice:
@@ -103,8 +100,7 @@ def wait_for_notice(ask: Ask, metadata: str, every_s: float = _LOOK_EVERY_S) -> 
     failure = ""
     while True:
         try:
-            notice = ask(metadata)
-            if notice is not None:
+            if notice := ask(metadata):
                 return notice
             failure = ""
         except (OSError, ValueError, KeyError) as error:
@@ -140,7 +136,7 @@ def drain(notice: Notice, address: str | None = None, node_id: str | None = None
 
 def _ask(url: str, headers: dict[str, str], method: str = "GET") -> str:
     request = urllib.request.Request(url, headers=headers, method=method)
-    with _OPENER.open(request, timeout=_TIMEOUT_S) as answer:
+    with _OPENER.open(request, timeout=2.0) as answer:
         return str(answer.read().decode().strip())
 
 
@@ -151,13 +147,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--address", help="of the Ray cluster; this machine's by default")
     parser.add_argument("--node-id", help="the node to drain; this machine's by default")
     options = parser.parse_args(arguments)
+    node = (options.address, options.node_id)
     if options.leaving_in is None:
-        ask = find_cloud(options.metadata)
-        notice = wait_for_notice(ask, options.metadata)
-        drain(notice, options.address, options.node_id)
+        drain(wait_for_notice(find_cloud(options.metadata), options.metadata), *node)
         return
     end = time.monotonic() + options.leaving_in
-    drain(Notice(options.leaving_in, "its pod ends"), options.address, options.node_id)
+    drain(Notice(options.leaving_in, "its pod ends"), *node)
     time.sleep(max(0.0, end - time.monotonic()))  # the node works on while this waits
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from typing import Protocol
+from collections.abc import Callable
+from contextlib import ExitStack
 
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
@@ -12,12 +13,8 @@ from pipeline.config import Config, ResourcesConfig
 from pipeline.runtime.devices import choose_device
 from pipeline.runtime.placement import Options, clustering, may_grow, training
 
-
-class Advance(Protocol):
-    """How far a stage is."""
-
-    def left_s(self) -> float | None:
-        """Seconds until it ends, 0 when it has; None while that is unknown."""
+# Seconds until a stage ends, 0 when it has; None while that is unknown.
+LeftS = Callable[[], float | None]
 
 
 class Standby:
@@ -39,18 +36,19 @@ class Standby:
     ) -> None:
         asked = {"CPU": options["num_cpus"], "GPU": options["num_gpus"]}
         self._bundle = {name: value for name, value in asked.items() if value}
-        self._labels = options.get("label_selector", {})
-        self._later = min(freed, count)
-        self._ahead = count - self._later
-        self._lead_s = 60 * resources.lead_minutes if may_grow(resources) else 0.0
+        self._labels = options.get("label_selector")
+        lead_s = 60 * resources.lead_minutes if may_grow(resources) else 0.0
+        later = min(freed, count)
+        # How many to ask for, and how little must be left before that.
+        self._wanted = [(count - later, lead_s), (later, 0.0)] if lead_s else []
         self._groups: list[PlacementGroup] = []
         self._over = threading.Event()
         self._watcher: threading.Thread | None = None
 
-    def before(self, progress: Advance) -> None:
+    def before(self, left_s: LeftS) -> None:
         """The stage before it begins; watch how much of that is left."""
-        if self._lead_s and self._watcher is None:
-            self._watcher = threading.Thread(target=self._watch, args=(progress,), daemon=True)
+        if self._wanted and self._watcher is None:
+            self._watcher = threading.Thread(target=self._watch, args=(left_s,), daemon=True)
             self._watcher.start()
 
     def release(self) -> None:
@@ -61,24 +59,18 @@ class Standby:
         while self._groups:
             remove_placement_group(self._groups.pop())
 
-    def _watch(self, progress: Advance) -> None:
+    def _watch(self, left_s: LeftS) -> None:
         while not self._over.wait(1.0):
-            left_s = progress.left_s()
-            if left_s is None:
-                continue
-            if self._ahead and left_s <= self._lead_s:
-                self._keep(self._ahead)
-                self._ahead = 0
-            if self._later and left_s == 0:
-                self._keep(self._later)
-                self._later = 0
-
-    def _keep(self, count: int) -> None:
-        labels = [self._labels] * count if self._labels else None
-        self._groups.append(placement_group([self._bundle] * count, bundle_label_selector=labels))
+            now = left_s()
+            while self._wanted and now is not None and now <= self._wanted[0][1]:
+                count, _ = self._wanted.pop(0)
+                labels = [self._labels] * count if self._labels else None
+                bundles = [self._bundle] * count
+                if count:
+                    self._groups.append(placement_group(bundles, bundle_label_selector=labels))
 
 
-class NextStages:
+class NextStages(ExitStack):
     """Nodes of the stages after an embedding pass, asked for when that nears its end.
 
     Used in a ``with`` statement around embedding and clustering: at its end learning asks for
@@ -89,6 +81,7 @@ class NextStages:
     """
 
     def __init__(self, config: Config, num_clips: int, learning: bool = True) -> None:
+        super().__init__()
         resources = config.resources
         blocks = math.ceil(num_clips / config.clustering.block_size)
         shards = min(config.clustering.shards, blocks) if blocks > 1 else 0
@@ -98,18 +91,13 @@ class NextStages:
             options = training(config.learning, resources, choose_device(resources))
             freed = config.embedding.max_actors
             self._stages.append(Standby(options, config.learning.workers, resources, freed))
-
-    def __enter__(self) -> NextStages:
-        return self
-
-    def __exit__(self, *error: object) -> None:
         for standby in self._stages:
-            standby.release()
+            self.callback(standby.release)
 
-    def before(self, progress: Advance) -> None:
+    def before(self, left_s: LeftS) -> None:
         """The embedding pass begins."""
         for standby in self._stages:
-            standby.before(progress)
+            standby.before(left_s)
 
     def clustering_begins(self) -> None:
         """It asks for itself."""

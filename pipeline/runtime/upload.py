@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections import defaultdict
+from collections import Counter
 from pathlib import Path
 
 from ray._private import ray_constants
@@ -19,7 +19,6 @@ from pipeline.errors import UserError
 
 LIMIT = packaging.GCS_STORAGE_MAX_SIZE
 _REMARKABLE = 16 * 2**20  # code is a hundredth of it
-_SHOWN = 5
 
 
 def shipped(folder: Path) -> dict[str, int]:
@@ -34,10 +33,10 @@ def shipped(folder: Path) -> dict[str, int]:
         if path.is_file():
             files[str(path.relative_to(folder))] = path.stat().st_size
 
-    excludes = ray_constants.get_runtime_env_default_excludes()
+    excludes = packaging._get_excludes(folder, ray_constants.get_runtime_env_default_excludes())
     packaging._dir_travel(
         folder,
-        [packaging._get_excludes(folder, excludes)],
+        [excludes],
         note,
         include_gitignore=os.environ.get("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "0") != "1",
         logger=logging.getLogger(__name__),
@@ -56,12 +55,11 @@ def check(folder: Path, limit: int = LIMIT) -> str:
     files = shipped(folder)
     total = sum(files.values())
     line = f"{folder} ships {_size(total)} in {len(files):,} files"
-    parts: dict[str, int] = defaultdict(int)
+    parts: Counter[str] = Counter()
     for file, size in files.items():
         top, *below = Path(file).parts
         parts[f"{top}/" if below else top] += size
-    largest = sorted(parts.items(), key=lambda part: -part[1])[:_SHOWN]
-    shown = ", ".join(f"{name} {_size(size)}" for name, size in largest)
+    shown = ", ".join(f"{name} {_size(size)}" for name, size in parts.most_common(5))
     if total >= limit:
         raise UserError(
             f"{line}, and Ray takes less than {_size(limit)}: {shown}. "

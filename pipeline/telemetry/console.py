@@ -13,9 +13,7 @@ from rich.progress import Progress as Bars
 from rich.table import Column, Table
 from rich.text import Text
 
-_BAR_WIDTH = 20
 _NARROW = 110  # columns, below which the text takes the place of the bar
-_WIDEST = 10_000  # a table's lines are never broken: they also go to files and pipes
 
 
 def say(text: str) -> None:
@@ -34,11 +32,7 @@ def duration(seconds: float) -> str:
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns below their headers, as plain text without a final newline.
-
-    Args:
-        rows: as many cells each as there are headers.
-    """
+    """Columns below their headers, as plain text without a final newline; a cell a header."""
     grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     # `Text`, because a plain string is markup to rich: it would swallow "[all]".
     for header in headers:
@@ -46,7 +40,8 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     for row in rows:
         grid.add_row(*map(Text, row))
     page = io.StringIO()
-    Console(file=page, width=_WIDEST, color_system=None).print(grid)
+    # Wide, so that lines are never broken: they also go to files and pipes.
+    Console(file=page, width=10_000, color_system=None).print(grid)
     return "\n".join(line.rstrip() for line in page.getvalue().splitlines())
 
 
@@ -58,13 +53,10 @@ class LiveLine:
 
     def __init__(self) -> None:
         console = Console(stderr=True)
-        text = TextColumn(
-            "{task.description}",
-            markup=False,
-            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
-        )
+        one_line = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        text = TextColumn("{task.description}", markup=False, table_column=one_line)
         self._bars = Bars(
-            *([BarColumn(_BAR_WIDTH)] if console.width >= _NARROW else []),
+            *([BarColumn(20)] if console.width >= _NARROW else []),
             text,
             console=console,
             transient=True,
@@ -83,9 +75,8 @@ class LiveLine:
 
     def show(self, text: str, done: int, total: int) -> None:
         """Replace the text; the bar is in motion as long as nothing is done."""
-        self._bars.update(
-            self._task, description=text, completed=done, total=total if done else None
-        )
+        end = total if done else None
+        self._bars.update(self._task, description=text, completed=done, total=end)
 
     def close(self) -> None:
         self._bars.stop()

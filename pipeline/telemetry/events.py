@@ -1,5 +1,4 @@
-"""A run's events: one JSON object a line in ``events.jsonl``; their numbers also go to TensorBoard
-and to the trackers of trackers.py."""
+"""A run's events, as lines of JSON; their numbers also go to TensorBoard and to trackers."""
 
 from __future__ import annotations
 
@@ -25,15 +24,9 @@ class EventLog:
         self.trackers = trackers
         self.location = run / "events.jsonl"
         self.lines = self.location.read_bytes().decode() if self.location.exists() else ""
-        self._local_board: tempfile.TemporaryDirectory[str] | None = None
-        if run.is_local:
-            board = (run / "tensorboard").uri
-            run.make()
-        else:
-            self._local_board = tempfile.TemporaryDirectory()
-            board = self._local_board.name
-        self.board = SummaryWriter(board)
-        self.remote_board = run / "tensorboard"
+        self._board_place = run / "tensorboard"
+        self._scratch = None if run.is_local else tempfile.TemporaryDirectory()
+        self._board = SummaryWriter(self._scratch.name if self._scratch else self._board_place.uri)
 
     def add(self, event: str, **values: Any) -> None:
         """Write one event; numbers with a ``round`` also go to TensorBoard and the trackers."""
@@ -49,16 +42,16 @@ class EventLog:
             about = f"{event}/{values['clustering']}" if "clustering" in values else event
             numbers = {f"{about}/{n}": v for n, v in values.items() if isinstance(v, int | float)}
             for name, value in numbers.items():
-                self.board.add_scalar(name, value, step)
-            self.board.flush()
+                self._board.add_scalar(name, value, step)
+            self._board.flush()
             if self.trackers is not None:
                 self.trackers.log(numbers, step)
 
     def close(self) -> None:
-        self.board.close()
+        self._board.close()
         if self.trackers is not None:
             self.trackers.close()
-        if self._local_board is not None:
-            for source in Location.of(self._local_board.name).files():
-                (self.remote_board / source.name).write_bytes(source.read_bytes())
-            self._local_board.cleanup()
+        if self._scratch is not None:
+            for source in Location.of(self._scratch.name).files():
+                (self._board_place / source.name).write_bytes(source.read_bytes())
+            self._scratch.cleanup()

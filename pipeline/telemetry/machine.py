@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,7 @@ from typing import Any
 def about(*packages: str) -> dict[str, Any]:
     """Hardware, versions of `packages`, commit and date, for the head of a benchmark's JSON."""
     cpus = Path("/proc/cpuinfo")
-    names = [
-        line.partition(":")[2].strip()
-        for line in (cpus.read_text().splitlines() if cpus.exists() else ())
-        if line.startswith("model name")
-    ]
+    named = re.search(r"^model name\s*: (.*)", cpus.read_text(), re.M) if cpus.exists() else None
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:  # a cluster's nodes may lack git or the repository
@@ -27,7 +24,7 @@ def about(*packages: str) -> dict[str, Any]:
     except FileNotFoundError:
         commit = ""
     return {
-        "cpu": names[0] if names else platform.processor(),
+        "cpu": named[1] if named else platform.processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory),
         "python": platform.python_version(),

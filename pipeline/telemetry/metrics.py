@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 from ray.util.metrics import Counter, Gauge
 
@@ -31,7 +32,7 @@ GAUGES = {
 def count(name: str, more: float, **labels: str) -> None:
     """Add to a counter of `COUNTERS`."""
     if more > 0:
-        _counter(name).inc(more, labels)
+        _metric(Counter, name).inc(more, labels)
 
 
 def rejects(reasons: Iterable[str]) -> None:
@@ -42,7 +43,7 @@ def rejects(reasons: Iterable[str]) -> None:
 
 def level(name: str, value: float, **labels: str) -> None:
     """Set a gauge of `GAUGES`."""
-    _gauge(name).set(value, labels)
+    _metric(Gauge, name).set(value, labels)
 
 
 def gpu_memory(stage: str) -> None:
@@ -54,12 +55,6 @@ def gpu_memory(stage: str) -> None:
 
 
 @cache
-def _counter(name: str) -> Counter:
-    meaning, labels = COUNTERS[name]
-    return Counter(name, meaning, labels)
-
-
-@cache
-def _gauge(name: str) -> Gauge:
-    meaning, labels = GAUGES[name]
-    return Gauge(name, meaning, labels)
+def _metric(kind: type[Counter] | type[Gauge], name: str) -> Any:
+    meaning, labels = (COUNTERS | GAUGES)[name]
+    return kind(name, meaning, labels)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections import Counter, deque
 from dataclasses import dataclass
 from functools import lru_cache
-from types import TracebackType
 from typing import Any
 
 import ray
@@ -21,10 +21,6 @@ from ray.actor import ActorHandle
 from pipeline.runtime.placement import on_driver_node
 from pipeline.telemetry import metrics
 from pipeline.telemetry.console import LiveLine, duration, say
-from pipeline.telemetry.rate import Rate
-
-_LINE_EVERY_S = 10.0
-_LOOK_EVERY_S = 1.0
 
 
 @ray.remote(num_cpus=0)
@@ -32,21 +28,18 @@ class _Board:
     """What the workers of each stage report. One serves the whole job: an actor is a process."""
 
     def __init__(self) -> None:
-        self.counts: dict[str, dict[str, float]] = {}
-        self.notes: dict[str, dict[str, Any]] = {}
+        self.stages: dict[str, tuple[Counter[str], dict[str, Any]]] = {}
 
     def add(self, stage: str, counts: dict[str, float], notes: dict[str, Any]) -> None:
-        sums = self.counts.setdefault(stage, {})
-        for name, value in counts.items():
-            sums[name] = sums.get(name, 0) + value
-        self.notes.setdefault(stage, {}).update(notes)
+        sums, latest = self.stages.setdefault(stage, (Counter(), {}))
+        sums.update(counts)
+        latest.update(notes)
 
-    def read(self, stage: str) -> tuple[dict[str, float], dict[str, Any]]:
-        return self.counts.get(stage, {}), self.notes.get(stage, {})
+    def read(self, stage: str) -> tuple[Counter[str], dict[str, Any]]:
+        return self.stages.get(stage, (Counter(), {}))
 
     def forget(self, stage: str) -> None:
-        self.counts.pop(stage, None)
-        self.notes.pop(stage, None)
+        self.stages.pop(stage, None)
 
 
 @lru_cache(maxsize=1)
@@ -67,6 +60,42 @@ class Meter:
         """Sum up `counts`; keep the latest of `notes`."""
         self.board.add.remote(self.stage, counts, notes or {})
         metrics.count("xdc_done", counts.get("done", 0), stage=self.kind)
+
+
+class Rate:
+    """Units per second over the last `window_s` seconds, from (time, count) pairs.
+
+    The rate starts at the first unit, so start-up does not count. Units often arrive in batches:
+    the window always reaches back to the second-to-last change, however long ago that was.
+    """
+
+    def __init__(self, window_s: float = 60.0) -> None:
+        self.window_s = window_s
+        self._changes: deque[tuple[float, float]] = deque()
+        self._now = 0.0
+
+    def add(self, at_s: float, done: float) -> None:
+        """Note that `done` units were done at the time `at_s`; neither may fall."""
+        self._now = at_s
+        if done > (self._changes[-1][1] if self._changes else 0):
+            self._changes.append((at_s, done))
+        while len(self._changes) > 2 and self._changes[1][0] <= at_s - self.window_s:
+            self._changes.popleft()
+
+    @property
+    def per_second(self) -> float | None:
+        """None until the count has risen twice."""
+        if len(self._changes) < 2:
+            return None
+        (start, before), (_, done) = self._changes[0], self._changes[-1]
+        return (done - before) / (self._now - start)
+
+    def left_s(self, total: float) -> float | None:
+        """Seconds until `total` units are done, at least 0; None while the rate is unknown."""
+        if self._changes and self._changes[-1][1] >= total:
+            return 0.0
+        rate = self.per_second
+        return None if rate is None else (total - self._changes[-1][1]) / rate
 
 
 class Progress:
@@ -100,12 +129,7 @@ class Progress:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._stop.set()
         self._thread.join(timeout=5)
         self.seconds = time.monotonic() - self._start
@@ -125,18 +149,18 @@ class Progress:
 
     def _watch(self) -> None:
         last_line, last_epoch = time.monotonic(), None
-        while not self._stop.wait(_LOOK_EVERY_S):
+        while not self._stop.wait(1.0):
             line = self._look()
             if line is None:
                 continue
             if self._live is not None:
                 self._live.show(line, self.done, self.total)
-            elif time.monotonic() - last_line >= _LINE_EVERY_S or self.epoch != last_epoch:
+            elif time.monotonic() - last_line >= 10 or self.epoch != last_epoch:
                 last_line, last_epoch = time.monotonic(), self.epoch
                 say(line)
 
     def _look(self) -> str | None:
-        counts: dict[str, float]
+        counts: Counter[str]
         notes: dict[str, Any]
         try:
             counts, notes = ray.get(self.meter.board.read.remote(self.meter.stage), timeout=5)

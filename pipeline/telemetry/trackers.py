@@ -8,18 +8,20 @@ To add a tracker, write its class here, enter it in `_TRACKERS` and add a key to
 
 from __future__ import annotations
 
+import functools
 import logging
+import operator
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.settings import keys
 from pipeline.storage import Location
 
 log = logging.getLogger(__name__)
-
 _EXPERIMENT = "xdc-ray"
 
 
@@ -28,25 +30,18 @@ class Tracker(Protocol):
 
     It is made from the run directory, the settings and the id of an earlier attempt's run there, or
     None. It may raise whatever its package raises.
-
-    Attributes:
-        id: the run's id there.
     """
 
-    id: str
+    id: str  # of the run there
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Send the numbers of one event of round `step`."""
-        ...
 
     def close(self) -> None: ...
 
 
 class Trackers:
     """All trackers that the settings name. One that fails later is left out with a warning.
-
-    Args:
-        run: the run directory.
 
     Raises:
         UserError: a package is missing, or a tracker cannot be reached at the start.
@@ -57,21 +52,18 @@ class Trackers:
         known = names.read_json() if names.exists() else {}
         self.trackers: dict[str, Tracker] = {}
         for name, make in _TRACKERS.items():
-            if not getattr(config.tracking, name):
+            where = getattr(config.tracking, name)
+            if not where:
                 continue
             try:
-                tracker = make(run, config, known.get(name))
+                self.trackers[name] = make(run, config, known.get(name))
             except ImportError as error:
-                raise UserError(
-                    f"tracking.{name} needs its package: pip install 'xdc-ray[tracking]' ({error})"
-                ) from None
+                advice = f"pip install 'xdc-ray[tracking]' ({error})"
+                raise UserError(f"tracking.{name} needs its package: {advice}") from None
             except Exception as error:  # the packages' errors have no common ancestor
                 reason = str(error).strip().splitlines() or [type(error).__name__]
-                raise UserError(
-                    f"tracking.{name}={getattr(config.tracking, name)} cannot be used: {reason[0]}"
-                ) from None
-            self.trackers[name] = tracker
-            known[name] = tracker.id
+                raise UserError(f"tracking.{name}={where} cannot be used: {reason[0]}") from None
+            known[name] = self.trackers[name].id
         if self.trackers:
             names.write_json(known)
 
@@ -99,7 +91,9 @@ class _MLflow:
             found = self.client.get_experiment_by_name(_EXPERIMENT)
             where = found.experiment_id if found else self.client.create_experiment(_EXPERIMENT)
             known = self.client.create_run(where, run_name=run.name).info.run_id
-            for key, value in _flat(config.model_dump(mode="json")).items():
+            sections = config.model_dump(mode="json")
+            for key in keys():
+                value = functools.reduce(operator.getitem, key.split("."), sections)
                 self.client.log_param(known, key, value)
         else:
             self.client.update_run(known, status="RUNNING")
@@ -139,18 +133,6 @@ class _Wandb:
         self.folder.cleanup()
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = value
-    return found
-
-
 # By the key in `TrackingConfig` that names the address or project.
-_TRACKERS: dict[str, Callable[[Location, Config, str | None], Tracker]] = {
-    "mlflow": _MLflow,
-    "wandb": _Wandb,
-}
+_Make = Callable[[Location, Config, str | None], Tracker]
+_TRACKERS: dict[str, _Make] = {"mlflow": _MLflow, "wandb": _Wandb}

@@ -8,8 +8,7 @@ import torch
 
 from pipeline import encoders
 from pipeline.config import LearningConfig
-from pipeline.learning.learner import Learner, read
-from pipeline.learning.optimizers import rate_factor
+from pipeline.learning.learner import Learner, rate_factor, read
 from pipeline.learning.task import LearnerSpec
 from pipeline.storage import Location
 from tests.conftest import tiny

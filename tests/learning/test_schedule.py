@@ -62,7 +62,7 @@ def test_neighbours_change_the_order_of_an_epoch_and_not_its_clips(
 ) -> None:
     labels = [np.arange(48, dtype=np.int32) % 4]
     apart, beside = (schedule(indexed, labels, max_neighbours=n) for n in (1, 6))
-    length = 4 * (apart.train_steps + apart.held_out_steps)
+    length = 4 * apart.shape.epoch_steps
     assert not np.array_equal(apart.order, beside.order)
     assert sorted(apart.order[:length]) == sorted(beside.order[:length])
 
@@ -84,7 +84,7 @@ def test_held_out_files_are_never_trained_on(indexed: Location, local_ray: None)
     held = set(slots[drawn.held_out].ravel())
     assert held
     assert not held & set(slots[~drawn.held_out].ravel())
-    per_epoch = drawn.train_steps + drawn.held_out_steps
+    per_epoch = drawn.shape.epoch_steps
     assert len(slots) == 2 * per_epoch
     assert held == set(np.flatnonzero(held_out_clips(ClipTable.open(indexed / "clips"), 0.2, 0)))
 

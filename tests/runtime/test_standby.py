@@ -43,7 +43,7 @@ def test_nodes_are_asked_for_when_little_is_left() -> None:
     before = len(groups())
     standby = Standby(options, 2, resources)
     stage = Stage(left=None)
-    standby.before(stage)
+    standby.before(stage.left_s)
     assert not wait_for(before + 1, 3), "the rate is not known yet"
     stage.left = 90.0
     assert not wait_for(before + 1, 3), "more than the lead is left"
@@ -53,7 +53,7 @@ def test_nodes_are_asked_for_when_little_is_left() -> None:
     assert wait_for(before, 30)
 
     never = Standby(options, 2, ResourcesConfig(roles=True, lead_minutes=0.0))
-    never.before(Stage(left=1.0))
+    never.before(Stage(left=1.0).left_s)
     assert not wait_for(before + 1, 3)
     never.release()
     assert ray.is_initialized()

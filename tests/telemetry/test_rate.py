@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from pipeline.telemetry.rate import Rate
+from pipeline.telemetry.progress import Rate
 
 
 def followed(*stretches: tuple[int, float], start_s: int = 0) -> Rate:
