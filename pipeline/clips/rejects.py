@@ -1,4 +1,4 @@
-"""What could not be used, where and why: the rows of the rejects table."""
+"""What could not be used, where and why: the rows of the rejects table, and exceptions as such."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Reason(StrEnum):
     CRASHED = "crashed"  # the decoder took its process down
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)  # not frozen: Python sets attributes of exceptions on their way
 class Reject(Exception):
     """Why one file or clip could not be used. Returned as a value; raised only inside decoding."""
 
@@ -34,8 +34,30 @@ class Reject(Exception):
     detail: str = ""
 
     def __reduce__(self) -> tuple[type[Reject], tuple[Reason, str]]:
-        # An exception's own way sets attributes, which a frozen dataclass refuses.
+        # An exception's own way forgets arguments given by keyword.
         return type(self), (self.reason, self.detail)
+
+
+# What storage and the system raise. In this order: all but the last are OSErrors or may be Arrow's.
+_SYSTEM: tuple[tuple[type[Exception] | tuple[type[Exception], ...], Reason], ...] = (
+    (FileNotFoundError, Reason.MISSING),
+    (TimeoutError, Reason.TIMEOUT),
+    (MemoryError, Reason.TOO_LARGE),
+    ((OSError, pa.ArrowException), Reason.UNREADABLE),
+)
+
+
+def reject_for(error: BaseException, otherwise: Reason) -> Reject:
+    """The reject that an exception stands for; `otherwise` is the reason where none is known."""
+    if isinstance(error, Reject):
+        return error
+    reason = next((reason for kind, reason in _SYSTEM if isinstance(error, kind)), otherwise)
+    return Reject(reason, described(error))
+
+
+def described(error: BaseException) -> str:
+    """What a reject says about its exception, at most 300 characters."""
+    return f"{type(error).__name__}: {error}"[:300]
 
 
 SCHEMA = pa.schema(

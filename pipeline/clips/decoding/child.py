@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
 
 from pipeline.clips.decoding.decode import DecodedClip, each_clip, probe
 from pipeline.clips.decoding.decoder import load_decoder
-from pipeline.clips.decoding.shared_memory import Place, SharedMemory
+from pipeline.clips.decoding.shared_memory import SharedMemory
 from pipeline.clips.decoding.shrink import shrink
-from pipeline.clips.rejects import Reject
 from pipeline.errors import UserError
 
 # What a decoder may hold; 8K video with 16 reference frames needs 0.8 GB.
@@ -37,12 +37,9 @@ def serve(pipe_handle: int, memory_handle: int) -> None:
     pipe = Connection(pipe_handle)
     shared = SharedMemory(memory_handle)
     asked = 0
-    while True:
-        try:
+    with suppress(EOFError, ConnectionError):  # the worker is gone
+        while True:
             question = pipe.recv()
-        except (EOFError, OSError):
-            return
-        try:
             try:
                 last = None
                 for answer in _answers(question, shared):
@@ -57,8 +54,6 @@ def serve(pipe_handle: int, memory_handle: int) -> None:
             except UserError as error:
                 _allow(None)
                 pipe.send(("error", error))
-        except (BrokenPipeError, ConnectionResetError):
-            return
 
 
 def _answers(question: tuple[Any, ...], shared: SharedMemory) -> Iterator[Any]:
@@ -74,18 +69,11 @@ def _answers(question: tuple[Any, ...], shared: SharedMemory) -> Iterator[Any]:
     else:
         source, requests, config = arguments
         shared.reset()
-        for number, result in each_clip(source, requests, config, _allow):
-            yield number, _placed(result, shared)
-
-
-def _placed(
-    result: DecodedClip | Reject, shared: SharedMemory
-) -> tuple[Place | None, Place | None] | Reject:
-    if isinstance(result, Reject):
-        return result
-    video = None if result.video is None else shared.write(result.video)
-    audio = None if result.audio is None else shared.write(result.audio)
-    return video, audio
+        for number, clip in each_clip(source, requests, config, _allow):
+            if isinstance(clip, DecodedClip):
+                yield number, (shared.write(clip.video), shared.write(clip.audio))
+            else:
+                yield number, clip
 
 
 def _allow(seconds: float | None) -> None:
@@ -94,15 +82,13 @@ def _allow(seconds: float | None) -> None:
 
 
 def _limit_memory() -> None:
-    try:
+    with suppress(ImportError, ValueError, OSError):  # not on this system
         import resource
 
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
         limit = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    except (ImportError, ValueError, OSError):
-        return  # not on this system
 
 
 def _resident() -> int:

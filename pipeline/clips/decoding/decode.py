@@ -11,20 +11,19 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from pipeline.clips.decoding.decoder import (
     OUTSIDE_S,
     Decoder,
-    Interval,
     MediaInfo,
     Source,
     View,
     load_decoder,
 )
-from pipeline.clips.decoding.exceptions import reject_for
-from pipeline.clips.rejects import Reason, Reject
+from pipeline.clips.rejects import Reason, Reject, reject_for
 from pipeline.config import ClipsConfig
 
 # Requests closer than this are read in one sweep rather than with a seek each.
@@ -65,19 +64,20 @@ class DecodedClip:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A request with its times (media seconds) worked out."""
+    """The `number`-th request with its times (media seconds) worked out."""
 
+    number: int
     request: ClipRequest
     frames_s: tuple[float, ...]  # one per frame; empty where no video is wanted
-    audio_s: Interval | None
+    audio_s: tuple[float, ...]  # start and end; empty where no audio is wanted
 
     @property
     def start_s(self) -> float:
-        return min([*self.frames_s[:1], *(self.audio_s or ())[:1]])
+        return min(self.frames_s[:1] + self.audio_s[:1])
 
     @property
     def end_s(self) -> float:
-        return max([*self.frames_s[-1:], *(self.audio_s or ())[1:]])
+        return max(self.frames_s[-1:] + self.audio_s[-1:])
 
 
 def probe(source: Source, timeout_s: float = 30.0, decoder: str = "cpu") -> MediaInfo | Reject:
@@ -132,24 +132,23 @@ def each_clip(
         with closing(decoder.open(source, config.timeout_s)) as media:
             plans = []
             for number, request in enumerate(requests):
-                plan = _plan(request, media, config)
+                plan = _plan(number, request, media, config)
                 if isinstance(plan, _Plan):
-                    plans.append((number, plan))
+                    plans.append(plan)
                 else:
                     left.discard(number)
                     yield number, plan
-            for group in _groups(sorted(plans, key=lambda pair: pair[1].start_s)):
-                decoded = _decode_group(media, [plan for _, plan in group], config, allow)
-                for (number, _), result in zip(group, decoded):
-                    left.discard(number)
-                    yield number, result
+            for group in _groups(sorted(plans, key=lambda plan: plan.start_s)):
+                decoded = _decode_group(media, group, config, allow)
+                for plan, result in zip(group, decoded):
+                    left.discard(plan.number)
+                    yield plan.number, result
     except Exception as error:
         reject = reject_for(error, Reason.CORRUPT)
-        for number in sorted(left):
-            yield number, reject
+        yield from ((number, reject) for number in sorted(left))
 
 
-def _plan(request: ClipRequest, media: Decoder, config: ClipsConfig) -> _Plan | Reject:
+def _plan(number: int, request: ClipRequest, media: Decoder, config: ClipsConfig) -> _Plan | Reject:
     video = request.video and media.has_video
     audio = request.audio and media.has_audio
     if not video and not audio:
@@ -159,18 +158,18 @@ def _plan(request: ClipRequest, media: Decoder, config: ClipsConfig) -> _Plan | 
     times = tuple(request.centre_s + (i - (count - 1) / 2) / fps for i in range(count))
     window_s = config.audio.window_s
     begin = times[0] if config.audio.align == "start" else request.centre_s - window_s / 2
-    return _Plan(request, times if video else (), (begin, begin + window_s) if audio else None)
+    window = (begin, begin + window_s)
+    return _Plan(number, request, times if video else (), window if audio else ())
 
 
-def _groups(plans: Sequence[tuple[int, _Plan]]) -> list[list[tuple[int, _Plan]]]:
-    """Numbered plans, sorted by start, in lists that are read in one sweep."""
-    groups: list[list[tuple[int, _Plan]]] = []
+def _groups(plans: Sequence[_Plan]) -> list[list[_Plan]]:
+    """Plans, sorted by start, in lists that are read in one sweep."""
+    groups: list[list[_Plan]] = []
     end = float("-inf")
-    for i, plan in plans:
-        if groups and plan.start_s <= end + _NEAR_S:
-            groups[-1].append((i, plan))
-        else:
-            groups.append([(i, plan)])
+    for plan in plans:
+        if not groups or plan.start_s > end + _NEAR_S:
+            groups.append([])
+        groups[-1].append(plan)
         end = max(end, plan.end_s)
     return groups
 
@@ -183,22 +182,21 @@ def _decode_group(
     allow(budget_s)
     deadline = time.monotonic() + budget_s
     try:
-        frames_s = [p.frames_s for p in plans if p.frames_s]
-        windows = [p.audio_s for p in plans if p.audio_s]
-        video = (min(t[0] for t in frames_s), max(t[-1] for t in frames_s)) if frames_s else None
-        audio = (min(w[0] for w in windows), max(w[1] for w in windows)) if windows else None
+        times_s = [t for plan in plans for t in plan.frames_s]
+        windows = {p.number: (p.audio_s[0], p.audio_s[1]) for p in plans if p.audio_s}
+        edges_s = [t for window in windows.values() for t in window]
+        video = (min(times_s), max(times_s)) if times_s else None
+        audio = (min(edges_s), max(edges_s)) if windows else None
         media.read(video, audio, deadline)
         videos = _videos(media, plans, config, deadline) if video else {}
-        samples = (config.audio.samples, config.audio.rate)
-        audios = iter(media.samples(windows, *samples) if audio else ())
+        wanted = list(windows.values())
+        samples = media.samples(wanted, config.audio.samples, config.audio.rate) if audio else []
+        audios = dict(zip(windows, samples))
     except Exception as error:
         if len(plans) == 1:
             return [reject_for(error, Reason.CORRUPT)]
         return [_decode_group(media, [plan], config, allow)[0] for plan in plans]
-    return [
-        _clip(plan, videos.get(number), next(audios) if plan.audio_s else None)
-        for number, plan in enumerate(plans)
-    ]
+    return [_clip(plan, videos.get(plan.number), audios.get(plan.number)) for plan in plans]
 
 
 def _clip(
@@ -208,7 +206,6 @@ def _clip(
     if isinstance(video, Reject):
         return video if audio is None else DecodedClip(None, audio)
     if video is None and audio is None:
-        assert plan.audio_s is not None
         lo, hi = plan.audio_s
         return Reject(Reason.CORRUPT, f"no audio between {lo:.2f} and {hi:.2f} s")
     return DecodedClip(video, audio)
@@ -217,38 +214,32 @@ def _clip(
 def _videos(
     media: Decoder, plans: Sequence[_Plan], config: ClipsConfig, deadline: float
 ) -> dict[int, np.ndarray | Reject]:
-    """By place of the plan its frames, uint8 [T, size, size, 3], or why there are none."""
-    size = config.video.size
-    targets = sorted((t, n, i) for n, plan in enumerate(plans) for i, t in enumerate(plan.frames_s))
-    stacks: dict[int, np.ndarray] = {}
-    views: dict[int, View] = {}
-    for n, plan in enumerate(plans):
-        if plan.frames_s:
-            request = plan.request
-            side = max(size, request.short_side)
-            views[n] = View(size, side, request.crop_x, request.crop_y, config.video.region)
-            stacks[n] = np.empty((len(plan.frames_s), size, size, 3), np.uint8)
-    missing = [len(plan.frames_s) for plan in plans]
+    """By number of the plan its frames, uint8 [T, size, size, 3], or why there are none."""
+    size, count = config.video.size, config.video.frames
+    shown = {plan.number: plan for plan in plans if plan.frames_s}
+    targets = sorted((t, n, i) for n, plan in shown.items() for i, t in enumerate(plan.frames_s))
+    views = {n: _view(plan.request, config) for n, plan in shown.items()}
+    stacks = {n: np.empty((count, size, size, 3), np.uint8) for n in shown}
+    missing = dict.fromkeys(shown, count)
     outside: dict[int, str] = {}
     for frame in media.frames([t for t, _, _ in targets], deadline):
-        made: dict[View, np.ndarray] = {}
+        rgb = cache(frame.rgb)  # clips of one view share it
         for t, n, i in targets[frame.targets.start : frame.targets.stop]:
             if t < frame.start_s - OUTSIDE_S or t > frame.end_s + OUTSIDE_S:
                 outside[n] = f"no frame at {t:.2f} s, the nearest is at {frame.start_s:.2f} s"
                 continue
-            view = views[n]
-            if view not in made:
-                made[view] = frame.rgb(view)
-            stacks[n][i] = made[view]
+            stacks[n][i] = rgb(views[n])
             missing[n] -= 1
-    videos: dict[int, np.ndarray | Reject] = {}
-    for n, stack in stacks.items():
+    videos: dict[int, np.ndarray | Reject] = {**stacks}
+    for n, plan in shown.items():
         if n in outside:
-            whole = missing[n] == len(stack)
-            bad_cut = whole and not media.claims_video(plans[n].request.centre_s)
+            bad_cut = missing[n] == count and not media.claims_video(plan.request.centre_s)
             videos[n] = Reject(Reason.BAD_CUT if bad_cut else Reason.CORRUPT, outside[n])
         elif missing[n]:
             videos[n] = Reject(Reason.CORRUPT, "no frame could be decoded there")
-        else:
-            videos[n] = stack
     return videos
+
+
+def _view(request: ClipRequest, config: ClipsConfig) -> View:
+    size, region = config.video.size, config.video.region
+    return View(size, max(size, request.short_side), request.crop_x, request.crop_y, region)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-from contextlib import suppress
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import av
 import av.error
 
-from pipeline.clips.decoding.exceptions import described, reject_for
-from pipeline.clips.rejects import Reason, Reject
+from pipeline.clips.rejects import Reason, Reject, described, reject_for
 
 av.logging.set_level(av.logging.PANIC)
 
@@ -19,30 +18,23 @@ _OF_THE_SYSTEM = FileNotFoundError | IsADirectoryError | TimeoutError | MemoryEr
 
 
 def reject_for_ffmpeg(error: BaseException, otherwise: Reason) -> Reject:
-    """`exceptions.reject_for`, for FFmpeg's errors as well."""
+    """`reject_for`, for FFmpeg's errors as well."""
     if not isinstance(error, av.error.FFmpegError) or isinstance(error, _OF_THE_SYSTEM):
         return reject_for(error, otherwise)
     if isinstance(error, av.error.ExitError):
-        return Reject(Reason.TIMEOUT, described(error))
-    if isinstance(error, av.error.DecoderNotFoundError | av.error.PatchWelcomeError):
-        return Reject(Reason.UNSUPPORTED, described(error))
+        otherwise = Reason.TIMEOUT
+    elif isinstance(error, av.error.DecoderNotFoundError | av.error.PatchWelcomeError):
+        otherwise = Reason.UNSUPPORTED
     return Reject(otherwise, described(error))
 
 
-class FFmpegErrorsAsRejects:
-    """``with FFmpegErrorsAsRejects():`` raises FFmpeg's errors as rejects, corrupt by default."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, av.error.FFmpegError):
-            raise reject_for_ffmpeg(error, Reason.CORRUPT) from error
+@contextmanager
+def ffmpeg_errors_as_rejects() -> Iterator[None]:
+    """FFmpeg's errors in a ``with`` block are raised as rejects, corrupt by default."""
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        raise reject_for_ffmpeg(error, Reason.CORRUPT) from error
 
 
 def forget_logged_errors() -> None:

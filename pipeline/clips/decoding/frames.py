@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import av
 from av.packet import Packet
@@ -19,9 +19,9 @@ from pipeline.clips.rejects import Reason, Reject
 # Timestamps are rounded to the container's tick: a frame meant to appear exactly at a target
 # may be stamped this much after it.
 TOLERANCE_S = 0.002
-# Codecs whose decoders leave out, on demand, frames that no other frame refers to. (HEVC: only
-# without temporal layers, see `_droppable`.)
-_SKIPPING = {"h264", "hevc", "mpeg1video", "mpeg2video", "vp8"}
+# Codecs whose decoders leave out, on demand, frames that no other frame refers to. (HEVC's do so
+# only without temporal layers, see `_droppable`.)
+_SKIPPING = {"h264", "mpeg1video", "mpeg2video", "vp8"}
 
 
 @dataclass(frozen=True)
@@ -47,38 +47,30 @@ def displayed_frames(
     Raises:
         Reject: TIMEOUT past ``deadline`` (of time.monotonic).
     """
-    assert media.video is not None
     done: set[int] = set()
     schedule = _schedule(media, packets, targets_s)
     if schedule is not None:
-        for item in _planned(media, packets, schedule, deadline):
+        for item in _planned(media, packets, *schedule, deadline):
             done.update(item.targets)
             yield item
     if len(done) < len(targets_s):
         # Unstamped packets, or damage ate a frame that the plan counted on: show what a player
         # would, the last frame that did come out.
         for item in _swept(media, packets, targets_s, deadline):
-            missing = [i for i in item.targets if i not in done]
-            for i in missing:
-                yield DisplayedFrame(item.frame, item.start_s, item.end_s, range(i, i + 1))
+            for i in item.targets:
+                if i not in done:
+                    yield replace(item, targets=range(i, i + 1))
 
 
-@dataclass(frozen=True)
-class _Schedule:
-    """Packets to decode, as runs [first, last] of places, and what each wanted stamp is for."""
-
-    runs: list[tuple[int, int]]
-    wanted: dict[int, tuple[float, float, range]]  # pts → (start_s, end_s, targets)
+_Runs = list[tuple[int, int]]  # first and last place of the packets to decode
+_Wanted = dict[int, tuple[float, float, range]]  # pts → start_s, end_s and targets of its frame
 
 
 def _schedule(
     media: Media, packets: Sequence[Packet], targets_s: Sequence[float]
-) -> _Schedule | None:
-    """The plan, or None where stamps are missing or repeat."""
+) -> tuple[_Runs, _Wanted] | None:
+    """What to decode and what for, or None where stamps are missing or repeat."""
     assert media.video is not None
-    video, base = media.video, media.video.time_base
-    if base is None:
-        return None
     stamped: dict[int, int] = {}  # pts of a frame that is shown → place of its packet
     for place, packet in enumerate(packets):
         if packet.pts is None or packet.is_corrupt:
@@ -91,8 +83,8 @@ def _schedule(
     if not stamped or not starts(packets[0]) or _counted(media, packets):
         return None
     order = sorted(stamped)
-    clock = [media.seconds(pts, video) for pts in order]
-    wanted: dict[int, tuple[float, float, range]] = {}
+    clock = [media.seconds(pts, media.video) for pts in order]
+    wanted: _Wanted = {}
     first = 0
     while first < len(targets_s):
         rank = max(0, bisect_right(clock, targets_s[first] + TOLERANCE_S) - 1)
@@ -101,12 +93,12 @@ def _schedule(
             until = clock[rank + 1]
             after = bisect_left(targets_s, until - TOLERANCE_S, lo=first + 1)
         else:
-            until = clock[rank] + float((packets[stamped[pts]].duration or 0) * base)
+            until = media.seconds(pts + (packets[stamped[pts]].duration or 0), media.video)
             after = len(targets_s)
-        wanted[pts] = (clock[rank], until, range(first, max(after, first + 1)))
-        first = max(after, first + 1)
+        wanted[pts] = (clock[rank], until, range(first, after))
+        first = after
     keys = [place for place, packet in enumerate(packets) if starts(packet)]
-    runs: list[tuple[int, int]] = []
+    runs: _Runs = []
     for place in sorted(stamped[pts] for pts in wanted):
         key = bisect_right(keys, place) - 1
         # A frame that is shown before its keyframe refers to the group before.
@@ -116,7 +108,7 @@ def _schedule(
             runs[-1] = (runs[-1][0], max(place, runs[-1][1]))
         else:
             runs.append((start, place))
-    return _Schedule(runs, wanted)
+    return runs, wanted
 
 
 def _counted(media: Media, packets: Sequence[Packet]) -> bool:
@@ -132,22 +124,17 @@ def _counted(media: Media, packets: Sequence[Packet]) -> bool:
 
 
 def _planned(
-    media: Media, packets: Sequence[Packet], schedule: _Schedule, deadline: float
+    media: Media, packets: Sequence[Packet], runs: _Runs, wanted: _Wanted, deadline: float
 ) -> Iterator[DisplayedFrame]:
     assert media.video is not None
     context = media.video.codec_context
-    droppable = _droppable(context, packets)
-    for first, last in schedule.runs:
+    needed = wanted if _droppable(context, packets) else None
+    for first, last in runs:
         context.flush_buffers()
-
-        def leave_out(packet: Packet) -> bool:
-            return droppable and packet.pts not in schedule.wanted
-
         try:
-            for frame in _decoded(context, packets[first : last + 1], deadline, leave_out):
-                found = schedule.wanted.get(frame.pts) if frame.pts is not None else None
-                if found is not None:
-                    yield DisplayedFrame(frame, *found)
+            for frame in _decoded(context, packets[first : last + 1], deadline, needed):
+                if frame.pts in wanted:
+                    yield DisplayedFrame(frame, *wanted[frame.pts])
         finally:
             context.skip_frame = "DEFAULT"
     context.flush_buffers()
@@ -158,7 +145,6 @@ def _swept(
 ) -> Iterator[DisplayedFrame]:
     """Decode everything, and show at each target the last frame stamped at or before it."""
     assert media.video is not None
-    base = media.video.time_base
     step = 1 / float(media.video.average_rate or media.video.guessed_rate or 25)
     clock = _Clock(media, packets, targets_s[0], step)
     context = media.video.codec_context
@@ -166,7 +152,7 @@ def _swept(
     done = 0
     previous: VideoFrame | None = None
     previous_s = float("-inf")
-    for frame in _decoded(context, packets, deadline, None):
+    for frame in _decoded(context, packets, deadline):
         at = clock.of(frame)
         if at < previous_s:
             continue
@@ -181,7 +167,7 @@ def _swept(
         if done == len(targets_s):
             return
     if previous is not None and done < len(targets_s):
-        length = float((previous.duration or 0) * (base or 0)) or step
+        length = float((previous.duration or 0) * (media.video.time_base or 0)) or step
         yield DisplayedFrame(previous, previous_s, previous_s + length, range(done, len(targets_s)))
     context.flush_buffers()
 
@@ -231,31 +217,31 @@ def _decoded(
     context: VideoCodecContext,
     packets: Sequence[Packet],
     deadline: float,
-    leave_out: Callable[[Packet], bool] | None,
+    needed: Container[int | None] | None = None,
 ) -> Iterator[VideoFrame]:
-    """Frames of a run of packets, as the decoder gives them; damaged packets give none."""
+    """Frames of a run of packets, as the decoder gives them; damaged packets give none.
+
+    Args:
+        needed: stamps of frames that must not be left out; None: all.
+    """
     skipping = False
-    for packet in packets:
+    for packet in [*packets, None]:
         if time.monotonic() > deadline:
             raise Reject(Reason.TIMEOUT, "decoding frames")
-        if leave_out is not None and leave_out(packet) != skipping:
+        if needed is not None and packet is not None and (packet.pts not in needed) != skipping:
             skipping = not skipping
             context.skip_frame = "NONREF" if skipping else "DEFAULT"
         try:
             yield from context.decode(packet)
         except (av.error.FFmpegError, ValueError):
             continue
-    try:
-        yield from context.decode(None)
-    except (av.error.FFmpegError, ValueError):
-        return
 
 
 def _droppable(context: VideoCodecContext, packets: Sequence[Packet]) -> bool:
     """Whether frames that nothing refers to may be left out without harm to others."""
-    if context.name not in _SKIPPING:
-        return False
-    return context.name != "hevc" or not any(_is_layered(bytes(packet)) for packet in packets)
+    if context.name == "hevc":
+        return not any(_is_layered(bytes(packet)) for packet in packets)
+    return context.name in _SKIPPING
 
 
 def _is_layered(data: bytes) -> bool:

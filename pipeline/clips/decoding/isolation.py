@@ -28,7 +28,7 @@ from typing import Any
 
 from pipeline.clips.decoding.decode import ClipRequest, DecodedClip
 from pipeline.clips.decoding.decoder import MediaInfo, Source
-from pipeline.clips.decoding.shared_memory import Place, SharedMemory, anonymous_file
+from pipeline.clips.decoding.shared_memory import SharedMemory, anonymous_file
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
@@ -47,17 +47,13 @@ def decode_clips_isolated(
     """
     results: dict[int, DecodedClip | Reject] = {}
     stopped = _decode(source, requests, list(range(len(requests))), config, results)
-    alone = len(requests) == 1
-    for number in range(len(requests)):
-        if number in results:
-            continue
-        assert stopped is not None
-        if alone and stopped.reason is Reason.TIMEOUT:
-            results[number] = stopped  # it would take as long again
-            continue
-        again = _decode(source, requests, [number], config, results)
-        if number not in results:
-            results[number] = again or stopped
+    if stopped is not None:
+        # One alone that took too long would take as long again.
+        hopeless = len(requests) == 1 and stopped.reason is Reason.TIMEOUT
+        for number in range(len(requests)):
+            if number not in results:
+                again = None if hopeless else _decode(source, requests, [number], config, results)
+                results.setdefault(number, again or stopped)
     return [results[number] for number in range(len(requests))]
 
 
@@ -107,13 +103,15 @@ def _decode(
     results: dict[int, DecodedClip | Reject],
 ) -> Reject | None:
     """Fill in results as far as they come; what stopped them, if anything."""
-    wanted = [requests[number] for number in numbers]
+    question = ("decode", source, [requests[number] for number in numbers], config)
     try:
         with _LOCK:
             child = _child()
-            ask = ("decode", source, wanted, config)
-            for place, answer in child.ask(ask, config.timeout_s * (1 + len(wanted))):
-                results[numbers[place]] = child.received(answer)
+            for place, answer in child.ask(question, config.timeout_s * (1 + len(numbers))):
+                # Arrays of our own: the next clip may overwrite those in shared memory.
+                if not isinstance(answer, Reject):
+                    answer = DecodedClip(*map(child.memory.read, answer))
+                results[numbers[place]] = answer
     except _Ended as ended:
         return ended.reject
     return None
@@ -177,14 +175,6 @@ class _Child:
         finally:
             # An interrupted worker must not find this question's answers under the next one.
             self.tired = self.tired or not finished
-
-    def received(self, answer: tuple[Place | None, Place | None] | Reject) -> DecodedClip | Reject:
-        """Arrays of our own from those in shared memory, which the next clip may overwrite."""
-        if isinstance(answer, Reject):
-            return answer
-        return DecodedClip(
-            *(None if place is None else self.memory.read(place) for place in answer)
-        )
 
     def _autopsy(self, silent: bool) -> Reject:
         if silent:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -17,21 +18,21 @@ from typing import Any
 
 import av
 import av.error
+from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from pipeline.clips.decoding.decoder import Source
 from pipeline.clips.decoding.ffmpeg_errors import forget_logged_errors, reject_for_ffmpeg
 from pipeline.clips.decoding.ranges import RangeReader
-from pipeline.clips.decoding.tracks import audio_rank, is_cover, needs_first_packet, video_rank
+from pipeline.clips.decoding.tracks import choose_tracks, needs_first_packet
 from pipeline.clips.rejects import Reason, Reject
 
-# A frame beyond this is absurd for training and needs gigabytes in a decoder with references.
-MAX_PIXELS = 8192 * 8192
 # How files of the common formats begin: MP4 and QuickTime, Matroska, AVI and WAV, Ogg, FLAC, MP3
 # with tags, FLV, Windows Media, MPEG program and video streams.
 _HEAD = 16
@@ -56,8 +57,7 @@ class Media:
 
     Attributes:
         container: libavformat's view of it.
-        video: the video track to use (cover art excluded), or None.
-        audio: the audio track to use, or None.
+        video, audio: the tracks to use, each one or None.
         floating: whether it is a transport or program stream: no index, and any first timestamp.
         origin_s: timestamp, in seconds, of media time 0.
     """
@@ -65,8 +65,6 @@ class Media:
     container: InputContainer
     video: VideoStream | None
     audio: AudioStream | None
-    floating: bool
-    origin_s: float
 
     def __init__(self, source: Source, timeout_s: float, lean: bool, hardware: bool) -> None:
         self._source = source
@@ -107,48 +105,25 @@ class Media:
             hwaccel=nvidia() if self._hardware else None,
             options={"protocol_whitelist": "file"} | (_lean(self._head) if self._lean else {}),
         )
-        self._choose()
-
-    def _choose(self) -> None:
-        container = self.container
-        name = container.format.name
-        if set(name.split(",")) & _NOT_OURS:
+        name = self.container.format.name
+        names = set(name.split(","))
+        if names & _NOT_OURS:
             raise Reject(Reason.NOT_MEDIA, f"a {name} file")
         if name.endswith("_pipe") or name in ("image2", "ico"):
             raise Reject(Reason.STILL_IMAGE, f"a {name.removesuffix('_pipe')} file")
-        videos = [s for s in container.streams.video if not is_cover(s)]
-        video = max(videos, key=video_rank, default=None)
-        audio = max(container.streams.audio, key=audio_rank, default=None)
-        tracks = [s for s in (video, audio) if s is not None]
-        usable = [s for s in tracks if s.codec_context is not None]
-        if not usable:
-            if tracks:
-                kinds = " and ".join(s.type for s in tracks)
-                raise Reject(Reason.UNSUPPORTED, f"no decoder for its {kinds}")
-            if container.streams.video:
-                raise Reject(Reason.STILL_IMAGE, "cover art and no audio")
-            raise Reject(Reason.NO_STREAMS)
-        self.video = video if video in usable else None
-        self.audio = audio if audio in usable else None
-        for stream in container.streams:
-            if stream not in usable:
-                stream.discard = av.stream.Discard.all
+        self.video, self.audio = choose_tracks(self.container)
         # Fractions are exact, and a fifth of the time that a clip takes.
-        self._tick_s = {s.index: float(s.time_base or 1) for s in usable}
-        for stream in usable:
-            stream.codec_context.thread_type = "NONE"
-            stream.codec_context.thread_count = 1
-        if self.video is not None:
-            if self.video.codec_context.width * self.video.codec_context.height > MAX_PIXELS:
-                size = f"{self.video.codec_context.width}×{self.video.codec_context.height}"
-                raise Reject(Reason.TOO_LARGE, f"{size} pixels")
-            self.video.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-        self.floating = bool(set(name.split(",")) & _FLOATING_CLOCKS)
-        self.origin_s = (container.start_time or 0) / av.time_base if self.floating else 0.0
-
+        self._tick_s = {s.index: float(s.time_base or 1) for s in self.tracks}
+        self.floating = bool(names & _FLOATING_CLOCKS)
+        start_s = (self.container.start_time or 0) / av.time_base
+        self.origin_s = start_s if self.floating else 0.0
         if self.video is not None and needs_first_packet(self.video):
             with suppress(av.error.FFmpegError):
-                next(container.demux(self.video)).decode()
+                next(self.container.demux(self.video)).decode()
+
+    @property
+    def tracks(self) -> list[VideoStream | AudioStream]:
+        return [track for track in (self.video, self.audio) if track is not None]
 
     def __enter__(self) -> Media:
         return self
@@ -160,6 +135,14 @@ class Media:
         """Back to the first packet, for files in which seeking fails."""
         self.close()
         self.load()
+
+    def seek(self, timestamp: int, **options: Any) -> bool:
+        """`container.seek`, to the keyframe before; whether the format can do it."""
+        try:
+            self.container.seek(timestamp, **options)
+        except (av.error.FFmpegError, ValueError, OverflowError):
+            return False
+        return True
 
     def close(self) -> None:
         if hasattr(self, "container"):
@@ -173,16 +156,18 @@ class Media:
         """Why libavformat made nothing of it."""
         return Reason.CORRUPT if _MEDIA_HEAD.match(self._head) else Reason.NOT_MEDIA
 
-    def packets(self, tracks: Sequence[Stream]) -> Iterator[Packet]:
+    def packets(self, tracks: Sequence[Stream], deadline: float) -> Iterator[Packet]:
         """Packets of these tracks from here on, across damaged stretches, as a player reads.
 
         Raises:
-            Reject: TIMEOUT, where storage does not answer.
+            Reject: TIMEOUT past `deadline` (of time.monotonic), or where storage does not answer.
         """
         damaged = 0
         while damaged < _MAX_DAMAGED:
             try:
                 for packet in self.container.demux(list(tracks)):
+                    if time.monotonic() > deadline:
+                        raise Reject(Reason.TIMEOUT, "reading packets")
                     if packet.size:
                         yield packet
                 return
@@ -196,6 +181,11 @@ class Media:
     def seconds(self, timestamp: int, track: Stream) -> float:
         """Media time of a timestamp of a track."""
         return timestamp * self._tick_s[track.index] - self.origin_s
+
+    def seconds_of(self, packet: Packet | VideoFrame | AudioFrame, track: Stream) -> float | None:
+        """Media time at which a packet or frame is presented; None where it has no timestamp."""
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        return None if stamp is None else self.seconds(stamp, track)
 
     def claims(self, seconds: float, track: Stream) -> bool:
         """Whether the container says that a track has something at this media time."""

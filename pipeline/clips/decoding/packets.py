@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from dataclasses import dataclass, field
 
-import av
 from av.packet import Packet
 
 from pipeline.clips.decoding.decoder import Interval
@@ -47,8 +45,9 @@ def read_packets(
     Raises:
         Reject: TIMEOUT past ``deadline`` (of time.monotonic); TOO_LARGE beyond 512 MiB of packets.
     """
-    wanted = [r[0] for r in (video,) if r] + [r[0] - PREROLL_S for r in (audio,) if r]
-    start_s = min(wanted)
+    start_s = min(
+        video[0] if video else float("inf"), audio[0] - PREROLL_S if audio else float("inf")
+    )
     for retreat_s in _RETREATS_UNINDEXED_S if media.floating else _RETREATS_S:
         if not _seek(media, start_s - retreat_s):
             break
@@ -57,12 +56,6 @@ def read_packets(
             return span
     _rewind(media)
     return _collect(media, video, audio, deadline)
-
-
-def clock(media: Media, packet: Packet) -> float | None:
-    """Media time at which a packet is presented, as far as the container says."""
-    stamp = packet.pts if packet.pts is not None else packet.dts
-    return None if stamp is None else media.seconds(stamp, packet.stream)
 
 
 def starts(packet: Packet) -> bool:
@@ -74,134 +67,111 @@ def starts(packet: Packet) -> bool:
 
 
 def _seek(media: Media, seconds: float) -> bool:
-    stream = media.video or media.audio
-    assert stream is not None
-    begin = stream.start_time
+    stream = media.tracks[0]
     stamp = media.timestamp(seconds, stream)
-    if begin is not None and stamp < begin:
-        return False
-    try:
-        media.container.seek(stamp, stream=stream, backward=True)
-    except (av.error.FFmpegError, ValueError, OverflowError):
-        return False
-    return True
+    begin = stream.start_time
+    return (begin is None or stamp >= begin) and media.seek(stamp, stream=stream)
 
 
 def _rewind(media: Media) -> None:
     """Back to the first packet."""
-    try:
-        if media.floating:
-            # By time these land on the first stamped packet, which may be past the first keyframe.
-            media.container.seek(0, unsupported_byte_offset=True)
-        else:
-            media.container.seek(min(0, media.container.start_time or 0), backward=True)
-    except (av.error.FFmpegError, ValueError, OverflowError):
+    if media.floating:
+        # By time these land on the first stamped packet, which may be past the first keyframe.
+        there = media.seek(0, unsupported_byte_offset=True)
+    else:
+        there = media.seek(min(0, media.container.start_time or 0))
+    if not there:
         media.reopen()
 
 
 def _collect(media: Media, video: Interval | None, audio: Interval | None, deadline: float) -> Span:
     frames, samples = _VideoPackets(media, video), _AudioPackets(media, audio)
     tracks = [s for s, r in ((media.video, video), (media.audio, audio)) if s is not None and r]
-    for packet in media.packets(tracks):
-        if packet.stream_index == frames.index:
-            at = frames.add(packet)
-            if audio is not None and at > audio[1] + _INTERLEAVE_S:
-                samples.done = True
-        else:
-            at = samples.add(packet)
-            if video is not None and at > video[1] + _INTERLEAVE_S:
-                frames.done = True
+    for packet in media.packets(tracks, deadline):
+        is_video = packet.stream.type == "video"
+        track, other = (frames, samples) if is_video else (samples, frames)
+        if track.add(packet) > other.end_s + _INTERLEAVE_S:
+            other.done = True
         if frames.done and samples.done:
             break
         if frames.size + samples.size > _MAX_BYTES:
             raise Reject(Reason.TOO_LARGE, f"more than {_MAX_BYTES >> 20} MiB of packets in a clip")
-        if time.monotonic() > deadline:
-            raise Reject(Reason.TIMEOUT, "reading packets")
-    return Span(frames.packets, samples.finished())
+    return Span(frames.packets, [*samples.before, *samples.packets])
 
 
-class _VideoPackets:
-    """Packets from the last keyframe at or before an interval's start to its end."""
+class _TrackPackets:
+    """Packets that an interval of one track needs; none where it is not wanted."""
 
     def __init__(self, media: Media, wanted: Interval | None) -> None:
-        self.media, self.track = media, media.video
+        self.media = media
         self.done = wanted is None
         self.start_s, self.end_s = wanted or (0.0, 0.0)
-        self.index = -1 if media.video is None or wanted is None else media.video.index
         self.packets: list[Packet] = []
         self.size = 0
+
+    def add(self, packet: Packet) -> float:
+        """Take a packet; the media time that the track has reached in decoding order."""
+        raise NotImplementedError
+
+    def keep(self, packet: Packet) -> None:
+        if not self.done:
+            self.packets.append(packet)
+            self.size += packet.size
+
+
+class _VideoPackets(_TrackPackets):
+    """Those from the last keyframe at or before the interval's start to its end."""
+
+    def __init__(self, media: Media, wanted: Interval | None) -> None:
+        super().__init__(media, wanted)
         # Matroska stores no decoding times, and after a seek libavformat guesses too late ones.
         self.guessed = "matroska" in media.container.format.name
         self.later = 0  # packets in a row that are shown after the interval
 
     def add(self, packet: Packet) -> float:
-        """Take a packet; the media time that the track has reached in decoding order."""
-        assert self.track is not None
-        pts, dts = packet.pts, packet.dts
-        if starts(packet) and not packet.is_discard:
-            stamp = pts if pts is not None else dts
-            if stamp is not None and self.media.seconds(stamp, self.track) <= self.start_s:
-                self.packets.clear()
-                self.size = 0
-        if not self.done:
-            self.packets.append(packet)
-            self.size += packet.size
-        order = dts if dts is not None else pts
-        if order is None:
+        shown = self.media.seconds_of(packet, packet.stream)
+        if shown is not None and shown <= self.start_s and starts(packet) and not packet.is_discard:
+            self.packets.clear()
+            self.size = 0
+        self.keep(packet)
+        if shown is None:
             return float("-inf")
-        at = self.media.seconds(order, self.track)
-        shown = at if pts is None else self.media.seconds(pts, self.track)
+        at = shown if packet.dts is None else self.media.seconds(packet.dts, packet.stream)
         self.later = self.later + 1 if shown > self.end_s else 0
         if self.later > _REORDERED if self.guessed else at > self.end_s:
             self.done = True
         return at
 
 
-class _AudioPackets:
-    """Packets of an interval, and a few before it for the decoder to settle."""
+class _AudioPackets(_TrackPackets):
+    """Those of the interval, and a few before it for the decoder to settle."""
 
     def __init__(self, media: Media, wanted: Interval | None) -> None:
-        self.media, self.track = media, media.audio
-        self.done = wanted is None
-        self.start_s, self.end_s = wanted or (0.0, 0.0)
-        self.packets: list[Packet] = []
+        super().__init__(media, wanted)
         self.before: deque[Packet] = deque(maxlen=3)
-        self.size = 0
 
     def add(self, packet: Packet) -> float:
-        """Take a packet; the media time that the track has reached."""
-        assert self.track is not None
-        stamp = packet.pts if packet.pts is not None else packet.dts
-        at = None if stamp is None else self.media.seconds(stamp, self.track)
+        at = self.media.seconds_of(packet, packet.stream)
         if at is not None and at < self.start_s - PREROLL_S:
             self.before.append(packet)
-        elif not self.done:
-            self.packets.append(packet)
-            self.size += packet.size
-            self.done = at is not None and at > self.end_s
+        else:
+            self.keep(packet)
+            self.done = self.done or (at is not None and at > self.end_s)
         return float("-inf") if at is None else at
-
-    def finished(self) -> list[Packet]:
-        return [*self.before, *self.packets]
 
 
 def _reaches(media: Media, span: Span, video: Interval | None, audio: Interval | None) -> bool:
     """Whether the seek landed early enough for both tracks."""
     if video is not None:
         first = next((p for p in span.video if starts(p) and not p.is_discard), None)
-        at = clock(media, first) if first is not None else None
+        at = media.seconds_of(first, first.stream) if first is not None else None
         if at is None or at > video[0]:
             return False
     if audio is not None and span.audio:
-        at = clock(media, span.audio[0])
+        track = span.audio[0].stream
+        at = media.seconds_of(span.audio[0], track)
         if at is not None and at > audio[0]:
-            return _begins_there(media, at)
+            # Early enough is also where the track begins.
+            begin = track.start_time
+            return begin is not None and at <= media.seconds(begin, track) + 1e-3
     return True
-
-
-def _begins_there(media: Media, at: float) -> bool:
-    assert media.audio is not None
-    begin = media.audio.start_time
-    if begin is None or media.audio.time_base is None:
-        return False
-    return at <= media.seconds(begin, media.audio) + 1e-3

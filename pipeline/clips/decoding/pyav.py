@@ -10,22 +10,14 @@ from typing import ClassVar, Self
 import numpy as np
 from av.video.frame import VideoFrame
 
-from pipeline.clips.decoding.decoder import (
-    OUTSIDE_S,
-    Decoder,
-    Frame,
-    Interval,
-    MediaInfo,
-    Source,
-    View,
-)
-from pipeline.clips.decoding.ffmpeg_errors import FFmpegErrorsAsRejects
+from pipeline.clips.decoding.decoder import Decoder, Frame, Interval, MediaInfo, Source, View
+from pipeline.clips.decoding.ffmpeg_errors import ffmpeg_errors_as_rejects
 from pipeline.clips.decoding.frames import displayed_frames
 from pipeline.clips.decoding.media import Media, opened
 from pipeline.clips.decoding.packets import Span, read_packets
 from pipeline.clips.decoding.probe import probe_media
 from pipeline.clips.decoding.samples import decode_stretches, resampled
-from pipeline.clips.decoding.scaling import Converter
+from pipeline.clips.decoding.scaling import to_rgb
 
 
 class PyAVDecoder(Decoder):
@@ -43,7 +35,7 @@ class PyAVDecoder(Decoder):
     @classmethod
     def probe(cls, source: Source, timeout_s: float) -> MediaInfo:
         deadline = time.monotonic() + timeout_s
-        with FFmpegErrorsAsRejects(), opened(source, timeout_s, lean=False) as media:
+        with ffmpeg_errors_as_rejects(), opened(source, timeout_s, lean=False) as media:
             return probe_media(media, deadline)
 
     @classmethod
@@ -54,25 +46,23 @@ class PyAVDecoder(Decoder):
         self._media.close()
 
     def read(self, video: Interval | None, audio: Interval | None, deadline: float) -> None:
-        with FFmpegErrorsAsRejects():
+        with ffmpeg_errors_as_rejects():
             self._span = read_packets(self._media, video, audio, deadline)
         self._audio = audio or (0.0, 0.0)
 
     def frames(self, times_s: Sequence[float], deadline: float) -> Iterator[Frame]:
-        converters: dict[View, Converter] = {}
-        with FFmpegErrorsAsRejects():
+        with ffmpeg_errors_as_rejects():
             for shown in displayed_frames(self._media, self._span.video, times_s, deadline):
-                rgb = partial(_converted, shown.frame, converters)
-                yield Frame(shown.start_s, shown.end_s, shown.targets, rgb)
+                yield Frame(shown.start_s, shown.end_s, shown.targets, partial(_rgb, shown.frame))
 
     def samples(
         self, windows: Sequence[Interval], count: int, rate: int
     ) -> list[np.ndarray | None]:
-        with FFmpegErrorsAsRejects():
+        with ffmpeg_errors_as_rejects():
             stretches = decode_stretches(self._media, self._span.audio, *self._audio)
             return [
                 resampled(stretches, start_s, count, rate)
-                if any(s.touches(start_s - OUTSIDE_S, end_s + OUTSIDE_S) for s in stretches)
+                if any(s.is_near(start_s, end_s) for s in stretches)
                 else None
                 for start_s, end_s in windows
             ]
@@ -88,6 +78,6 @@ class PyAVCudaDecoder(PyAVDecoder):
     on_gpu: ClassVar[bool] = True
 
 
-def _converted(frame: VideoFrame, converters: dict[View, Converter], view: View) -> np.ndarray:
-    with FFmpegErrorsAsRejects():
-        return converters.setdefault(view, Converter(view)).convert(frame)
+def _rgb(frame: VideoFrame, view: View) -> np.ndarray:
+    with ffmpeg_errors_as_rejects():
+        return to_rgb(frame, view)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections import OrderedDict
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.fs
 
-from pipeline.clips.decoding.exceptions import reject_for
-from pipeline.clips.rejects import Reason, Reject
+from pipeline.clips.rejects import Reason, Reject, reject_for
 from pipeline.storage import Location
 
 
@@ -41,7 +40,7 @@ class RangeReader(io.RawIOBase):
             raise reject_for(error, Reason.UNREADABLE) from error
         self._size = int(info.size)
         self._position = 0
-        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._block = lru_cache(maxsize=self.KEPT)(self._read_block)
         self.requests = 0
 
     def readable(self) -> bool:
@@ -69,23 +68,15 @@ class RangeReader(io.RawIOBase):
         return data
 
     def close(self) -> None:
-        if not self.closed:
-            self._blocks.clear()
-            if hasattr(self, "_file"):
-                self._file.close()
+        if not self.closed and hasattr(self, "_file"):
+            self._block.cache_clear()
+            self._file.close()
         super().close()
 
-    def _block(self, number: int) -> bytes:
-        block = self._blocks.get(number)
-        if block is None:
-            self.requests += 1
-            start = number * self.SIZE
-            block = self._file.read_at(min(self.SIZE, self._size - start), start)
-            if not block:
-                raise OSError(f"storage returned nothing at byte {start} of {self._size}")
-            self._blocks[number] = block
-            if len(self._blocks) > self.KEPT:
-                self._blocks.popitem(last=False)
-        else:
-            self._blocks.move_to_end(number)
+    def _read_block(self, number: int) -> bytes:
+        self.requests += 1
+        start = number * self.SIZE
+        block = self._file.read_at(min(self.SIZE, self._size - start), start)
+        if not block:
+            raise OSError(f"storage returned nothing at byte {start} of {self._size}")
         return block

@@ -14,6 +14,7 @@ from av.audio.layout import AudioLayout
 from av.filter import Graph
 from av.packet import Packet
 
+from pipeline.clips.decoding.decoder import OUTSIDE_S
 from pipeline.clips.decoding.media import Media
 
 # Codecs that overlap their blocks or carry bits over need packets from before the window: Opus
@@ -38,8 +39,9 @@ class Stretch:
     frames: list[AudioFrame]
     end_s: float
 
-    def touches(self, start_s: float, end_s: float) -> bool:
-        return self.start_s < end_s and self.end_s > start_s
+    def is_near(self, start_s: float, end_s: float) -> bool:
+        """Whether it has samples of this interval, or within `OUTSIDE_S` of it."""
+        return self.start_s < end_s + OUTSIDE_S and self.end_s > start_s - OUTSIDE_S
 
 
 def decode_stretches(
@@ -86,11 +88,11 @@ def resampled(stretches: Sequence[Stretch], start_s: float, count: int, rate: in
     """Mono float32 [count] at ``rate`` from ``start_s`` on, -1 to 1, zero between stretches."""
     out = np.zeros(count, np.float32)
     for stretch in stretches:
-        wave = _mono(_needed(stretch, start_s, start_s + count / rate), rate)
-        if wave is None:
+        first_s, frames = _needed(stretch, start_s, start_s + count / rate)
+        if not frames:
             continue
-        first, data = wave
-        offset = round((first - start_s) * rate)
+        data = _mono(frames, rate)
+        offset = round((first_s - start_s) * rate)
         lo, hi = max(0, offset), min(count, offset + len(data))
         if hi > lo:
             out[lo:hi] = data[lo - offset : hi - offset]
@@ -98,25 +100,22 @@ def resampled(stretches: Sequence[Stretch], start_s: float, count: int, rate: in
     return np.clip(np.nan_to_num(out, copy=False, posinf=0, neginf=0), -1, 1, out=out)
 
 
-def _needed(stretch: Stretch, start_s: float, end_s: float) -> Stretch:
-    at = stretch.start_s
-    kept: list[AudioFrame] = []
-    first = at
+def _needed(stretch: Stretch, start_s: float, end_s: float) -> tuple[float, list[AudioFrame]]:
+    """The frames for a window, with real neighbours for the filter, and the first one's time."""
+    at = first_s = stretch.start_s
+    needed: list[AudioFrame] = []
     for frame in stretch.frames:
         length = frame.samples / frame.sample_rate
         if at + 2 * length > start_s and at - length < end_s:
-            if not kept:
-                first = at
-            kept.append(frame)
+            if not needed:
+                first_s = at
+            needed.append(frame)
         at += length
-    return Stretch(first, kept, at)
+    return first_s, needed
 
 
-def _mono(stretch: Stretch, rate: int) -> tuple[float, np.ndarray] | None:
-    """Media time of the first sample and the stretch as float32 [n] at ``rate``."""
-    if not stretch.frames:
-        return None
-    frames = stretch.frames
+def _mono(frames: Sequence[AudioFrame], rate: int) -> np.ndarray:
+    """Frames without a gap as float32 [n] at ``rate``."""
     if frames[0].layout.nb_channels > 8 or frames[0].layout.name.endswith("channels"):
         # libswresample refuses to mix channels whose places it does not know.
         frames = [_averaged(frame) for frame in frames]
@@ -138,13 +137,11 @@ def _mono(stretch: Stretch, rate: int) -> tuple[float, np.ndarray] | None:
         frame.pts = None
         source.push(frame)
     source.push(None)
-    parts = []
+    parts: list[np.ndarray] = []
     with suppress(EOFError):
         while True:
             parts.append(cast(AudioFrame, sink.pull()).to_ndarray()[0])
-    if not parts:
-        return None
-    return stretch.start_s, parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return np.concatenate(parts or [np.empty(0, np.float32)])
 
 
 def _averaged(frame: AudioFrame) -> AudioFrame:
@@ -157,11 +154,7 @@ def _averaged(frame: AudioFrame) -> AudioFrame:
         data = data / -float(np.iinfo(data.dtype).min)
     with np.errstate(all="ignore"):
         mean = np.ascontiguousarray(data.mean(axis=0, dtype=np.float32)[None])
-    mono = AudioFrame.from_ndarray(
-        mean,
-        format="fltp",
-        layout="mono",
-    )
+    mono = AudioFrame.from_ndarray(mean, format="fltp", layout="mono")
     mono.sample_rate = frame.sample_rate
     return mono
 

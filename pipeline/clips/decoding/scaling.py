@@ -6,10 +6,15 @@ pixels that nobody sees are neither scaled nor converted. Rotation is done on th
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from av.filter import Graph
+from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
 from pipeline.clips.decoding.decoder import Region, View
@@ -52,31 +57,25 @@ def cut(view: View, width: int, height: int, turns: int, align_x: int, align_y: 
         left, top = width - left - side, height - top - side
     elif turns == 3:
         left, top = top, height - left - side
-    scale = view.size / side
+    x, w, scaled_w, left = _edge(left, side, width, align_x, view.size)
+    y, h, scaled_h, top = _edge(top, side, height, align_y, view.size)
+    return Cut(x, y, w, h, scaled_w, scaled_h, left, top)
+
+
+def _edge(start: float, side: float, length: int, align: int, size: int) -> tuple[int, ...]:
+    """Along one edge of the frame: where to cut, how much, the size it is scaled to, and where the
+    square starts in that."""
+    scale = size / side
     if scale <= _SHRINKS:
         # Rounded to whole chroma samples, which is less than one pixel of the result.
-        edge_x = min(max(align_x, round(side / align_x) * align_x), width)
-        edge_y = min(max(align_y, round(side / align_y) * align_y), height)
-        x0 = min(round(left / align_x) * align_x, (width - edge_x) // align_x * align_x)
-        y0 = min(round(top / align_y) * align_y, (height - edge_y) // align_y * align_y)
-        return Cut(x0, y0, edge_x, edge_y, view.size, view.size, 0, 0)
+        taken = min(max(align, round(side / align) * align), length)
+        return min(round(start / align) * align, (length - taken) // align * align), taken, size, 0
     # Enlarged, that would show: take more than needed, and cut the square out of the result, which
     # is made of even size (libswscale takes half as long again for an odd one).
-    x0, y0 = int(left) // align_x * align_x, int(top) // align_y * align_y
-    x1 = min(width, -(-int(np.ceil(left + side - 1e-6)) // align_x) * align_x)
-    y1 = min(height, -(-int(np.ceil(top + side - 1e-6)) // align_y) * align_y)
-    scaled_w = max(view.size, round((x1 - x0) * scale / 2) * 2)
-    scaled_h = max(view.size, round((y1 - y0) * scale / 2) * 2)
-    return Cut(
-        x0,
-        y0,
-        x1 - x0,
-        y1 - y0,
-        scaled_w,
-        scaled_h,
-        min(scaled_w - view.size, round((left - x0) * scale)),
-        min(scaled_h - view.size, round((top - y0) * scale)),
-    )
+    first = int(start) // align * align
+    last = min(length, -(-math.ceil(start + side - 1e-6) // align) * align)
+    scaled = max(size, round((last - first) * scale / 2) * 2)
+    return first, last - first, scaled, min(scaled - size, round((start - first) * scale))
 
 
 def region_within(region: Region | None, width: int, height: int) -> Region:
@@ -87,77 +86,67 @@ def region_within(region: Region | None, width: int, height: int) -> Region:
     return x, y, max(1, min(region[2], width - x)), max(1, min(region[3], height - y))
 
 
-@dataclass(frozen=True)
-class _Path:
-    """A filter graph that crops, scales and converts, and what remains to be done to its output."""
+class FrameKind(NamedTuple):
+    """All of a frame that a filter graph depends on."""
 
-    graph: Graph
-    cut: Cut
-    turns: int
+    width: int
+    height: int
+    format: str
+    colorspace: int
+    color_range: int
+    rotation: int  # degrees counter-clockwise that make it upright
+
+    @classmethod
+    def of(cls, frame: VideoFrame) -> FrameKind:
+        color = int(frame.colorspace), int(frame.color_range)
+        return cls(frame.width, frame.height, frame.format.name, *color, frame.rotation)
+
+    @property
+    def turns(self) -> int:
+        """Quarter turns counter-clockwise that make it upright."""
+        return round(self.rotation / 90) % 4
 
 
-# Paths of earlier clips, the oldest first. One thread decodes in a process.
-_PATHS: dict[tuple[object, ...], _Path] = {}
-_KEPT = 16
+def filter_graph(kind: FrameKind, steps: Sequence[tuple[str, str]]) -> Graph:
+    """A chain of filters (names and arguments) for frames of one kind, on one thread."""
+    graph = Graph()
+    graph.threads = 1
+    source = (
+        f"video_size={kind.width}x{kind.height}:pix_fmt={kind.format}"
+        f":time_base=1/1000:pixel_aspect=1/1"
+        f":colorspace={kind.colorspace}:range={kind.color_range}"
+    )
+    chain = [("buffer", source), *steps, ("buffersink", "")]
+    graph.link_nodes(*(graph.add(*node) for node in chain)).configure()
+    return graph
 
 
-class Converter:
-    """Frames of one track to RGB squares of one view."""
+def to_rgb(frame: VideoFrame, view: View) -> np.ndarray:
+    """RGB uint8 [size, size, 3] of a view of the frame, upright."""
+    kind = FrameKind.of(frame)
+    graph, place = _graph(view, kind)
+    graph.vpush(frame)
+    scaled = graph.vpull().to_ndarray()
+    square = scaled[place.top : place.top + view.size, place.left : place.left + view.size]
+    return np.rot90(square, kind.turns) if kind.turns else square
 
-    def __init__(self, view: View) -> None:
-        self._view = view
-        self._key: tuple[object, ...] = ()
-        self._path: _Path | None = None
 
-    def convert(self, frame: VideoFrame) -> np.ndarray:
-        """RGB uint8 [size, size, 3] of the frame, upright."""
-        name, rotation = frame.format.name, frame.rotation
-        key = (frame.width, frame.height, name, frame.colorspace, frame.color_range, rotation)
-        if key != self._key:
-            self._path = self._found(frame, (self._view, *key))
-            self._key = key
-        path, size = self._path, self._view.size
-        assert path is not None
-        path.graph.vpush(frame)
-        scaled = path.graph.vpull().to_ndarray()
-        top, left = path.cut.top, path.cut.left
-        square = scaled[top : top + size, left : left + size]
-        return np.rot90(square, path.turns) if path.turns else square
-
-    def _found(self, frame: VideoFrame, key: tuple[object, ...]) -> _Path:
-        """The path of an earlier clip of the same kind, which takes as long to build as a frame."""
-        path = _PATHS.pop(key, None) or self._built(frame)
-        _PATHS[key] = path
-        if len(_PATHS) > _KEPT:
-            del _PATHS[next(iter(_PATHS))]
-        return path
-
-    def _built(self, frame: VideoFrame) -> _Path:
-        turns = round(frame.rotation / 90) % 4
-        chroma = [c for c in frame.format.components if c.is_chroma]
-        align_x = max([1, *(round(frame.width / c.width) for c in chroma if c.width)])
-        align_y = max([1, *(round(frame.height / c.height) for c in chroma if c.height)])
-        place = cut(self._view, frame.width, frame.height, turns, align_x, align_y)
-        graph = Graph()
-        graph.threads = 1
-        buffer = graph.add(
-            "buffer",
-            f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}"
-            f":time_base=1/1000:pixel_aspect=1/1"
-            f":colorspace={int(frame.colorspace)}:range={int(frame.color_range)}",
-        )
-        chain = [buffer]
-        if (place.width, place.height) != (frame.width, frame.height):
-            chain.append(
-                graph.add("crop", f"{place.width}:{place.height}:{place.x}:{place.y}:exact=1")
-            )
-        # Averaging areas is the faster filter, and as good where several pixels become one.
-        flags = "area" if place.scaled_width <= _SHRINKS * place.width else "bilinear"
-        chain.append(
-            graph.add("scale", f"{place.scaled_width}:{place.scaled_height}:flags={flags}")
-        )
-        chain.append(graph.add("format", "rgb24"))
-        chain.append(graph.add("buffersink"))
-        graph.link_nodes(*chain)
-        graph.configure()
-        return _Path(graph, place, turns)
+# Kept for later clips of the same kind: it takes as long to build as a frame. One thread decodes in
+# a process.
+@lru_cache(maxsize=16)
+def _graph(view: View, kind: FrameKind) -> tuple[Graph, Cut]:
+    """What crops, scales and converts, and what it cuts."""
+    chroma = [
+        c for c in VideoFormat(kind.format, kind.width, kind.height).components if c.is_chroma
+    ]
+    align_x = max([1, *(round(kind.width / c.width) for c in chroma if c.width)])
+    align_y = max([1, *(round(kind.height / c.height) for c in chroma if c.height)])
+    place = cut(view, kind.width, kind.height, kind.turns, align_x, align_y)
+    steps = []
+    if (place.width, place.height) != (kind.width, kind.height):
+        steps.append(("crop", f"{place.width}:{place.height}:{place.x}:{place.y}:exact=1"))
+    # Averaging areas is the faster filter, and as good where several pixels become one.
+    flags = "area" if place.scaled_width <= _SHRINKS * place.width else "bilinear"
+    steps.append(("scale", f"{place.scaled_width}:{place.scaled_height}:flags={flags}"))
+    steps.append(("format", "rgb24"))
+    return filter_graph(kind, steps), place

@@ -33,7 +33,7 @@ from pipeline.clips.decoding.media import Media, opened
 from pipeline.clips.decoding.packets import read_packets
 from pipeline.clips.decoding.pyav import PyAVCudaDecoder
 from pipeline.clips.decoding.samples import decode_stretches, resampled
-from pipeline.clips.decoding.scaling import region_within
+from pipeline.clips.decoding.scaling import FrameKind, filter_graph, region_within
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig, VideoConfig
 from pipeline.storage import Location
@@ -81,12 +81,10 @@ def _stored_clip(media: Media, begin: float, end: float, config: ClipsConfig, co
         # Every track is made before the first packet is written.
         tracks: list[tuple[Any, list[Any]]] = []
         if frames:
-            tracks.append((_video_track(out, frames[0], codec), [*frames]))
+            tracks.append((_video_track(out, frames[0], codec), frames))
         if samples is not None:
-            rate = config.audio.rate
-            tracks.append(
-                (out.add_stream("flac", rate=rate, layout="mono"), [_wave(samples, rate)])
-            )
+            track = out.add_stream("flac", rate=samples.sample_rate, layout="mono")
+            tracks.append((track, [samples]))
         for track, content in tracks:
             for frame in [*content, None]:
                 out.mux(track.encode(frame))
@@ -108,14 +106,16 @@ def _frames(
     rate = max(config.video.fps, _LEAST_FPS)
     targets = [begin + i / rate for i in range(math.floor((end - begin) * rate) + 1)]
     shrunk: dict[int, VideoFrame] = {}
-    graph: _Shrinker | None = None
+    graphs: dict[FrameKind, Graph] = {}
     for item in displayed_frames(media, packets, targets, deadline):
         if item.start_s > end + OUTSIDE_S or item.end_s < begin - OUTSIDE_S:
             continue
-        if graph is None or not graph.fits(item.frame):
-            graph = _Shrinker(item.frame, config.video, codec)
+        kind = FrameKind.of(item.frame)
+        if kind not in graphs:
+            graphs[kind] = _shrinking_graph(kind, config.video, codec)
+        graphs[kind].vpush(item.frame)
+        frame = graphs[kind].vpull()
         stamp = max(0, round((item.start_s - begin) / _TICK))
-        frame = graph.shrunk(item.frame)
         frame.pts, frame.time_base = stamp, _TICK
         shrunk[stamp] = frame
     return [shrunk[stamp] for stamp in sorted(shrunk)]
@@ -123,14 +123,17 @@ def _frames(
 
 def _samples(
     media: Media, packets: Sequence[Packet], begin: float, end: float, config: ClipsConfig
-) -> np.ndarray | None:
-    """int16 [n] mono from `begin` to `end`, zero where there is no audio; None without any."""
+) -> AudioFrame | None:
+    """int16 mono from `begin` to `end`, zero where there is no audio; None without any."""
     stretches = decode_stretches(media, packets, begin, end)
-    if not any(s.touches(begin - OUTSIDE_S, end + OUTSIDE_S) for s in stretches):
+    if not any(s.is_near(begin, end) for s in stretches):
         return None
     rate = config.audio.rate
     wave = resampled(stretches, begin, math.ceil((end - begin) * rate), rate)
-    return np.round(wave * 32767).astype(np.int16)
+    levels = np.round(wave[None] * 32767).astype(np.int16)
+    samples: Any = AudioFrame.from_ndarray(levels, format="s16", layout="mono")
+    samples.sample_rate, samples.pts, samples.time_base = rate, 0, Fraction(1, rate)
+    return samples
 
 
 def _video_track(out: OutputContainer, first: VideoFrame, codec: str) -> Any:
@@ -141,54 +144,22 @@ def _video_track(out: OutputContainer, first: VideoFrame, codec: str) -> Any:
     return track
 
 
-def _wave(samples: np.ndarray, rate: int) -> AudioFrame:
-    wave: Any = AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
-    wave.sample_rate, wave.pts, wave.time_base = rate, 0, Fraction(1, rate)
-    return wave
-
-
-class _Shrinker:
-    """Frames of one kind: region, upright, scaled, in the pixel format that is stored."""
-
-    def __init__(self, frame: VideoFrame, config: VideoConfig, codec: str) -> None:
-        self._kind = self._kind_of(frame)
-        turns = round(frame.rotation / 90) % 4
-        upright = (frame.height, frame.width) if turns % 2 else (frame.width, frame.height)
-        x, y, w, h = region_within(config.region, *upright)
-        side = min(w, h)
-        short = min(side, max(config.short_side, config.train_short_side[1], config.size))
-        width, height = (max(2, round(edge * short / side / 2) * 2) for edge in (w, h))
-        # Shrunk to half or less, the chroma planes of usual video still tell every pixel apart.
-        chroma = "444" if 2 * short <= side else "420"
-        kind = "yuvj" if codec == "jpeg" else "yuv"
-        self._graph = Graph()
-        self._graph.threads = 1
-        source = (
-            f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}"
-            f":time_base=1/1000:pixel_aspect=1/1"
-            f":colorspace={int(frame.colorspace)}:range={int(frame.color_range)}"
-        )
-        steps = [
-            ("buffer", source),
-            *_TURNS[turns],
-            ("crop", f"{w}:{h}:{x}:{y}:exact=1"),
-            ("scale", f"{width}:{height}:flags=area"),
-            ("format", f"{kind}{chroma}p"),
-            ("buffersink", ""),
-        ]
-        self._graph.link_nodes(*(self._graph.add(*step) for step in steps)).configure()
-
-    def fits(self, frame: VideoFrame) -> bool:
-        return self._kind == self._kind_of(frame)
-
-    def shrunk(self, frame: VideoFrame) -> VideoFrame:
-        self._graph.vpush(frame)
-        return self._graph.vpull()
-
-    @staticmethod
-    def _kind_of(frame: VideoFrame) -> tuple[object, ...]:
-        shape = (frame.width, frame.height, frame.format.name)
-        return (*shape, frame.colorspace, frame.color_range, frame.rotation)
+def _shrinking_graph(kind: FrameKind, config: VideoConfig, codec: str) -> Graph:
+    """For frames of one kind: region, upright, scaled, in the pixel format that is stored."""
+    upright = (kind.height, kind.width) if kind.turns % 2 else (kind.width, kind.height)
+    x, y, w, h = region_within(config.region, *upright)
+    side = min(w, h)
+    short = min(side, max(config.short_side, config.train_short_side[1], config.size))
+    width, height = (max(2, round(edge * short / side / 2) * 2) for edge in (w, h))
+    # Shrunk to half or less, the chroma planes of usual video still tell every pixel apart.
+    chroma = "444" if 2 * short <= side else "420"
+    steps = [
+        *_TURNS[kind.turns],
+        ("crop", f"{w}:{h}:{x}:{y}:exact=1"),
+        ("scale", f"{width}:{height}:flags=area"),
+        ("format", f"{'yuvj' if codec == 'jpeg' else 'yuv'}{chroma}p"),
+    ]
+    return filter_graph(kind, steps)
 
 
 # Filters for quarter turns counter-clockwise.

@@ -2,27 +2,65 @@
 
 from __future__ import annotations
 
-import av
+from typing import Any
+
 from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
+from pipeline.clips.rejects import Reason, Reject
 
-def video_rank(stream: VideoStream) -> tuple[bool, bool, int]:
-    """The order of video tracks: the largest is the one that a player shows.
+# A frame beyond this is absurd for training and needs gigabytes in a decoder with references.
+_MAX_PIXELS = 8192 * 8192
+_COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
 
-    Players take the default track, else the one with the largest frames. libavformat's own choice
-    depends on how much of each it happened to read when opening.
+
+def choose_tracks(container: InputContainer) -> tuple[VideoStream | None, AudioStream | None]:
+    """The video track (cover art excluded) and the audio track to use, each decoded by one thread.
+
+    The other tracks are discarded.
+
+    Raises:
+        Reject: there is none that can be decoded, or its frames are absurdly large.
     """
-    context = stream.codec_context
-    default = bool(stream.disposition & av.stream.Disposition.default)
-    return context is not None, default, context.width * context.height if context else 0
+    videos = [s for s in container.streams.video if not s.disposition & _COVERS]
+    video = max(videos, key=_rank, default=None)
+    audio = max(container.streams.audio, key=_rank, default=None)
+    tracks = [s for s in (video, audio) if s is not None]
+    usable = [s for s in tracks if s.codec_context is not None]
+    if not usable:
+        if tracks:
+            kinds = " and ".join(s.type for s in tracks)
+            raise Reject(Reason.UNSUPPORTED, f"no decoder for its {kinds}")
+        if container.streams.video:
+            raise Reject(Reason.STILL_IMAGE, "cover art and no audio")
+        raise Reject(Reason.NO_STREAMS)
+    for stream in container.streams:
+        if stream not in usable:
+            stream.discard = Discard.all
+    for stream in usable:
+        stream.codec_context.thread_type = "NONE"
+        stream.codec_context.thread_count = 1
+    video = video if video in usable else None
+    if video is not None:
+        width, height = video.codec_context.width, video.codec_context.height
+        if width * height > _MAX_PIXELS:
+            raise Reject(Reason.TOO_LARGE, f"{width}×{height} pixels")
+        video.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
+    return video, audio if audio in usable else None
 
 
-def audio_rank(stream: AudioStream) -> tuple[bool, bool, int]:
-    """As `video_rank`: the default track, else the one with the most channels."""
-    context = stream.codec_context
-    default = bool(stream.disposition & av.stream.Disposition.default)
-    return context is not None, default, context.channels if context else 0
+def _rank(stream: VideoStream | AudioStream) -> tuple[bool, bool, int]:
+    """The order of tracks: the default one, else the one with the largest frames or most channels.
+
+    So do players. libavformat's own choice depends on how much of each it read when opening.
+    """
+    context: Any = stream.codec_context
+    if context is None:
+        return False, False, 0
+    size = context.channels if stream.type == "audio" else context.width * context.height
+    return True, bool(stream.disposition & Disposition.default), size
 
 
 def needs_first_packet(stream: VideoStream) -> bool:
@@ -37,9 +75,3 @@ def needs_first_packet(stream: VideoStream) -> bool:
     header = context.extradata or b""
     predictive_444 = header[:2] == bytes((1, 244))  # version and profile of an avcC box
     return predictive_444 or (context.pix_fmt or "").startswith("yuv444")
-
-
-def is_cover(stream: VideoStream) -> bool:
-    """Whether a video track is cover art or thumbnails."""
-    flags = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
-    return bool(stream.disposition & flags)

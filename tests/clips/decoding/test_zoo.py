@@ -13,7 +13,7 @@ from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, decode_clip
 from pipeline.clips.decoding.decoder import MediaInfo, View
 from pipeline.clips.decoding.frames import TOLERANCE_S
 from pipeline.clips.decoding.media import opened
-from pipeline.clips.decoding.scaling import Converter
+from pipeline.clips.decoding.scaling import to_rgb
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
@@ -122,7 +122,7 @@ def test_pictures_are_those_of_a_linear_decode(pattern):
 
 
 def _linear(source: Location) -> list[tuple[float, np.ndarray]]:
-    converter = Converter(View(112, 128, 0.5, 0.5, None))
+    view = View(112, 128, 0.5, 0.5, None)
     frames = []
     with opened(source, 20.0, lean=False) as media:
         for packet in media.container.demux(media.video):
@@ -132,5 +132,5 @@ def _linear(source: Location) -> list[tuple[float, np.ndarray]]:
                 continue
             for frame in decoded:
                 at = media.seconds(frame.pts, media.video)
-                frames.append((at, converter.convert(frame).copy()))
+                frames.append((at, to_rgb(frame, view).copy()))
     return sorted(frames, key=lambda pair: pair[0])
