@@ -102,9 +102,7 @@ class ClipTable:
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One whole column, in index order: for evaluation and small tables."""
-        return pa.chunked_array(
-            [chunk for t in self.read_parts([name]) for chunk in t[name].chunks]
-        )
+        return pa.concat_tables(self.read_parts([name]))[name]
 
     def files(self) -> np.ndarray | None:
         """int32 [n]: the file of each clip of the first part; None where few files hold several."""
@@ -113,11 +111,7 @@ class ClipTable:
 
     def count(self, modalities: tuple[str, ...]) -> int:
         """Clips that have at least the rarer of `modalities`."""
-        counts = dict.fromkeys(modalities, 0)
-        for table in self.read_parts([f"has_{m}" for m in modalities]):
-            for m in modalities:
-                counts[m] += pc.sum(table[f"has_{m}"]).as_py() or 0
-        return min(counts.values())
+        return min(pc.sum(self.column(f"has_{m}")).as_py() or 0 for m in modalities)
 
     def rows(self, indices: np.ndarray, columns: list[str]) -> pa.Table:
         """Rows of `indices` (int64, any order) from storage; only the parts that hold them."""
@@ -169,9 +163,8 @@ def _gather(offsets: np.ndarray, indices: np.ndarray, read: Callable[[int], pa.T
     return pa.concat_tables(pieces).take(np.argsort(by_part))
 
 
-@lru_cache(maxsize=4096)
-def _held(ref: ray.ObjectRef) -> pa.Table:
-    return ray.get(ref)
+# Tables of refs: their columns are views of the object store.
+_held = lru_cache(maxsize=4096)(ray.get)
 
 
 def write_rejects(place: Location, rejected: pa.Table, clips: ClipTable, stage: str) -> None:
