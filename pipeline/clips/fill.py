@@ -11,7 +11,6 @@ import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +22,7 @@ from pipeline.clips.decoding.isolation import shrink_isolated
 from pipeline.clips.rejects import Reject
 from pipeline.clips.sampling import reach
 from pipeline.clips.store import ENTRY, REQUESTS, ClipStore
+from pipeline.clips.stream import run_numbered
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import ClipsConfig, Config
 from pipeline.errors import UserError
@@ -71,22 +71,14 @@ def fill(clips: PublishedClips, place: Location, config: Config) -> ClipStore:
         left = sum(bounds[number][1] - bounds[number][0] for number in missing)
         cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
         with Progress("store", left, "clips") as progress:
-            counted = (
-                ray.data.from_arrow(pa.table({"shard": pa.array(missing, pa.int64())}))
-                .repartition(min(len(missing), 20_000))
-                .map_batches(work, batch_size=1, **cost)
-            )
-            for batch in counted.iter_batches(batch_size=None):
-                progress.meter.add(
-                    done=int(batch["clips"].sum()), unreadable=int(batch["unreadable"].sum())
-                )
+            run_numbered(work, missing, cost, progress)
     return ClipStore(place, names, [ray.put(_read_index(place, names, len(clips)))])
 
 
 def _check(place: Location, config: Config) -> None:
     """Refuse a store that lacks something these settings need."""
     video, audio = config.clips.video, config.clips.audio
-    needs: dict[str, Any] = {
+    needs = {
         "short_side": max(video.short_side, video.train_short_side[1], video.size),
         "fps": video.fps,
         "region": list(video.region) if video.region else None,
@@ -114,7 +106,7 @@ def _check(place: Location, config: Config) -> None:
 
 @dataclass(frozen=True)
 class _FillShard:
-    """One row {shard: number} in, its tar and index on storage, counts out."""
+    """A shard's number in, its tar and index on storage, counts out."""
 
     clips: PublishedClips
     place: Location
@@ -123,17 +115,15 @@ class _FillShard:
     config: ClipsConfig
     codec: str
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        number = int(batch["shard"][0])
+    def __call__(self, number: int) -> dict[str, int]:
         rows = self.clips.take(np.arange(*self.bounds[number])).to_pylist()
-        tar_bytes, entries, rejected = io.BytesIO(), [], 0
+        tar_bytes, entries = io.BytesIO(), []
         with tarfile.open(fileobj=tar_bytes, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for index, row in enumerate(rows, start=self.bounds[number][0]):
                 source = Location.of(row["uri"])
                 start_s, end_s = reach(row["start_s"], row["end_s"], self.config)
                 media = shrink_isolated(source, start_s, end_s, self.config, self.codec)
                 if isinstance(media, Reject):
-                    rejected += 1
                     entries.append((index, 0, 0, 0.0))
                     continue
                 entries.append((index, tar.offset + _TAR_HEADER, len(media), start_s))
@@ -144,10 +134,7 @@ class _FillShard:
         (self.place / f"{name}.tar").write_bytes(tar_bytes.getbuffer())
         columns = [pa.array(column, kind.type) for column, kind in zip(zip(*entries), _SCHEMA)]
         (self.place / f"{name}.parquet").write_table(pa.table(columns, schema=_SCHEMA))
-        return {
-            "clips": np.array([len(rows)]),
-            "unreadable": np.array([rejected]),
-        }
+        return {"done": len(rows), "unreadable": sum(entry[2] == 0 for entry in entries)}
 
 
 def _read_index(place: Location, names: Sequence[str], clips: int) -> np.ndarray:

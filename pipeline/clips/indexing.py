@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import asdict, dataclass
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from pipeline.clips.decoding.decoder import MediaInfo, load_decoder
 from pipeline.clips.decoding.isolation import probe_isolated
 from pipeline.clips.listing import list_media
 from pipeline.clips.rejects import Reason, Reject
+from pipeline.clips.stream import run_numbered
 from pipeline.clips.table import SCHEMA, clip_id
 from pipeline.config import ClipsConfig, Config, IndexConfig
 from pipeline.runtime.placement import decoding
@@ -61,15 +63,14 @@ def index(source: str, run: Location, config: Config, retry_rejects: bool = Fals
         UserError: there is nothing to index at `source`.
     """
     listing = list_media(source)
-    known = _Known.read(run, retry_rejects)
+    known = _Known(run, retry_rejects)
     todo = listing.filter(pc.invert(known.contains(listing)))
     scan = run / "scratch" / f"index-{_fingerprint(todo, config.index)}"
     chunks = _chunks_by_file(todo, FILES_PER_TASK)
     _probe(todo, chunks, scan, config)
     clips = _append(run / "clips", _scanned(scan, len(chunks), "clips"), known.num_clips)
-    rejected = pa.concat_tables(
-        [rejects.SCHEMA.empty_table(), *_scanned(scan, len(chunks), "rejects")]
-    )
+    tables = _scanned(scan, len(chunks), "rejects")
+    rejected = pa.concat_tables([rejects.SCHEMA.empty_table(), *tables])
     known.add_rejects(run / REJECTS, rejected, tried=todo)
     scan.delete()
     return IndexReport(
@@ -87,23 +88,17 @@ def index(source: str, run: Location, config: Config, retry_rejects: bool = Fals
 class _Known:
     """What earlier runs indexed or rejected."""
 
-    def __init__(self, clips: list[pa.Table], rejected: pa.Table, retry: bool) -> None:
-        self.num_clips = sum(len(table) for table in clips)
-        self.rejected = rejected
-        seen = [] if retry else [rejected.select(["uri", "clip_id"])]
-        self.table = pa.concat_tables([*clips, *seen]) if clips or seen else None
-
-    @classmethod
-    def read(cls, run: Location, retry: bool) -> _Known:
-        parts = [p.read_table(["uri", "clip_id"]) for p in (run / "clips").files(".parquet")]
+    def __init__(self, run: Location, retry: bool) -> None:
+        columns = ["uri", "clip_id"]
+        clips = [part.read_table(columns) for part in (run / "clips").files(".parquet")]
         place = run / REJECTS
-        rejected = place.read_table() if place.exists() else rejects.SCHEMA.empty_table()
-        return cls(parts, rejected, retry)
+        self.num_clips = sum(map(len, clips))
+        self.rejected = place.read_table() if place.exists() else rejects.SCHEMA.empty_table()
+        seen = rejects.SCHEMA.empty_table() if retry else self.rejected
+        self.table = pa.concat_tables([*clips, seen.select(columns)])
 
     def contains(self, listing: pa.Table) -> pa.ChunkedArray | pa.Array:
         """bool [rows]: a file by its URI, a cut by its clip id."""
-        if self.table is None or len(self.table) == 0:
-            return pa.array(np.zeros(len(listing), bool))
         by_uri = pc.is_in(listing["uri"], self.table["uri"].combine_chunks())
         if listing["start_s"].null_count == len(listing):
             return by_uri
@@ -139,12 +134,9 @@ def _fingerprint(todo: pa.Table, config: IndexConfig) -> str:
 
 def _chunks_by_file(todo: pa.Table, files: int) -> list[tuple[int, int]]:
     """Row ranges of `todo` that hold at most `files` runs of equal URIs each."""
-    if len(todo) == 0:
-        return []
     codes = todo["uri"].combine_chunks().dictionary_encode().indices.to_numpy()
     starts = np.flatnonzero(np.diff(codes, prepend=-1) != 0)
-    bounds = [*starts[::files].tolist(), len(todo)]
-    return list(pairwise(bounds))
+    return list(pairwise([*starts[::files].tolist(), len(todo)]))
 
 
 def _probe(todo: pa.Table, chunks: list[tuple[int, int]], scan: Location, config: Config) -> None:
@@ -157,17 +149,7 @@ def _probe(todo: pa.Table, chunks: list[tuple[int, int]], scan: Location, config
     work = _ProbeChunk([ray.put(todo)], chunks, scan, config.index, config.clips)
     left = sum(stop - start for start, stop in (chunks[n] for n in missing))
     with Progress("index", left, "inputs") as progress:
-        counted = (
-            ray.data.from_arrow(pa.table({"chunk": pa.array(missing, pa.int64())}))
-            .repartition(min(len(missing), 20_000))
-            .map_batches(work, batch_size=1, **decoding(config.resources))
-        )
-        for batch in counted.iter_batches(batch_size=None):
-            progress.meter.add(
-                done=int(batch["inputs"].sum()),
-                clips=int(batch["clips"].sum()),
-                rejects=int(batch["rejects"].sum()),
-            )
+        run_numbered(work, missing, decoding(config.resources), progress)
 
 
 @dataclass(frozen=True)
@@ -178,48 +160,33 @@ class _ProbeChunk:
     config: IndexConfig
     media: ClipsConfig
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        number = int(batch["chunk"][0])
+    def __call__(self, number: int) -> dict[str, int]:
         start, stop = self.chunks[number]
         rows = ray.get(self.todo[0]).slice(start, stop - start).to_pylist()
         clips: list[dict[str, Any]] = []
         rejected: list[dict[str, Any]] = []
-        for uri, cuts in _by_file(rows):
-            info = self._probed(uri)
+        for uri, cuts in groupby(rows, key=itemgetter("uri")):
+            info: MediaInfo | Reject
+            if uri:
+                info = probe_isolated(Location.of(uri), self.media.timeout_s, self.media.decoder)
+            else:
+                info = Reject(Reason.BAD_CUT, "the cuts table names no file in this row")
             for cut in cuts:
                 made = clips_of(uri, info, cut, self.config)
                 if isinstance(made, Reject):
-                    rejected.append(_rejection(cut, made))
+                    why = (made.reason.value, made.detail[:500])
+                    row = (uri, _cut_id(cut), "probe", *why, 0)  # attempts are counted at the end
+                    rejected.append(dict(zip(rejects.SCHEMA.names, row)))
                 else:
                     clips += made
         empty = SCHEMA.remove(SCHEMA.get_field_index("clip_index"))
         # The rejects are written last: they mark the chunk as finished.
-        (self.scan / f"{number:08d}-clips.parquet").write_table(pa.Table.from_pylist(clips, empty))
-        (self.scan / f"{number:08d}-rejects.parquet").write_table(
-            pa.Table.from_pylist(rejected, rejects.SCHEMA)
-        )
+        name = f"{number:08d}"
+        (self.scan / f"{name}-clips.parquet").write_table(pa.Table.from_pylist(clips, empty))
+        table = pa.Table.from_pylist(rejected, rejects.SCHEMA)
+        (self.scan / f"{name}-rejects.parquet").write_table(table)
         metrics.rejects(row["reason"] for row in rejected)
-        counts = {"inputs": stop - start, "clips": len(clips), "rejects": len(rejected)}
-        return {name: np.array([value]) for name, value in counts.items()}
-
-    def _probed(self, uri: str) -> MediaInfo | Reject:
-        if not uri:
-            return _NO_URI
-        return probe_isolated(Location.of(uri), self.media.timeout_s, self.media.decoder)
-
-
-_NO_URI = Reject(Reason.BAD_CUT, "the cuts table names no file in this row")
-
-
-def _by_file(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    group: list[dict[str, Any]] = []
-    for row in rows:
-        if group and group[0]["uri"] != row["uri"]:
-            yield group[0]["uri"], group
-            group = []
-        group.append(row)
-    if group:
-        yield group[0]["uri"], group
+        return {"done": len(rows), "clips": len(clips), "rejects": len(rejected)}
 
 
 def clips_of(
@@ -238,36 +205,13 @@ def clips_of(
         windows = list(pairwise(edges))
     elif start is None or end is None or not start < end:
         return Reject(Reason.BAD_CUT, f"start_s={start}, end_s={end}")
-    elif (start + end) / 2 < info.start_s or (start + end) / 2 > info.end_s:
+    elif not info.start_s <= (start + end) / 2 <= info.end_s:
         span = f"[{info.start_s:.3f}, {info.end_s:.3f}]"
         return Reject(Reason.BAD_CUT, f"[{start:g}, {end:g}] s lies outside the file's {span} s")
     else:
         windows = [(start, end)]
-    shared = {
-        "uri": uri,
-        "fps": info.fps,
-        "width": info.width,
-        "height": info.height,
-        "rotation": info.rotation,
-        "has_video": info.has_video,
-        "has_audio": info.has_audio,
-        "audio_rate": info.audio_rate,
-        "channels": info.channels,
-        "label": cut["label"],
-        "split": cut["split"],
-    }
-    return [{"clip_id": clip_id(uri, a, b), "start_s": a, "end_s": b, **shared} for a, b in windows]
-
-
-def _rejection(cut: dict[str, Any], reject: Reject) -> dict[str, Any]:
-    return {
-        "uri": cut["uri"],
-        "clip_id": _cut_id(cut),
-        "stage": "probe",
-        "reason": reject.reason.value,
-        "detail": reject.detail[:500],
-        "attempt": 0,  # set when the table is written
-    }
+    file = asdict(info) | {"uri": uri, "label": cut["label"], "split": cut["split"]}
+    return [file | {"clip_id": clip_id(uri, a, b), "start_s": a, "end_s": b} for a, b in windows]
 
 
 def _scanned(scan: Location, num_chunks: int, kind: str) -> Iterator[pa.Table]:
@@ -281,25 +225,23 @@ def _append(folder: Location, tables: Iterator[pa.Table], first: int) -> int:
     A part holds whole chunks, hence whole files: killed between two parts, the files of the
     missing ones are simply not known yet.
     """
-    number = len(list(folder.files(".parquet")))
-    held: list[pa.Table] = []
-    total = 0
-
-    def write() -> None:
-        nonlocal number, total
-        table = pa.concat_tables(held)
-        start = first + total
+    start = first
+    for number, table in enumerate(_joined(tables), len(list(folder.files(".parquet")))):
         indices = pa.array(np.arange(start, start + len(table)), pa.int64())
         part = pa.table([indices, *table.select(SCHEMA.names[1:]).columns], schema=SCHEMA)
         (folder / f"part-{number:06d}.parquet").write_table(part)
-        number, total = number + 1, total + len(table)
-        held.clear()
+        start += len(table)
+    return start - first
 
+
+def _joined(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Tables one after the other, as ones of `CLIPS_PER_PART` rows or more, and the rest."""
+    held: list[pa.Table] = []
     for table in tables:
         if len(table):
             held.append(table)
         if sum(map(len, held)) >= CLIPS_PER_PART:
-            write()
+            yield pa.concat_tables(held)
+            held.clear()
     if held:
-        write()
-    return total
+        yield pa.concat_tables(held)

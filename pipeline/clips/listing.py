@@ -44,54 +44,38 @@ def list_media(source: str, label_column: str = "label") -> pa.Table:
     if any(c in pattern for c in _WILDCARDS):
         return _matching(pattern, mark + query)
     place = Location.of(source)
-    info = _info(place)
+    try:
+        info = place.info()
+    except OSError as error:
+        hint = "Check the address and the credentials."
+        raise UserError(f"cannot look at {place}: {error}. {hint}") from error
     if info.type == pyarrow.fs.FileType.NotFound:
         raise UserError(f"there is nothing at {place}; check the path, the bucket and its region")
     if info.is_file:
-        if place.name.endswith(_TABLES):
-            return _cuts(place, label_column)
-        return _files([place.full_uri])
+        return _cuts(place, label_column) if place.name.endswith(_TABLES) else _files([place])
     found = _below(place)
     if not found:
         raise UserError(f"there are no files in {place}")
     return _files(found)
 
 
-def _info(place: Location) -> pyarrow.fs.FileInfo:
-    try:
-        return place.info()
-    except OSError as error:
-        raise UserError(
-            f"cannot look at {place}: {error}. Check the address and the credentials."
-        ) from error
-
-
-def _below(folder: Location) -> list[str]:
+def _below(folder: Location) -> list[Location]:
+    """All files below, those in hidden folders apart."""
     try:
         infos = folder.children(recursive=True)
     except OSError as error:
-        raise UserError(
-            f"cannot list {folder}: {error}. Check that the bucket exists and that the "
-            "credentials may list it."
-        ) from error
+        hint = "Check that the bucket exists and that the credentials may list it."
+        raise UserError(f"cannot list {folder}: {error}. {hint}") from error
     root = len(folder.path.rstrip("/")) + 1
     names = [info.path[root:] for info in infos if info.is_file]
-    return [
-        (folder / name).full_uri
-        for name in names
-        if not any(part.startswith(".") for part in name.split("/"))
-    ]
+    return [folder / name for name in names if "/." not in f"/{name}"]
 
 
 def _matching(pattern: str, query: str) -> pa.Table:
     fixed = pattern[: min(pattern.index(c) for c in _WILDCARDS if c in pattern)].rpartition("/")[0]
     folder = Location.of(f"{fixed or '.'}{query}")
     wanted = posixpath.join(str(folder), pattern[len(fixed) :].lstrip("/"))
-    found = [
-        uri
-        for uri in _below(folder)
-        if _glob_match(uri.partition("?")[0] if "://" in uri else uri, wanted)
-    ]
+    found = [place for place in _below(folder) if _glob_match(str(place), wanted)]
     if not found:
         raise UserError(f"no file matches {pattern}")
     return _files(found)
@@ -111,20 +95,22 @@ def _glob_match(path: str, pattern: str) -> bool:
     return match(0, 0)
 
 
-def _files(uris: list[str]) -> pa.Table:
-    columns = {"uri": pa.array(uris, pa.string())}
-    return pa.table(
-        {f.name: columns.get(f.name, pa.nulls(len(uris), f.type)) for f in SCHEMA}, schema=SCHEMA
-    )
+def _files(places: list[Location]) -> pa.Table:
+    return _completed(pa.table({"uri": pa.array([p.full_uri for p in places], pa.string())}))
+
+
+def _completed(table: pa.Table) -> pa.Table:
+    """The columns of `SCHEMA`, in its order and types; null where there is no such column."""
+    fields = [field for field in SCHEMA if field.name in table.column_names]
+    ours = table.select([field.name for field in fields]).cast(pa.schema(fields))
+    return pa.concat_tables([SCHEMA.empty_table(), ours], promote_options="default")
 
 
 def _cuts(place: Location, label_column: str) -> pa.Table:
-    source = {f.name: label_column if f.name == "label" else f.name for f in SCHEMA}
     try:
         if place.name.endswith(".csv"):
-            text = pa.csv.ConvertOptions(
-                column_types={source[f.name]: f.type for f in SCHEMA}, strings_can_be_null=True
-            )
+            types = {label_column if f.name == "label" else f.name: f.type for f in SCHEMA}
+            text = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True)
             with place.fs.open_input_stream(place.path) as stream:
                 table = pa.csv.read_csv(stream, convert_options=text)
         else:
@@ -140,17 +126,14 @@ def _cuts(place: Location, label_column: str) -> pa.Table:
         )
     if len(table) == 0:
         raise UserError(f"the cuts table {place} has no rows")
-    columns = {}
-    for field in SCHEMA:
-        if source[field.name] in table.column_names:
-            columns[field.name] = table[source[field.name]].cast(field.type)
-        else:
-            columns[field.name] = pa.nulls(len(table), field.type)
+    if label_column != "label":
+        labels, others = table[label_column], [n for n in table.column_names if n != "label"]
+        table = table.select(others).append_column("label", labels)
+    table = _completed(table)
     folder = place.full_uri.partition("?")[0].rpartition("/")[0]
     query = f"?{place.query}" if place.query else ""
     uris = [
         uri if "://" in uri or uri.startswith("/") else f"{folder}/{uri}{query}"
-        for uri in pc.fill_null(columns["uri"], "").to_pylist()
+        for uri in pc.fill_null(table["uri"], "").to_pylist()
     ]
-    columns["uri"] = pa.array(uris, pa.string())
-    return pa.table(columns, schema=SCHEMA)
+    return table.set_column(0, SCHEMA.field("uri"), [pa.array(uris, pa.string())])

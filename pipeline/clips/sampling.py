@@ -41,21 +41,16 @@ def reach(start_s: float, end_s: float, config: ClipsConfig) -> tuple[float, flo
     window = config.audio.window_s
     before = frames if config.audio.align == "start" else window / 2
     # A frame more on the early side: the first one shown may have appeared before its time.
-    return earliest - max(frames, before) - 1 / config.video.fps, latest + max(
-        frames, window - before
-    )
+    first = earliest - max(frames, before) - 1 / config.video.fps
+    return first, latest + max(frames, window - before)
 
 
 def centred(
     start_s: float, end_s: float, config: ClipsConfig, video: bool, audio: bool
 ) -> ClipRequest:
     """The clip at the middle of its window, centre crop: for embedding and evaluation."""
-    return ClipRequest(
-        centre_s=(start_s + end_s) / 2,
-        short_side=config.video.short_side,
-        video=video,
-        audio=audio,
-    )
+    middle_s = (start_s + end_s) / 2
+    return ClipRequest(middle_s, config.video.short_side, video=video, audio=audio)
 
 
 def augmented(
@@ -74,12 +69,7 @@ def augmented(
     time, scale, x, y, mirror = np.random.Generator(np.random.PCG64(key)).random(5)
     earliest, latest = centre_range(start_s, end_s, config)
     smallest, largest = config.video.train_short_side
-    request = ClipRequest(
-        centre_s=earliest + time * (latest - earliest),
-        short_side=smallest + round(scale * (largest - smallest)),
-        crop_x=x,
-        crop_y=y,
-        video=video,
-        audio=audio,
-    )
+    centre_s = earliest + time * (latest - earliest)
+    short_side = smallest + round(scale * (largest - smallest))
+    request = ClipRequest(centre_s, short_side, x, y, video, audio)
     return Draw(request, config.video.flip and mirror < 0.5)

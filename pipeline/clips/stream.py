@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,8 +28,11 @@ from pipeline.clips.table import PublishedClips
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
 from pipeline.telemetry import metrics
+from pipeline.telemetry.progress import Progress
 
 NO_CLIP = -1  # index of the padding in a last batch that is not full
+# Ray Data's driver keeps an object a task: at 65 million clips a task decodes several slots.
+MAX_TASKS = 20_000
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,17 @@ class DecodeSlot:
         held_out = self.order.is_held_out(slot)
         requests, mirror = self._requests(indices, slot, held_out)
         decoded = self._decode(indices, requests)
+        rejected = {place: o for place, o in decoded.items() if isinstance(o, Reject)}
         metrics.count("xdc_done", int((indices >= 0).sum()), stage="decode")
-        metrics.rejects(o.reason.value for o in decoded if isinstance(o, Reject))
-        columns = self._assemble(indices, decoded)
+        metrics.rejects(reject.reason.value for reject in rejected.values())
+        columns = self._assembled(decoded, len(indices))
+        columns["rejects"] = json.dumps(
+            [(int(indices[p]), r.reason.value, r.detail[:300]) for p, r in sorted(rejected.items())]
+        )
         for name, boxed in self.labels.items():
             labels = ray.get(boxed[0])
             columns[f"label_{name}"] = np.where(indices >= 0, labels[indices], -1).astype(np.int32)
+        columns["clip_index"] = indices
         columns["mirror"] = mirror
         columns["slot"] = np.int64(slot)
         columns["held_out"] = np.bool_(held_out)
@@ -112,23 +120,21 @@ class DecodeSlot:
 
     def _requests(
         self, indices: np.ndarray, slot: int, held_out: bool
-    ) -> tuple[list[tuple[str, ClipRequest] | None], np.ndarray]:
-        """Per place of the batch the file and what to decode of it (None: padding)."""
-        requests: list[tuple[str, ClipRequest] | None] = [None] * len(indices)
+    ) -> tuple[dict[int, tuple[str, ClipRequest]], np.ndarray]:
+        """By place in the batch the file and what to decode of it; and bool [B], what to mirror."""
+        requests: dict[int, tuple[str, ClipRequest]] = {}
         mirror = np.zeros(len(indices), bool)
-        places = np.flatnonzero(indices >= 0)
+        places = np.flatnonzero(indices >= 0).tolist()
         for place, row in zip(places, self.clips.take(indices[places]).to_pylist()):
-            wanted = (
-                row["has_video"] and "video" in self.modalities,
-                row["has_audio"] and "audio" in self.modalities,
-            )
-            if not any(wanted):
+            video = row["has_video"] and "video" in self.modalities
+            audio = row["has_audio"] and "audio" in self.modalities
+            if not video and not audio:
                 continue
-            window = (row["start_s"], row["end_s"], self.config, *wanted)
+            window = (row["start_s"], row["end_s"], self.config, video, audio)
             if self.augment is None or held_out:
                 requests[place] = (row["uri"], centred(*window))
             else:
-                position = slot * self.order.batch_size + int(place)
+                position = slot * self.order.batch_size + place
                 key = (self.augment.seed, self.augment.round, position, int(indices[place]))
                 draw = augmented(*window, key)
                 requests[place] = (row["uri"], draw.request)
@@ -136,69 +142,52 @@ class DecodeSlot:
         return requests, mirror
 
     def _decode(
-        self, indices: np.ndarray, requests: list[tuple[str, ClipRequest] | None]
-    ) -> list[DecodedClip | Reject | None]:
+        self, indices: np.ndarray, requests: dict[int, tuple[str, ClipRequest]]
+    ) -> dict[int, DecodedClip | Reject]:
         """From the clip store what is in it, the rest from its media; clips of one file share one
         open."""
         decoded = self._decode_stored(indices, requests)
-        by_file: dict[str, list[int]] = defaultdict(list)
-        for place, request in enumerate(requests):
-            if request is not None and decoded[place] is None:
-                by_file[request[0]].append(place)
-        for uri, places in by_file.items():
-            wanted = [request[1] for p in places if (request := requests[p]) is not None]
-            outcomes = decode_clips_isolated(Location.of(uri), wanted, self.config)
-            for place, outcome in zip(places, outcomes):
-                decoded[place] = outcome
+        by_file: dict[str, dict[int, ClipRequest]] = defaultdict(dict)
+        for place, (uri, request) in requests.items():
+            if place not in decoded:
+                by_file[uri][place] = request
+        for uri, wanted in by_file.items():
+            outcomes = decode_clips_isolated(Location.of(uri), [*wanted.values()], self.config)
+            decoded.update(zip(wanted, outcomes))
         return decoded
 
     def _decode_stored(
-        self, indices: np.ndarray, requests: list[tuple[str, ClipRequest] | None]
-    ) -> list[DecodedClip | Reject | None]:
-        decoded: list[DecodedClip | Reject | None] = [None] * len(requests)
-        store = self.clips.store
-        if store is None:
+        self, indices: np.ndarray, requests: dict[int, tuple[str, ClipRequest]]
+    ) -> dict[int, DecodedClip | Reject]:
+        decoded: dict[int, DecodedClip | Reject] = {}
+        if self.clips.store is None:
             return decoded
-        whole = self.config.model_copy(
-            update={
-                "video": self.config.video.model_copy(update={"region": None}),
-                "decoder": "cpu",  # small frames, in a codec of ours
-            }
-        )
-        places = [place for place, request in enumerate(requests) if request is not None]
-        for place, clip in zip(places, store.read(indices[places])):
-            request = requests[place]
-            if clip is not None and request is not None:
-                moved = replace(request[1], centre_s=request[1].centre_s - clip.origin_s)
-                (found,) = decode_clips_isolated(clip.media, [moved], whole)
-                decoded[place] = None if isinstance(found, Reject) else found
+        video = self.config.video.model_copy(update={"region": None})  # it is cut already
+        # The CPU decodes small frames in a codec of ours.
+        config = self.config.model_copy(update={"video": video, "decoder": "cpu"})
+        for place, clip in zip(requests, self.clips.store.read(indices[[*requests]])):
+            if clip is not None:
+                request = requests[place][1]
+                moved = replace(request, centre_s=request.centre_s - clip.origin_s)
+                (found,) = decode_clips_isolated(clip.media, [moved], config)
+                if isinstance(found, DecodedClip):
+                    decoded[place] = found
         return decoded
 
-    def _assemble(
-        self, indices: np.ndarray, decoded: list[DecodedClip | Reject | None]
-    ) -> dict[str, Any]:
-        size, frames = self.config.video.size, self.config.video.frames
-        B = len(indices)
-        columns: dict[str, Any] = {
-            "clip_index": indices,
-            "has_video": np.zeros(B, bool),
-            "has_audio": np.zeros(B, bool),
-        }
+    def _assembled(self, decoded: dict[int, DecodedClip | Reject], B: int) -> dict[str, Any]:
+        """The columns of both modalities, zero where there is nothing."""
+        video, audio = self.config.video, self.config.audio
+        columns: dict[str, Any] = {"has_video": np.zeros(B, bool), "has_audio": np.zeros(B, bool)}
         if "video" in self.modalities:
-            columns["video"] = np.zeros((B, frames, size, size, 3), np.uint8)
+            columns["video"] = np.zeros((B, video.frames, video.size, video.size, 3), np.uint8)
         if "audio" in self.modalities:
-            columns["audio"] = np.zeros((B, self.config.audio.samples), np.float32)
-        rejects = []
-        for place, outcome in enumerate(decoded):
-            if isinstance(outcome, Reject):
-                rejects.append((int(indices[place]), outcome.reason.value, outcome.detail[:300]))
-            elif outcome is not None:
-                for modality in self.modalities:
-                    data = getattr(outcome, modality)
-                    if data is not None:
-                        columns[modality][place] = data
-                        columns[f"has_{modality}"][place] = True
-        columns["rejects"] = json.dumps(rejects)
+            columns["audio"] = np.zeros((B, audio.samples), np.float32)
+        for place, outcome in decoded.items():
+            for modality in self.modalities:
+                data = getattr(outcome, modality, None)
+                if data is not None:
+                    columns[modality][place] = data
+                    columns[f"has_{modality}"][place] = True
         return columns
 
 
@@ -222,8 +211,21 @@ def stream(
     return dataset.map_batches(decode, batch_size=1, **cost)
 
 
-# Ray Data's driver keeps an object a task: at 65 million clips a task decodes several slots.
-MAX_TASKS = 20_000
+def run_numbered(
+    work: Callable[[int], Mapping[str, int]],
+    numbers: Sequence[int],
+    cost: Mapping[str, Any],
+    progress: Progress,
+) -> None:
+    """Do numbered pieces of work in tasks of this `cost`; what each counts goes to `progress`."""
+
+    def counted(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: np.array([count]) for name, count in work(int(batch["number"][0])).items()}
+
+    dataset = ray.data.from_arrow(pa.table({"number": pa.array(numbers, pa.int64())}))
+    tasks = dataset.repartition(min(len(numbers), MAX_TASKS))
+    for counts in tasks.map_batches(counted, batch_size=1, **cost).iter_batches(batch_size=None):
+        progress.meter.add(None, **{name: int(column.sum()) for name, column in counts.items()})
 
 
 def _clip_bytes(config: ClipsConfig, modalities: tuple[str, ...]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -102,9 +102,7 @@ class ClipTable:
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One whole column, in index order: for evaluation and small tables."""
-        return pa.chunked_array(
-            [chunk for t in self.read_parts([name]) for chunk in t[name].chunks]
-        )
+        return pa.concat_tables(self.read_parts([name]))[name]
 
     def files(self) -> np.ndarray | None:
         """int32 [n]: the file of each clip of the first part; None where few files hold several."""
@@ -113,19 +111,13 @@ class ClipTable:
 
     def count(self, modalities: tuple[str, ...]) -> int:
         """Clips that have at least the rarer of `modalities`."""
-        counts = dict.fromkeys(modalities, 0)
-        for table in self.read_parts([f"has_{m}" for m in modalities]):
-            for m in modalities:
-                counts[m] += pc.sum(table[f"has_{m}"]).as_py() or 0
-        return min(counts.values())
+        return min(pc.sum(self.column(f"has_{m}")).as_py() or 0 for m in modalities)
 
     def rows(self, indices: np.ndarray, columns: list[str]) -> pa.Table:
         """Rows of `indices` (int64, any order) from storage; only the parts that hold them."""
-        wanted = np.searchsorted(self.offsets, indices, side="right") - 1
-        found: list[pa.Table | None] = [None] * len(self.parts)
-        for number in np.unique(wanted):
-            found[number] = (self.location / self.parts[number]).read_table(columns)
-        return _gather(found, self.offsets, indices)
+        return _gather(
+            self.offsets, indices, lambda n: (self.location / self.parts[n]).read_table(columns)
+        )
 
     def publish(self) -> PublishedClips:
         """Load the columns that decoding needs into the object store, one object a part.
@@ -134,8 +126,7 @@ class ClipTable:
         """
 
         def put(part: str) -> ray.ObjectRef:
-            table = (self.location / part).read_table(DECODING_COLUMNS)
-            return ray.put(table.combine_chunks())
+            return ray.put((self.location / part).read_table(DECODING_COLUMNS).combine_chunks())
 
         with ThreadPoolExecutor(_READERS) as pool:
             return PublishedClips(self, list(pool.map(put, self.parts)))
@@ -160,45 +151,31 @@ class PublishedClips:
 
     def take(self, indices: np.ndarray) -> pa.Table:
         """Rows of `indices` (int64, any order, each in [0, N)), in that order."""
-        offsets = self.table.offsets
-        found: list[pa.Table | None] = [None] * len(self.refs)
-        for number in np.unique(np.searchsorted(offsets, indices, side="right") - 1):
-            found[number] = _held(self.refs[number])
-        return _gather(found, offsets, indices)
+        return _gather(self.table.offsets, indices, lambda number: _held(self.refs[number]))
 
 
-def _gather(parts: list[pa.Table | None], offsets: np.ndarray, indices: np.ndarray) -> pa.Table:
-    """Rows of `indices`, in their order, from the parts that hold them (the others are None)."""
+def _gather(offsets: np.ndarray, indices: np.ndarray, read: Callable[[int], pa.Table]) -> pa.Table:
+    """Rows of `indices`, in their order, from the parts that hold them, which `read` gives."""
     part = np.searchsorted(offsets, indices, side="right") - 1
     by_part = np.argsort(part, kind="stable")
-    pieces = [
-        table.take(indices[part == number] - offsets[number])
-        for number, table in enumerate(parts)
-        if table is not None
-    ]
-    back = np.empty_like(by_part)
-    back[by_part] = np.arange(len(by_part))
-    return pa.concat_tables(pieces).take(back)
+    numbers = np.unique(part)
+    pieces = [read(number).take(indices[part == number] - offsets[number]) for number in numbers]
+    return pa.concat_tables(pieces).take(np.argsort(by_part))
 
 
-@lru_cache(maxsize=4096)
-def _held(ref: ray.ObjectRef) -> pa.Table:
-    return ray.get(ref)
+# Tables of refs: their columns are views of the object store.
+_held = lru_cache(maxsize=4096)(ray.get)
 
 
 def write_rejects(place: Location, rejected: pa.Table, clips: ClipTable, stage: str) -> None:
     """Rows (clip_index, reason, detail) → the rejects table, with the clips' URIs and ids."""
     indices = rejected["clip_index"].to_numpy()
     named = clips.rows(indices, ["uri", "clip_id"])
-    table = pa.table(
-        {
-            "uri": named["uri"],
-            "clip_id": named["clip_id"],
-            "stage": pa.array([stage] * len(rejected), pa.string()),
-            "reason": rejected["reason"],
-            "detail": rejected["detail"],
-            "attempt": pa.array(np.ones(len(rejected), np.int32)),
-        },
-        schema=rejects.SCHEMA,
-    )
-    place.write_table(table)
+    count = len(rejected)
+    columns = [
+        *named.columns,
+        pa.array([stage] * count, pa.string()),
+        *rejected.select(["reason", "detail"]).columns,
+        pa.array(np.ones(count, np.int32)),
+    ]
+    place.write_table(pa.table(columns, schema=rejects.SCHEMA))

@@ -106,10 +106,8 @@ def decode_clips(
     Raises:
         UserError: there is no such decoder as `ClipsConfig.decoder`.
     """
-    results: list[DecodedClip | Reject] = [Reject(Reason.CORRUPT, "not decoded")] * len(requests)
-    for number, result in each_clip(source, requests, config):
-        results[number] = result
-    return results
+    results = dict(each_clip(source, requests, config))
+    return [results[number] for number in range(len(requests))]
 
 
 def each_clip(
