@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.clustering import measures
-from pipeline.clustering.measures import Contingency
+from pipeline.clustering.measures import (
+    adjusted_mutual_information,
+    contingency,
+    entropy,
+    mutual_information,
+)
 
 _COMPARED = 1_000_000  # clips that are enough to tell
 _TINY = 1e-9  # nats, of what a file leaves open
@@ -32,14 +36,14 @@ def agreement(first: np.ndarray, second: np.ndarray, files: np.ndarray | None = 
     """
     if files is None:
         every = max(1, len(first) // _COMPARED)
-        return measures.adjusted_mutual_information(first[::every], second[::every])
+        return adjusted_mutual_information(first[::every], second[::every])
     first, second = first[: len(files)], second[: len(files)]
     both = (first >= 0) & (second >= 0) & (files % max(1, len(first) // _COMPARED) == 0)
     by_file = np.argsort(files[both], kind="stable")
     first, second, files = (values[both][by_file] for values in (first, second, files))
     random = np.random.default_rng(0)
     dealt = (second[np.lexsort((random.random(len(files)), files))] for _ in range(_SHUFFLES))
-    chance = np.mean([Contingency.of(first, anew).mutual_information() for anew in dealt])
-    known = Contingency.of(first, second).mutual_information() - chance
-    most = (measures.entropy(first) + measures.entropy(second)) / 2 - chance
+    chance = np.mean([mutual_information(contingency(first, anew)) for anew in dealt])
+    known = mutual_information(contingency(first, second)) - chance
+    most = (entropy(np.bincount(first)) + entropy(np.bincount(second))) / 2 - chance
     return float(known / most) if most > _TINY else 0.0

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from pipeline.clustering.halves import widen
 from pipeline.errors import UserError
 
 _PAIRS = 1 << 20  # numbers compared at once by `distances`
+_PIECE = 1 << 16  # numbers widened at once: the passes stay in the second-level cache
 
 
 def load_faiss() -> ModuleType:
@@ -48,6 +48,29 @@ def prepare_process() -> None:
     threadpool_limits(1, "blas")
     # Scores of fewer rows at once stay in the cache: 7% faster at 128 numbers and k = 1024.
     faiss.cvar.distance_compute_blas_query_bs = 1024
+
+
+def widen(x: np.ndarray, more: int = 0) -> np.ndarray:
+    """Finite float16[n, d] to float32[n, d + more]: the same numbers, then ``more`` zeros a row.
+
+    Five times as fast as numpy's conversion (one core, 4096 x 512: 0.5 ms). The bits are
+    sign-extended and moved to where float32 has them. The smaller exponent range is put right by
+    one multiplication, which also makes subnormal numbers normal. Infinities and NaN would come
+    out as numbers.
+    """
+    n, d = x.shape
+    out = np.empty((n, d + more), np.float32)
+    out[:, d:] = 0
+    numbers, source = out[:, :d], x.view(np.int16)
+    rows = max(1, _PIECE // max(d, 1))
+    for at in range(0, n, rows):
+        piece = numbers[at : at + rows]
+        bits = piece.view(np.int32)
+        bits[:] = source[at : at + rows]
+        np.left_shift(bits, 13, out=bits)
+        np.bitwise_and(bits, np.int32(-0x70000001), out=bits)  # copies of the sign
+        np.multiply(piece, np.float32(2.0**112), out=piece)
+    return out
 
 
 def offsets(centroids: np.ndarray, bias: np.ndarray | None, spherical: bool) -> np.ndarray:

@@ -7,12 +7,11 @@ pure function of (row, centroids, bias) and k numbers are all that shards need t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.clustering.assign import widen
 from pipeline.clustering.blocks import snap
-from pipeline.clustering.halves import widen
 
 SINKHORN_STRENGTH = 20.0  # inverse temperature on inner products (SeLaVi, SwAV)
 SINKHORN_PASSES = 3  # over the data, after every iteration
@@ -44,9 +43,7 @@ def soft_sizes(
 
 
 def sinkhorn_bias(
-    bias: np.ndarray,
-    sizes: Callable[[np.ndarray], np.ndarray],
-    total: int,
+    bias: np.ndarray, sizes: Callable[[np.ndarray], np.ndarray], total: int
 ) -> np.ndarray:
     """Move the potentials towards equal soft sizes (Cuturi 2013; YM. Asano et al. 2020).
 
@@ -70,7 +67,7 @@ def price(bias: np.ndarray, counts: np.ndarray, cap: int, spread: float) -> np.n
     """Make centroids beyond the cap dearer, and cheaper again as they empty, at most to zero.
 
     A dual ascent on the sizes: it only has to bring most clusters under the cap, what is left over
-    is moved at the end (`Overflow`).
+    is moved at the end (`move_overflow`).
 
     Args:
         bias: float64[k], zero or negative.
@@ -82,49 +79,39 @@ def price(bias: np.ndarray, counts: np.ndarray, cap: int, spread: float) -> np.n
     return np.minimum(0.0, bias - step)
 
 
-@dataclass
-class Overflow:
-    """Brings every cluster under the cap by moving its farthest rows to the next with room.
+def move_overflow(
+    labels: np.ndarray,
+    near: np.ndarray,
+    cap: int,
+    k: int,
+    choose: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+) -> None:
+    """Bring every cluster under the cap by moving its farthest rows to the next with room.
 
-    Attributes:
+    Args:
         labels: int32[N], -1 for none; changed in place.
         near: float32[N], distances; changed in place.
         cap: largest size allowed.
         k: clusters; ``k * cap`` is at least the number of rows.
+        choose: labels and distances of clips int64[m] (ascending) among open clusters int64[c]:
+            the nearest of those.
     """
-
-    labels: np.ndarray
-    near: np.ndarray
-    cap: int
-    k: int
-
-    def move(
-        self, choose: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-    ) -> None:
-        """Settle all rows.
-
-        Args:
-            choose: labels and distances of clips int64[m] (ascending) among open clusters
-                int64[c]: the nearest of those.
-        """
-        counts = np.bincount(self.labels[self.labels >= 0], minlength=self.k)
-        overfull = np.flatnonzero(counts > self.cap).tolist()
-        waiting = np.concatenate([np.zeros(0, np.int64), *map(self._beyond, overfull)])
-        room = np.maximum(self.cap - counts, 0)
-        while len(waiting):
-            waiting.sort()
-            labels, near = choose(waiting, np.flatnonzero(room))
-            # Nearest first, then by clip index: as many to each cluster as it has room for.
-            order = np.lexsort((waiting, near, labels))
-            ranked = labels[order]
-            rank = np.arange(len(order)) - np.searchsorted(ranked, ranked)
-            placed = order[rank < room[ranked]]
-            clips = waiting[placed]
-            self.labels[clips], self.near[clips] = labels[placed], near[placed]
-            room = room - np.bincount(labels[placed], minlength=self.k)
-            waiting = np.delete(waiting, placed)
-
-    def _beyond(self, cluster: int) -> np.ndarray:
-        """Clips of an overfull cluster that are not among its ``cap`` nearest."""
-        clips = np.flatnonzero(self.labels == cluster)
-        return clips[np.argsort(self.near[clips], kind="stable")[self.cap :]]
+    counts = np.bincount(labels[labels >= 0], minlength=k)
+    room = np.maximum(cap - counts, 0)
+    waiting = np.zeros(0, np.int64)
+    for cluster in np.flatnonzero(counts > cap):
+        clips = np.flatnonzero(labels == cluster)
+        beyond = clips[np.argsort(near[clips], kind="stable")[cap:]]
+        waiting = np.concatenate([waiting, beyond])
+    while len(waiting):
+        waiting.sort()
+        chosen, distances = choose(waiting, np.flatnonzero(room))
+        # Nearest first, then by clip index: as many to each cluster as it has room for.
+        order = np.lexsort((waiting, distances, chosen))
+        ranked = chosen[order]
+        rank = np.arange(len(order)) - np.searchsorted(ranked, ranked)
+        placed = order[rank < room[ranked]]
+        clips = waiting[placed]
+        labels[clips], near[clips] = chosen[placed], distances[placed]
+        room = room - np.bincount(chosen[placed], minlength=k)
+        waiting = np.delete(waiting, placed)

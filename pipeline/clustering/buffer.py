@@ -12,20 +12,19 @@ class Buffer:
     """Bytes that are read and written as rows of a matrix, at chosen offsets.
 
     Within the budget the pages are private memory, touched only where written. Beyond it they are
-    a mapped file without a name, gone with the process; `release` then gives the pages back to
-    the page cache, so that a pass over the data keeps only the current block resident.
+    a mapped temporary file without a name, gone with the process; `release` then gives the pages
+    back to the page cache, so that a pass over the data keeps only the current block resident.
 
     Args:
         size: bytes.
         budget: bytes that may be held in memory.
-        scratch: local folder for the file; None: the system's temporary folder.
     """
 
-    def __init__(self, size: int, budget: int, scratch: str | None = None):
+    def __init__(self, size: int, budget: int):
         self.size = max(size, 1)
         self.on_disk = size > budget
         if self.on_disk:
-            self._file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  (lives as long as we)
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as we)
             self._file.truncate(self.size)
             self._map = mmap.mmap(self._file.fileno(), self.size)
         else:

@@ -119,16 +119,13 @@ def cluster(
     ]
     (out / "clustering.json").delete()
     shards: list[Any] = []
-    # It holds the pseudo-labels for as long as somebody learns from them.
-    index = ClusterIndex.options(**on_driver_node())
-    actor: Any
-    if blocks.count == 1:  # so little that starting another process would take longest
-        actor = index.remote(out, task.num_clips, task, None, specs[0])
-    else:
+    held: ShardActors | ShardSpec = specs[0]
+    if blocks.count > 1:  # with less, starting another process would take longest
         shard = ShardActor.options(**clustering(config, resources))
         shards = [shard.remote(spec) for spec in specs]
-        held = ShardActors(shards, [spec.first for spec in specs])
-        actor = index.remote(out, task.num_clips, task, held)
+        held = ShardActors(shards)
+    # The index holds the pseudo-labels for as long as somebody learns from them.
+    actor: Any = ClusterIndex.options(**on_driver_node()).remote(out, task.num_clips, task, held)
     try:
         run(actor, on_progress)
     except BaseException:

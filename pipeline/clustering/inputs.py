@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,36 +17,28 @@ from pipeline.storage import Location
 _SHOWN = 10  # clip indices named in a message
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Width and type of the features of one folder."""
-
-    dim: int
-    dtype: np.dtype
-
-
-def layout(folder: Location) -> Layout:
-    """Read from the schema of the first part.
+def layout(folder: Location) -> tuple[int, np.dtype]:
+    """Width and type (float16 or float32) of the features, from the schema of the first part.
 
     Raises:
         UserError: no part at all, or columns that are not features.
     """
-    for part in folder.files(".parquet"):
-        with part.fs.open_input_file(part.path) as stream:
-            schema = pq.read_schema(stream)
-        for name in ("clip_index", "features"):
-            if name not in schema.names:
-                raise UserError(
-                    f"{part} has no column {name!r} (columns: {', '.join(schema.names)}); "
-                    "feature parts hold clip_index: int64 and features: fixed-size lists"
-                )
-        kind = schema.field("features").type
-        kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-        if not pa.types.is_fixed_size_list(kind) or not pa.types.is_floating(kind.value_type):
-            raise UserError(f"{part}: features must be fixed-size lists of floats, not {kind}")
-        half = kind.value_type == pa.float16()
-        return Layout(kind.list_size, np.dtype(np.float16 if half else np.float32))
-    raise UserError(f"no feature files (*.parquet) in {folder}; embed the clips first")
+    part = next(folder.files(".parquet"), None)
+    if part is None:
+        raise UserError(f"no feature files (*.parquet) in {folder}; embed the clips first")
+    schema = pq.read_schema(part.path, filesystem=part.fs)
+    for name in ("clip_index", "features"):
+        if name not in schema.names:
+            raise UserError(
+                f"{part} has no column {name!r} (columns: {', '.join(schema.names)}); "
+                "feature parts hold clip_index: int64 and features: fixed-size lists"
+            )
+    kind = schema.field("features").type
+    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+    if not pa.types.is_fixed_size_list(kind) or not pa.types.is_floating(kind.value_type):
+        raise UserError(f"{part}: features must be fixed-size lists of floats, not {kind}")
+    half = kind.value_type == pa.float16()
+    return kind.list_size, np.dtype(np.float16 if half else np.float32)
 
 
 def listing(features: Sequence[Location]) -> list[list[tuple[str, int]]]:
@@ -56,29 +49,33 @@ def listing(features: Sequence[Location]) -> list[list[tuple[str, int]]]:
     ]
 
 
+def _groups(
+    folder: Location,
+) -> Iterator[tuple[Location, pq.ParquetFile, int, tuple[int, int] | None]]:
+    """Every row group: part, open file, number, and least and highest clip index where known."""
+    for part in folder.files(".parquet"):
+        with pq.ParquetFile(part.path, filesystem=part.fs) as file:
+            column = file.schema_arrow.get_field_index("clip_index")
+            for group in range(file.metadata.num_row_groups):
+                found = file.metadata.row_group(group).column(column).statistics
+                known = found is not None and found.has_min_max
+                yield part, file, group, (found.min, found.max) if known else None
+
+
 def batches(folder: Location, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows with ``start <= clip_index < stop``, a row group at a time.
 
     Row groups whose statistics exclude the range are not read, and features are read only where
     some row is wanted. Yields clip_index int64[m] and features [m, d] in the file's type.
     """
-    for part in folder.files(".parquet"):
-        with part.fs.open_input_file(part.path) as stream:
-            file = pq.ParquetFile(stream)
-            column = file.schema_arrow.get_field_index("clip_index")
-            for group in range(file.metadata.num_row_groups):
-                statistics = file.metadata.row_group(group).column(column).statistics
-                if (
-                    statistics is not None
-                    and statistics.has_min_max
-                    and (statistics.max < start or statistics.min >= stop)
-                ):
-                    continue
-                index = file.read_row_group(group, ["clip_index"])["clip_index"].to_numpy()
-                wanted = (index >= start) & (index < stop)
-                if wanted.any():
-                    table = file.read_row_group(group, ["features"])
-                    yield index[wanted], _matrix(table["features"], part)[wanted]
+    for part, file, group, known in _groups(folder):
+        if known and (known[1] < start or known[0] >= stop):
+            continue
+        index = file.read_row_group(group, ["clip_index"])["clip_index"].to_numpy()
+        wanted = (index >= start) & (index < stop)
+        if wanted.any():
+            column = file.read_row_group(group, ["features"])["features"]
+            yield index[wanted], _matrix(column, part)[wanted]
 
 
 def check_indices(features: Sequence[Location], num_clips: int) -> None:
@@ -87,19 +84,12 @@ def check_indices(features: Sequence[Location], num_clips: int) -> None:
     Raises:
         UserError: naming the file.
     """
-    for part in (part for folder in features for part in folder.files(".parquet")):
-        with part.fs.open_input_file(part.path) as stream:
-            file = pq.ParquetFile(stream)
-            column = file.schema_arrow.get_field_index("clip_index")
-            for group in range(file.metadata.num_row_groups):
-                statistics = file.metadata.row_group(group).column(column).statistics
-                if statistics is None or not statistics.has_min_max:
-                    continue
-                if statistics.min < 0 or statistics.max >= num_clips:
-                    raise UserError(
-                        f"{part} holds clip indices {statistics.min} to {statistics.max}, but there"
-                        f" are {num_clips} clips: features and clips table do not belong together"
-                    )
+    for part, _, _, known in itertools.chain.from_iterable(map(_groups, features)):
+        if known and (known[0] < 0 or known[1] >= num_clips):
+            raise UserError(
+                f"{part} holds clip indices {known[0]} to {known[1]}, but there are {num_clips} "
+                "clips: features and clips table do not belong together"
+            )
 
 
 @dataclass
@@ -127,9 +117,7 @@ class Rows:
         return slots[self.present[first:last]]
 
 
-def load(
-    features: Sequence[Location], start: int, stop: int, budget: int, scratch: str | None
-) -> Rows:
+def load(features: Sequence[Location], start: int, stop: int, budget: int) -> Rows:
     """Fill the slots [start, stop) from one folder, or from several joined side by side.
 
     Several modalities are L2-normalised each before they are joined, so that neither outweighs
@@ -138,17 +126,14 @@ def load(
     Args:
         budget: bytes of memory for the rows; beyond it they lie on local disk.
     """
-    layouts = [layout(folder) for folder in features]
-    joint = len(layouts) > 1
-    dim = sum(one.dim for one in layouts)
-    half = joint or all(one.dtype == np.float16 for one in layouts)
-    dtype = np.dtype(np.float16 if half else np.float32)
-    slots = stop - start
-    buffer = Buffer(slots * dim * dtype.itemsize, budget, scratch)
+    dims, dtypes = zip(*map(layout, features))
+    joint, dim, slots = len(dims) > 1, sum(dims), stop - start
+    dtype = np.dtype(np.float16) if joint else dtypes[0]
+    buffer = Buffer(slots * dim * dtype.itemsize, budget)
     rows = buffer.rows(0, (slots, dim), dtype)
     present = np.ones(slots, bool)
     highest, problems, column = 0.0, [], 0
-    for folder, one in zip(features, layouts):
+    for folder, width in zip(features, dims):
         seen = np.zeros(slots, bool)
         bad: list[int] = []
         twice: list[int] = []
@@ -162,13 +147,19 @@ def load(
             twice += index[repeated].tolist()
             seen[slot] = True
             values = np.where(finite[:, None], values, 0)
-            rows[slot, column : column + one.dim] = unit(values) if joint else values
-            if len(values):
-                highest = max(highest, float(np.abs(values).max()))
+            rows[slot, column : column + width] = unit(values) if joint else values
+            highest = max(highest, float(np.abs(values).max()))
             buffer.release()
-        problems += _complaints(folder, bad, twice)
+        for clips, what, remedy in (
+            (bad, "have NaN or infinite features", "embed them again or leave them out"),
+            (twice, "occur more than once", "remove stale feature files"),
+        ):
+            if clips:
+                shown = ", ".join(map(str, sorted(clips)[:_SHOWN])) + ", …" * (len(clips) > _SHOWN)
+                found = f"{len(clips)} clips {what} in {folder}: clip_index {shown}"
+                problems.append(f"{found}; {remedy}")
         present &= seen
-        column += one.dim
+        column += width
     return Rows(present, buffer, dim, dtype, problems, 1.0 if joint else highest)
 
 
@@ -179,34 +170,11 @@ def unit(values: np.ndarray) -> np.ndarray:
     return values / np.where(norms > 0, norms, 1.0)
 
 
-def _complaints(folder: Location, bad: list[int], twice: list[int]) -> list[str]:
-    said = []
-    if bad:
-        said.append(
-            f"{len(bad)} clips have NaN or infinite features in {folder}: clip_index "
-            f"{_some(bad)}; embed them again or leave them out"
-        )
-    if twice:
-        said.append(
-            f"{len(twice)} clips occur more than once in {folder}: clip_index {_some(twice)}; "
-            "remove stale feature files"
-        )
-    return said
-
-
-def _some(indices: list[int]) -> str:
-    shown = ", ".join(str(i) for i in sorted(indices)[:_SHOWN])
-    return shown + (", …" if len(indices) > _SHOWN else "")
-
-
 def _matrix(column: pa.ChunkedArray, part: Location) -> np.ndarray:
     """[m, d] of a column of fixed-size lists."""
-    pieces = []
-    for chunk in column.chunks:
-        array = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
-        values = array.flatten()
-        if array.null_count or values.null_count:
-            raise UserError(f"{part} holds null features; leave such rows out")
-        numbers = values.to_numpy(zero_copy_only=False)
-        pieces.append(numbers.reshape(len(array), array.type.list_size))
-    return np.concatenate(pieces) if len(pieces) != 1 else pieces[0]
+    array = column.combine_chunks()
+    array = array.storage if isinstance(array, pa.ExtensionArray) else array
+    values = array.flatten()
+    if array.null_count or values.null_count:
+        raise UserError(f"{part} holds null features; leave such rows out")
+    return values.to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
+import operator
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.clustering import inputs as feature_files
-from pipeline.clustering.balance import SINKHORN_STRENGTH, Overflow, price, sinkhorn_bias
+from pipeline.clustering.balance import (
+    SINKHORN_STRENGTH,
+    move_overflow,
+    price,
+    sinkhorn_bias,
+)
 from pipeline.clustering.blocks import Ordinals, generator
 from pipeline.clustering.labels import write_labels
-from pipeline.clustering.seeding import Shards, seed_centroids
+from pipeline.clustering.seeding import Shards, fetch, seed_centroids
 from pipeline.clustering.splitting import farthest, split
 from pipeline.clustering.state import Attempt, State
 from pipeline.clustering.task import ClusteringTask
 from pipeline.clustering.transform import Moments, Transform, power_of_two
-from pipeline.clustering.vectors import Survey
 from pipeline.errors import UserError
 
 _REPAIRS = 5  # extra iterations that may fill clusters that end up empty
@@ -91,31 +97,29 @@ class KMeans:
 
     def _prepare(self) -> None:
         """Survey the shards, fit the transform, take up the state of an earlier life."""
-        task = self.task
-        surveys: list[Survey] = self.shards.call("survey")
-        problems = sorted({p for s in surveys for p in s.problems})
-        if problems:
-            raise UserError("\n".join(problems))
-        self._ordinals = Ordinals(np.concatenate([s.counts for s in surveys]))
+        task, config = self.task, self.config
+        counts, highest, problems = zip(*self.shards.call("survey"))
+        if any(problems):
+            raise UserError("\n".join(sorted({p for some in problems for p in some})))
+        self._ordinals = Ordinals(np.concatenate(counts))
         total = self._ordinals.total
         folders = ", ".join(str(f) for f in task.features)
         if total == 0:
             raise UserError(f"no clip has features in {folders}; nothing to cluster")
-        if task.config.k > total:
+        if config.k > total:
             raise UserError(
-                f"k = {task.config.k} clusters asked for, but only {total} clips have features "
+                f"k = {config.k} clusters asked for, but only {total} clips have features "
                 f"in {folders}; set clustering.k to at most {total}"
             )
         key = task.key
         state = State.load(task.out, key)
         if state is None:
-            dims = tuple(feature_files.layout(f).dim for f in task.features)
-            scale = power_of_two(max(s.highest for s in surveys))
-            moments = None
-            if task.config.pca_dim:
-                parts: list[Moments] = self.shards.call("moments", scale)
-                moments = sum(parts[1:], parts[0])
-            Transform.fit(dims, scale, moments, task.config).save(task.out / "transform.npz")
+            dims = tuple(feature_files.layout(folder)[0] for folder in task.features)
+            scale = power_of_two(max(highest))
+            moments: Moments | None = None
+            if config.pca_dim:
+                moments = functools.reduce(operator.add, self.shards.call("moments", scale))
+            Transform.fit(dims, scale, moments, config).save(task.out / "transform.npz")
             state = State(key)
             state.save(task.out)
         self._energy = sum(self.shards.call("energy"))
@@ -124,7 +128,7 @@ class KMeans:
     def _iterate(self, state: State, attempt: Attempt) -> int:
         """One Lloyd iteration: assign, objective, means, split the empty, balance."""
         config, old, old_bias = self.config, attempt.centroids, attempt.bias
-        sums, counts = self._step(old, old_bias)
+        sums, counts = self.shards.total("step", old, old_bias)
         attempt.objective.append(self._objective(old, sums, counts))
         iteration = len(attempt.objective)
         random = generator(self.task.seed, "split", state.restart, iteration)
@@ -158,10 +162,6 @@ class KMeans:
     def _cap(self) -> int:
         return math.ceil(self.config.cap * self._ordinals.total / self.config.k)
 
-    def _step(self, centroids: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        sums, counts = self.shards.total("step", centroids, bias)
-        return sums, counts
-
     def _objective(self, centroids: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> float:
         """Sum of |x - c|^2 from the clusters' sums: no pass over the rows is needed."""
         c = centroids.astype(np.float64)
@@ -187,7 +187,7 @@ class KMeans:
         task, k = self.task, self.config.k
         centroids, bias = best.centroids, best.bias
         for repair in range(_REPAIRS):
-            sums, counts = self._step(centroids, bias)
+            sums, counts = self.shards.total("step", centroids, bias)
             if counts.all():
                 break
             random = generator(task.seed, "repair", repair)
@@ -197,9 +197,15 @@ class KMeans:
         for clips, some_labels, some_near in self.shards.call("assign", centroids, bias):
             labels[clips], near[clips] = some_labels, some_near
         if self.config.balance == "capped":
-            self._cap_sizes(labels, near, centroids, bias)
+
+            def choose(clips: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+                parts = self.shards.call("assign_some", clips, centroids[clusters], bias[clusters])
+                chosen, distances = map(np.concatenate, zip(*parts))
+                return clusters[chosen].astype(np.int32), distances
+
+            move_overflow(labels, near, self._cap, k, choose)
         centroids = self._fill_empty(labels, near, centroids)
-        counts = np.bincount(labels[labels >= 0], minlength=k)
+        sizes = np.bincount(labels[labels >= 0], minlength=k)
         write_labels(task.out, labels, near, task.clips)
         sink = io.BytesIO()
         np.save(sink, centroids)
@@ -207,11 +213,11 @@ class KMeans:
         summary = {
             "k": k,
             "objective": best.objective,
-            "sizes": counts.tolist(),
+            "sizes": sizes.tolist(),
             "bias": best.bias.tolist() if self.config.balance != "none" else None,
             "final_objective": float(np.nansum(np.square(near.astype(np.float64)))),
             "num_clips": task.num_clips,
-            "num_labelled": int(counts.sum()),
+            "num_labelled": int(sizes.sum()),
             "seed": task.seed,
             "config": task.settings,
             "key": state.key,
@@ -219,16 +225,6 @@ class KMeans:
         (task.out / "clustering.json").write_json(summary)
         State.clear(task.out)
         self.result = labels, near
-
-    def _cap_sizes(
-        self, labels: np.ndarray, near: np.ndarray, centroids: np.ndarray, bias: np.ndarray
-    ) -> None:
-        def choose(clips: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            parts = self.shards.call("assign_some", clips, centroids[clusters], bias[clusters])
-            chosen = clusters[np.concatenate([p[0] for p in parts])]
-            return chosen.astype(np.int32), np.concatenate([p[1] for p in parts])
-
-        Overflow(labels, near, self._cap, self.config.k).move(choose)
 
     def _fill_empty(
         self, labels: np.ndarray, near: np.ndarray, centroids: np.ndarray
@@ -239,9 +235,8 @@ class KMeans:
         if not len(empty):
             return centroids
         rows = np.array(farthest(labels, near, counts), np.int64)
-        ordinal = np.cumsum(labels >= 0)[rows] - 1
+        ordinals = np.cumsum(labels >= 0)[rows] - 1
         centroids = centroids.copy()
-        centroids[empty] = self.shards.fetch(self._ordinals.locate(ordinal))
-        centroids = self._normal(centroids)
+        centroids[empty] = fetch(self.shards, self._ordinals.locate(ordinals))
         labels[rows], near[rows] = empty, 0.0
-        return centroids
+        return self._normal(centroids)

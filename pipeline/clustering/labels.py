@@ -29,18 +29,15 @@ def write_labels(
     Raises:
         UserError: the clips table has not N rows.
     """
-    identifiers = _clip_ids(clips, len(labels)) if clips is not None else None
+    identifiers = None if clips is None else _clip_ids(clips, len(labels))
     for number, start in enumerate(range(0, len(labels), ROWS_PER_PART)):
         some = slice(start, min(start + ROWS_PER_PART, len(labels)))
-        label = labels[some]
         columns = {"clip_index": pa.array(np.arange(some.start, some.stop, dtype=np.int64))}
         if identifiers is not None:
             columns["clip_id"] = next(identifiers)
-        columns["label"] = pa.array(label)
-        columns["distance"] = pa.array(distances[some], mask=label < 0)
-        _part(out, number).write_table(pa.table(columns))
-    if identifiers is not None and next(identifiers, None) is not None:
-        raise _wrong_length(clips, len(labels))
+        columns["label"] = pa.array(labels[some])
+        columns["distance"] = pa.array(distances[some], mask=labels[some] < 0)
+        (out / "labels" / f"part-{number:05d}.parquet").write_table(pa.table(columns))
 
 
 def read_labels(out: Location, num_clips: int) -> np.ndarray:
@@ -71,33 +68,20 @@ def read_columns(out: Location, num_clips: int, names: list[str]) -> list[np.nda
     return columns
 
 
-def _part(out: Location, number: int) -> Location:
-    return out / "labels" / f"part-{number:05d}.parquet"
-
-
 def _clip_ids(clips: Location, num_clips: int) -> Iterator[pa.Array]:
     """clip_id of the clips table in pieces that match the label parts."""
-    held: list[pa.Array] = []
-    length = total = 0
-    for part in clips.files(".parquet"):
-        with part.fs.open_input_file(part.path) as stream:
-            for batch in pq.ParquetFile(stream).iter_batches(columns=["clip_id"]):
-                held.append(batch.column(0).cast(pa.string()))
-                length += len(batch)
-                total += len(batch)
-                while length >= ROWS_PER_PART:
-                    joined = pa.concat_arrays(held)
-                    yield joined[:ROWS_PER_PART]
-                    held = [joined[ROWS_PER_PART:]]
-                    length -= ROWS_PER_PART
-    if total != num_clips:
-        raise _wrong_length(clips, num_clips, total)
-    if length:
-        yield pa.concat_arrays(held)
-
-
-def _wrong_length(clips: Location | None, num_clips: int, found: int | None = None) -> UserError:
-    holds = "another number of" if found is None else f"{found}"
-    return UserError(
-        f"the clips table {clips} holds {holds} clips, but {num_clips} were to be labelled"
-    )
+    parts = list(clips.files(".parquet"))
+    found = sum(pq.read_metadata(part.path, filesystem=part.fs).num_rows for part in parts)
+    if found != num_clips:
+        raise UserError(
+            f"the clips table {clips} holds {found} clips, but {num_clips} were to be labelled"
+        )
+    held = pa.chunked_array([], pa.string())
+    for part in parts:
+        with pq.ParquetFile(part.path, filesystem=part.fs) as file:
+            for batch in file.iter_batches(columns=["clip_id"]):
+                held = pa.chunked_array([*held.chunks, batch.column(0).cast(pa.string())])
+                while len(held) >= ROWS_PER_PART:
+                    yield held[:ROWS_PER_PART].combine_chunks()
+                    held = held[ROWS_PER_PART:]
+    yield held.combine_chunks()

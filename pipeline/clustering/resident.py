@@ -33,7 +33,7 @@ class GpuBlocks:
     def __init__(self, device: str, rows: int):
         self.device = torch.device(device)
         self.labels = np.full(rows, -1, np.int32)
-        self._blocks: dict[int, torch.Tensor] = {}
+        self._blocks: dict[int, torch.Tensor] = {}  # by first row
         # faiss's resources serve one caller at a time.
         self._lock = threading.Lock()
         self._resources = None
@@ -52,8 +52,8 @@ class GpuBlocks:
         self._sums = torch.zeros(centroids.shape, dtype=torch.float64, device=self.device)
         self._counts = torch.zeros(len(centroids), dtype=torch.int64, device=self.device)
 
-    def add(self, number: int, start: int, block: np.ndarray) -> None:
-        """Label and add up the ``number``-th block, float16[n, d], the rows from ``start`` on.
+    def add(self, rows: slice, block: np.ndarray) -> None:
+        """Label and add up a block float16[n, d] of the shard.
 
         Float64 sums of float16 numbers in [-1, 1] are exact (blocks.py). So it does not matter in
         what order the GPU's threads add, and the bits are those that a processor gets.
@@ -61,21 +61,21 @@ class GpuBlocks:
         if not len(block):
             return
         with self._lock:
-            x = self._there(number, block).float()
+            x = self._there(rows.start, block).float()
             _, found = self._index.index.search(pad(x, (0, self._index.more)), 1)
             labels = found[:, 0]
             self._sums.index_add_(0, labels, x.double())
             self._counts += torch.bincount(labels, minlength=len(self._counts))
-            self.labels[start : start + len(block)] = labels.cpu().numpy()
+            self.labels[rows] = labels.cpu().numpy()
 
     def total(self) -> tuple[np.ndarray, np.ndarray]:
         """Sums float64[k, d] and counts int64[k] of the pass."""
         return self._sums.cpu().numpy(), self._counts.cpu().numpy()
 
-    def _there(self, number: int, block: np.ndarray) -> torch.Tensor:
-        held = self._blocks.get(number)
+    def _there(self, start: int, block: np.ndarray) -> torch.Tensor:
+        held = self._blocks.get(start)
         if held is None:
             held = torch.from_numpy(block).to(self.device, copy=True)
             if self._resources is None or torch.cuda.mem_get_info(self.device)[0] > _SPARE:
-                self._blocks[number] = held
+                self._blocks[start] = held
         return held

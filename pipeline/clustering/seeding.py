@@ -23,11 +23,12 @@ class Shards(Protocol):
     def total(self, method: str, *arguments: Any) -> tuple[np.ndarray, ...]:
         """Sums over all shards of a method's answers, item by item."""
 
-    def at(self, block: int, method: str, *arguments: Any) -> Any:
-        """The method's answer of the shard that holds a block."""
 
-    def fetch(self, places: np.ndarray) -> np.ndarray:
-        """float16[m, d] of rows given as int64[m, 2] (block, row)."""
+def fetch(shards: Shards, places: np.ndarray) -> np.ndarray:
+    """float32[m, d] of rows given as int64[m, 2]: block of the clustering, row within it."""
+    by_block = np.argsort(places[:, 0], kind="stable")
+    rows = np.concatenate(shards.call("fetch", places[by_block]))
+    return rows[np.argsort(by_block)].astype(np.float32)
 
 
 def seed_centroids(
@@ -40,14 +41,14 @@ def seed_centroids(
       Vassilvitskii 2007); k cheap passes, for k up to some hundreds.
     - ``kmeans||``: the same in five rounds of 2k candidates; for larger k.
     """
-    random = generator(seed, "seeding", restart)
-    if init == "random":
-        return random_points(shards, ordinals, k, random)
     while True:
+        random = generator(seed, "seeding", restart)
         try:
+            if init == "random":
+                return random_points(shards, ordinals, k, random)
             if init == "kmeans++":
-                return plus_plus(shards, ordinals, k, generator(seed, "seeding", restart))
-            return parallel(shards, ordinals, k, seed, restart)
+                return plus_plus(shards, ordinals, k, random)
+            return parallel(shards, ordinals, k, random, (seed, restart))
         except LostSpreadError:
             continue  # a shard died on the way; the same numbers are drawn again
 
@@ -57,7 +58,7 @@ def random_points(
 ) -> np.ndarray:
     """k distinct rows, each set of rows equally likely."""
     chosen = random.choice(ordinals.total, k, replace=False, shuffle=True)
-    return shards.fetch(ordinals.locate(chosen)).astype(np.float32)
+    return fetch(shards, ordinals.locate(chosen))
 
 
 def plus_plus(
@@ -73,33 +74,34 @@ def plus_plus(
             return np.concatenate([seeds, rest])
         aim = random.random() * ends[-1]
         block = min(int(np.searchsorted(ends, aim, side="right")), len(ends) - 1)
-        share = (aim - (ends[block] - totals[block])) / totals[block]
-        row = shards.at(block, "pick", block, float(np.clip(share, 0, 1)))
-        place = np.array([[block, row]], np.int64)
-        seeds = np.concatenate([seeds, shards.fetch(place).astype(np.float32)])
+        share = float(np.clip((aim - (ends[block] - totals[block])) / totals[block], 0, 1))
+        seeds = np.concatenate([seeds, *shards.call("pick", block, share)])
     return seeds
 
 
-def parallel(shards: Shards, ordinals: Ordinals, k: int, seed: int, restart: int) -> np.ndarray:
-    """k-means||: candidates by the thousand, weighted by the rows nearest to them, then reduced."""
-    random = generator(seed, "seeding", restart)
-    fresh = random_points(shards, ordinals, 1, random)
-    candidates = fresh
+def parallel(
+    shards: Shards,
+    ordinals: Ordinals,
+    k: int,
+    random: np.random.Generator,
+    numbers: tuple[int, ...],
+) -> np.ndarray:
+    """k-means||: candidates by the thousand, weighted by the rows nearest to them, then reduced.
+
+    Args:
+        numbers: what every shard's draws depend on (`blocks.generator`).
+    """
+    fresh = candidates = random_points(shards, ordinals, 1, random)
     for turn in range(_ROUNDS):
         known = len(candidates) - len(fresh)
         total = float(np.concatenate(shards.call("spread", fresh, known)).sum())
         if total == 0:
             break
         factor = _OVERSAMPLING * k / total
-        drawn = np.concatenate(shards.call("oversample", factor, seed, restart, turn))
-        if not len(drawn):
-            fresh = candidates[:0]
-            continue
-        fresh = shards.fetch(drawn).astype(np.float32)
+        drawn = shards.call("oversample", factor, (*numbers, turn))
+        fresh = fetch(shards, np.concatenate(drawn))
         candidates = np.concatenate([candidates, fresh])
-    if len(candidates) == k:
-        return candidates
-    if len(candidates) < k:
+    if len(candidates) <= k:
         rest = random_points(shards, ordinals, k - len(candidates), random)
         return np.concatenate([candidates, rest])
     weights = shards.total("step", candidates, None)[1]

@@ -9,17 +9,17 @@ distances of seeding, which build up call by call: a shard that lost them says s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.clustering.assign import CentroidIndex, distances, offsets
+from pipeline.clustering.assign import CentroidIndex, distances, offsets, widen
 from pipeline.clustering.balance import soft_sizes
 from pipeline.clustering.blocks import generator, snap
-from pipeline.clustering.halves import widen
 from pipeline.clustering.sums import ClusterSums
 from pipeline.clustering.transform import Moments
-from pipeline.clustering.vectors import ShardSpec, ShardVectors, Survey
+from pipeline.clustering.vectors import ShardSpec, ShardVectors
 
 if TYPE_CHECKING:
     from pipeline.clustering.resident import GpuBlocks
@@ -31,16 +31,17 @@ class Shard:
     def __init__(self, spec: ShardSpec):
         self.spec = spec
         self.vectors = ShardVectors(spec)
-        self._sums: ClusterSums | None = None
-        self._gpu: GpuBlocks | None = None
-        self._labels = np.zeros(0, np.int32)  # of the last step
+        self._sums: ClusterSums | GpuBlocks | None = None
         self._stepped: tuple[bytes, bytes] | None = None  # key of the last step that ended
+        # Seeds so far, and float32[n], the squared distance of every row to the nearest of them.
         self._spread: tuple[int, np.ndarray] | None = None
 
     # -- before the iterations ---------------------------------------------------------------
 
-    def survey(self) -> Survey:
-        return self.vectors.survey()
+    def survey(self) -> tuple[np.ndarray, float, list[str]]:
+        """Present clips of every block int64[blocks], and see `inputs.Rows`: highest, problems."""
+        raw = self.vectors.load()
+        return self.vectors.counts, raw.highest, raw.problems
 
     def moments(self, scale: float) -> Moments:
         """Sums for PCA over the raw rows."""
@@ -52,9 +53,8 @@ class Shard:
 
     def energy(self) -> float:
         """Sum of squared norms of the vectors, snapped per block."""
-        self.vectors.prepare()
 
-        def one(_: int, block: np.ndarray) -> float:
+        def one(_: slice, block: np.ndarray) -> float:
             # Coordinates are at most 1, so a block's sum is at most rows * d.
             bound = float(self.spec.blocks.num_clips) * self.vectors.dim
             return float(snap(np.square(widen(block), dtype=np.float64).sum(), bound))
@@ -62,10 +62,16 @@ class Shard:
         return sum(self.vectors.each(one))
 
     def fetch(self, places: np.ndarray) -> np.ndarray:
-        """float16[m, d] of rows given as int64[m, 2]: block of the clustering, row within it."""
+        """float16[m, d], those of the rows that lie in this shard.
+
+        Args:
+            places: int64[n, 2], block of the clustering and row within it.
+        """
         self.vectors.prepare()
-        found = [self.vectors.block(b - self.spec.first)[r] for b, r in places.tolist()]
-        return np.stack(found)
+        block = places[:, 0]
+        mine = places[(block >= self.spec.first) & (block < self.spec.last)].tolist()
+        found = [self.vectors.block(b - self.spec.first)[row] for b, row in mine]
+        return np.array(found, np.float16).reshape(-1, self.vectors.dim)
 
     # -- seeding -----------------------------------------------------------------------------
 
@@ -90,46 +96,53 @@ class Shard:
         least = self._spread[1]
         squares = np.square(seeds).sum(axis=1)
 
-        def one(number: int, block: np.ndarray) -> float:
-            x = widen(block)
-            norms = np.einsum("ij,ij->i", x, x)[:, None]
+        def one(rows: slice, block: np.ndarray) -> float:
+            x, mine = widen(block), least[rows]
+            norms = np.einsum("ij,ij->i", x, x)
             # One seed at a time through the same product, however many are given at once.
             for seed, square in zip(seeds, squares):
-                apart = norms[:, 0] + square - 2 * (x @ seed)
+                apart = norms + square - 2 * (x @ seed)
                 # What is left of equal vectors is rounding: they are not to be drawn.
-                apart[apart < 4e-6 * (norms[:, 0] + square)] = 0
-                at = int(self.vectors.starts[number])
-                mine = least[at : at + len(x)]
+                apart[apart < 4e-6 * (norms + square)] = 0
                 np.minimum(mine, apart, out=mine)
-            rows = slice(self.vectors.starts[number], self.vectors.starts[number + 1])
             bound = 4.0 * self.spec.blocks.num_clips * self.vectors.dim
-            return float(snap(least[rows].astype(np.float64).sum(), bound))
+            return float(snap(mine.astype(np.float64).sum(), bound))
 
         totals = self.vectors.each(one)
         self._spread = (known + len(seeds), least)
         return np.array(totals)
 
-    def pick(self, block: int, share: float) -> int:
-        """Row of a block at which ``share`` in [0, 1) of its sum of squared distances is passed."""
-        number = block - self.spec.first
-        sums = np.cumsum(self._least(number), dtype=np.float64)
-        return int(min(np.searchsorted(sums, share * sums[-1], side="right"), len(sums) - 1))
+    def pick(self, block: int, share: float) -> np.ndarray:
+        """float16[1, d], the row at which ``share`` of its block's sum of squares is passed.
 
-    def oversample(self, factor: float, seed: int, restart: int, turn: int) -> np.ndarray:
-        """int64[m, 2] places of rows drawn with probability ``factor`` * squared distance."""
+        float16[0, d] where the block is not in this shard.
+        """
+        places = np.zeros((0, 2), np.int64)
+        if self.spec.first <= block < self.spec.last:
+            sums = np.cumsum(self._least(block), dtype=np.float64)
+            row = min(np.searchsorted(sums, share * sums[-1], side="right"), len(sums) - 1)
+            places = np.array([[block, row]])
+        return self.fetch(places)
+
+    def oversample(self, factor: float, numbers: Sequence[int]) -> np.ndarray:
+        """int64[m, 2] places of rows drawn with probability ``factor`` * squared distance.
+
+        Args:
+            numbers: the seed, then what else the draws depend on (`blocks.generator`).
+        """
+        seed, *others = numbers
         places = [np.zeros((0, 2), np.int64)]
-        for number in range(len(self.vectors.counts)):
-            block = number + self.spec.first
-            least = self._least(number)
-            random = generator(seed, "oversample", restart, turn, block)
+        for block in range(self.spec.first, self.spec.last):
+            least = self._least(block)
+            random = generator(seed, "oversample", *others, block)
             rows = np.flatnonzero(random.random(len(least)) < factor * least)
             places.append(np.stack([np.full(len(rows), block), rows], axis=1))
         return np.concatenate(places)
 
-    def _least(self, number: int) -> np.ndarray:
+    def _least(self, block: int) -> np.ndarray:
         if self._spread is None:
             raise LostSpreadError
-        return self._spread[1][self.vectors.starts[number] : self.vectors.starts[number + 1]]
+        return self._spread[1][self.vectors.place(block - self.spec.first)]
 
     # -- iterations --------------------------------------------------------------------------
 
@@ -143,39 +156,20 @@ class Shard:
         """
         self._stepped = None
         self.vectors.prepare()
-        total = self._step_on_gpu if self.spec.device != "cpu" else self._step
-        answer = total(centroids, bias)
+        sums = self._cluster_sums()
+        sums.begin(centroids, bias, self.spec.spherical)
+        self.vectors.each(lambda rows, block: sums.add(rows, block))
         self._stepped = _key(centroids, bias)
-        return answer
-
-    def _step(
-        self, centroids: np.ndarray, bias: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        if self._sums is None or self._sums.k != len(centroids):
-            self._sums = ClusterSums(len(centroids), self.vectors.dim, len(self.vectors.clips))
-        sums, index = self._sums, CentroidIndex(centroids, bias, self.spec.spherical)
-        self._labels = sums.labels
-
-        def one(number: int, block: np.ndarray) -> None:
-            rows = index.rows(block)
-            labels = index.nearest(rows)
-            sums.update(self._place(number).start, rows[:, : block.shape[1]], labels)
-
-        self.vectors.each(one)
         return sums.total()
 
-    def _step_on_gpu(
-        self, centroids: np.ndarray, bias: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        if self._gpu is None:
+    def _cluster_sums(self) -> ClusterSums | GpuBlocks:
+        if self._sums is None and self.spec.device == "cpu":
+            self._sums = ClusterSums(len(self.vectors.clips), self.vectors.dim)
+        elif self._sums is None:
             from pipeline.clustering.resident import GpuBlocks
 
-            self._gpu = GpuBlocks(self.spec.device, len(self.vectors.clips))
-        gpu = self._gpu
-        gpu.begin(centroids, bias, self.spec.spherical)
-        self._labels = gpu.labels
-        self.vectors.each(lambda number, block: gpu.add(number, self._place(number).start, block))
-        return gpu.total()
+            self._sums = GpuBlocks(self.spec.device, len(self.vectors.clips))
+        return self._sums
 
     def assign(
         self, centroids: np.ndarray, bias: np.ndarray | None = None
@@ -183,13 +177,12 @@ class Shard:
         """clip_index int64[n], label int32[n] and distance float32[n] of all rows."""
         if self._stepped != _key(centroids, bias):
             self.step(centroids, bias)
-        labels = self._labels
+        labels = self._cluster_sums().labels.copy()
 
-        def one(number: int, block: np.ndarray) -> np.ndarray:
-            return distances(block, centroids, labels[self._place(number)])
+        def one(rows: slice, block: np.ndarray) -> np.ndarray:
+            return distances(block, centroids, labels[rows])
 
-        near = [np.zeros(0, np.float32), *self.vectors.each(one)]
-        return self.vectors.clips, labels.copy(), np.concatenate(near)
+        return self.vectors.clips, labels, np.concatenate(self.vectors.each(one))
 
     def assign_some(
         self, clips: np.ndarray, centroids: np.ndarray, bias: np.ndarray | None
@@ -200,15 +193,12 @@ class Shard:
         """
         self.vectors.prepare()
         index = CentroidIndex(centroids, bias, self.spec.spherical)
-        start, stop = self.spec.blocks.clips(self.spec.first, self.spec.last)
-        mine = clips[(clips >= start) & (clips < stop)]
-        asked = np.zeros(len(self.vectors.clips), bool)
-        asked[np.searchsorted(self.vectors.clips, mine)] = True
+        asked = np.isin(self.vectors.clips, clips, assume_unique=True)
 
-        def one(number: int, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            rows = block[asked[self._place(number)]]
-            labels = index.nearest(index.rows(rows))
-            return labels, distances(rows, centroids, labels)
+        def one(rows: slice, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            some = block[asked[rows]]
+            labels = index.nearest(index.rows(some))
+            return labels, distances(some, centroids, labels)
 
         labels, near = zip(*self.vectors.each(one))
         return np.concatenate(labels), np.concatenate(near)
@@ -218,13 +208,10 @@ class Shard:
         taken = offsets(centroids, bias, self.spec.spherical)
         matrix = np.ascontiguousarray(centroids.T, np.float32)
 
-        def one(_: int, block: np.ndarray) -> np.ndarray:
+        def one(_: slice, block: np.ndarray) -> np.ndarray:
             return soft_sizes(block, matrix, taken, strength, self.spec.blocks.num_clips)
 
         return np.sum(self.vectors.each(one), axis=0)
-
-    def _place(self, number: int) -> slice:
-        return slice(int(self.vectors.starts[number]), int(self.vectors.starts[number + 1]))
 
 
 def _key(centroids: np.ndarray, bias: np.ndarray | None) -> tuple[bytes, bytes]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,11 +27,13 @@ class Attempt:
 
 @dataclass
 class State:
-    """Attributes:
-    key: of the settings and features that the state belongs to.
-    restart: number of the current attempt.
-    current: the attempt being iterated; None before its seeding.
-    best: the finished attempt of the lowest objective so far.
+    """The attempts of a clustering.
+
+    Attributes:
+        key: of the settings and features that the state belongs to.
+        restart: number of the current attempt.
+        current: the attempt being iterated; None before its seeding.
+        best: the finished attempt of the lowest objective so far.
     """
 
     key: str
@@ -41,15 +42,12 @@ class State:
     best: Attempt | None = None
 
     def save(self, out: Location) -> None:
-        arrays: dict[str, np.ndarray] = {}
-        meta: dict[str, object] = {"key": self.key, "restart": self.restart}
+        arrays = {"key": np.array(self.key), "restart": np.array(self.restart)}
         for name, attempt in (("current", self.current), ("best", self.best)):
             if attempt is not None:
-                arrays[name] = attempt.centroids
-                arrays[f"{name}_bias"] = attempt.bias
-                meta[name] = [value.hex() for value in attempt.objective]
+                arrays |= {f"{name}_{part}": np.array(v) for part, v in vars(attempt).items()}
         sink = io.BytesIO()
-        np.savez(sink, meta=np.frombuffer(json.dumps(meta).encode(), np.uint8), **arrays)  # type: ignore[arg-type]
+        np.savez(sink, **arrays)  # type: ignore[arg-type]
         (out / "state.npz").write_bytes(sink.getvalue())
 
     @classmethod
@@ -59,16 +57,16 @@ class State:
         if not place.exists():
             return None
         with np.load(io.BytesIO(place.read_bytes())) as file:
-            meta = json.loads(file["meta"].tobytes())
-            if meta["key"] != key:
+            if str(file.get("key")) != key:
                 return None
-            attempts = [
-                Attempt(file[name], file[f"{name}_bias"], [float.fromhex(v) for v in meta[name]])
-                if name in meta
-                else None
-                for name in ("current", "best")
-            ]
-        return cls(key, meta["restart"], *attempts)
+
+            def attempt(name: str) -> Attempt | None:
+                if f"{name}_bias" not in file:
+                    return None
+                objective = file[f"{name}_objective"].tolist()
+                return Attempt(file[f"{name}_centroids"], file[f"{name}_bias"], objective)
+
+            return cls(key, int(file["restart"]), attempt("current"), attempt("best"))
 
     @staticmethod
     def clear(out: Location) -> None:

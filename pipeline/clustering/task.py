@@ -56,15 +56,12 @@ class ClusteringTask:
         if not place.exists():
             return False
         summary = place.read_json()
-        config = {**ClusteringConfig().outcome(), **summary["config"]}
+        config = ClusteringConfig().outcome() | summary["config"]
         config = {name: config[name] for name in self.settings}
         then = (config, summary["seed"], summary["num_clips"])
+        same = then == (self.settings, self.seed, self.num_clips)
         # Features may have been removed since; if they are there they must be the same.
-        if then == (self.settings, self.seed, self.num_clips) and (
-            not any(listing(self.features)) or summary["key"] == self.key
-        ):
-            return True
-        log.warning(
-            "%s holds a clustering of other settings or features; it is done anew", self.out
-        )
-        return False
+        same &= summary["key"] == self.key or not any(listing(self.features))
+        if not same:
+            log.warning("%s holds a clustering of other settings or features; redone", self.out)
+        return same

@@ -81,11 +81,7 @@ class Transform:
 
     @classmethod
     def fit(
-        cls,
-        dims: tuple[int, ...],
-        scale: float,
-        moments: Moments | None,
-        config: ClusteringConfig,
+        cls, dims: tuple[int, ...], scale: float, moments: Moments | None, config: ClusteringConfig
     ) -> Transform:
         """From the moments of all rows; None where no PCA is asked for."""
         width = sum(dims)
@@ -102,13 +98,11 @@ class Transform:
         # A fixed sign: the component of the largest magnitude (the first of them) is positive.
         pivot = np.abs(vectors).argmax(axis=0)
         vectors = vectors * np.where(vectors[pivot, np.arange(dim)] < 0, -1.0, 1.0)
-        stretch = np.ones(dim)
-        if config.whiten:
-            stretch = np.where(values > 0, values, 1.0) ** _EIGEN_POWER
+        power = _EIGEN_POWER if config.whiten else 0.0
+        stretch = np.where(values > 0, values, 1.0) ** power
         projection = vectors * np.where(values > 0, stretch, 0.0)
         # |x / scale - mean| <= 2 per coordinate bounds every coordinate of y.
-        bound = 2 * float(np.abs(projection).sum(axis=0).max(initial=0.0))
-        norm = power_of_two(bound)
+        norm = power_of_two(2 * float(np.abs(projection).sum(axis=0).max(initial=0.0)))
         return cls(dims, scale, mean, projection, config.l2, norm, values)
 
     def __call__(self, raw: np.ndarray) -> np.ndarray:
@@ -130,31 +124,16 @@ class Transform:
     def save(self, place: Location) -> None:
         sink = io.BytesIO()
         projection = np.zeros((0, 0)) if self.projection is None else self.projection
-        np.savez(
-            sink,
-            dims=np.array(self.dims, np.int64),
-            scale=self.scale,
-            mean=self.mean,
-            projection=projection,
-            l2=self.l2,
-            norm=self.norm,
-            eigenvalues=self.eigenvalues,
-        )
+        np.savez(sink, **vars(self) | {"projection": projection})
         place.write_bytes(sink.getvalue())
 
     @classmethod
     def load(cls, place: Location) -> Transform:
         with np.load(io.BytesIO(place.read_bytes())) as file:
-            projection = file["projection"] if file["projection"].size else None
-            return cls(
-                tuple(file["dims"].tolist()),
-                float(file["scale"]),
-                file["mean"],
-                projection,
-                bool(file["l2"]),
-                float(file["norm"]),
-                file["eigenvalues"],
-            )
+            values = {name: value if value.ndim else value.item() for name, value in file.items()}
+        projection = values["projection"] if values["projection"].size else None
+        dims = tuple(values["dims"].tolist())
+        return cls(**values | {"dims": dims, "projection": projection})
 
 
 def power_of_two(value: float) -> float:

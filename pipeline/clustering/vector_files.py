@@ -32,48 +32,42 @@ def as_features(vectors: Location, column: str, folder: Location) -> tuple[Locat
     parts = _parts(vectors)
     mark = folder / "converted.json"
     source = [[str(part), part.info().size] for part in parts]
-    if not vectors.name.endswith(".npy"):
-        with parts[0].fs.open_input_file(parts[0].path) as stream:
-            names = pq.read_schema(stream).names
+    in_numpy = vectors.name.endswith(".npy")
+    if not in_numpy:
+        names = pq.read_schema(parts[0].path, filesystem=parts[0].fs).names
         if column not in names:
             raise UserError(
                 f"{parts[0]} has no column {column!r}; name one of {', '.join(names)} with --column"
             )
-        if column == "features" and "clip_index" in names and not _is_file(vectors):
-            return vectors, _highest_index(parts) + 1
+        if column == "features" and "clip_index" in names and not vectors.info().is_file:
+            return vectors, max(_rows(part.read_table(["clip_index"])) for part in parts)
     if mark.exists() and mark.read_json()["source"] == source:
         return folder, int(mark.read_json()["rows"])
     folder.delete()
     rows = 0
-    tables = _from_npy(parts[0]) if vectors.name.endswith(".npy") else _from_parquet(parts, column)
-    for number, table in enumerate(tables):
+    for number, table in enumerate(
+        _from_npy(vectors) if in_numpy else _from_parquet(parts, column)
+    ):
         (folder / f"part-{number:05d}.parquet").write_table(table)
-        rows = max(rows, int(table["clip_index"].to_numpy().max(initial=-1)) + 1)
+        rows = max(rows, _rows(table))
     mark.write_json({"source": source, "rows": rows})
     return folder, rows
 
 
 def _parts(vectors: Location) -> list[Location]:
-    if _is_file(vectors):
-        if vectors.name.endswith((".npy", ".parquet")):
-            return [vectors]
+    if not vectors.info().is_file:
+        parts = list(vectors.files(".parquet"))
+        if not parts:
+            raise UserError(f"no vectors in {vectors}: give a .npy file or Parquet files")
+        return parts
+    if not vectors.name.endswith((".npy", ".parquet")):
         raise UserError(f"{vectors} is neither .npy nor .parquet")
-    parts = list(vectors.files(".parquet"))
-    if not parts:
-        raise UserError(f"no vectors in {vectors}: give a .npy file or Parquet files")
-    return parts
+    return [vectors]
 
 
-def _is_file(place: Location) -> bool:
-    return bool(place.info().is_file)
-
-
-def _highest_index(parts: list[Location]) -> int:
-    highest = -1
-    for part in parts:
-        index = part.read_table(["clip_index"])["clip_index"].to_numpy()
-        highest = max(highest, int(index.max(initial=-1)))
-    return highest
+def _rows(table: pa.Table) -> int:
+    """One more than the highest clip index."""
+    return int(table["clip_index"].to_numpy().max(initial=-1)) + 1
 
 
 def _from_npy(place: Location) -> Iterator[pa.Table]:
@@ -84,26 +78,23 @@ def _from_npy(place: Location) -> Iterator[pa.Table]:
     if array.ndim != 2 or array.dtype.kind != "f":
         raise UserError(f"{place} holds {array.dtype}{list(array.shape)}; want floats [n, d]")
     for start in range(0, len(array), _ROWS):
-        some = np.asarray(array[start : start + _ROWS])
+        some = array[start : start + _ROWS]
         yield _table(np.arange(start, start + len(some)), some)
 
 
 def _from_parquet(parts: list[Location], column: str) -> Iterator[pa.Table]:
     start = 0
     for part in parts:
-        with part.fs.open_input_file(part.path) as stream:
-            file = pq.ParquetFile(stream)
-            indexed = "clip_index" in file.schema_arrow.names
-            names = ["clip_index", column] if indexed else [column]
-            for batch in file.iter_batches(_ROWS, columns=names):
-                lists = batch.column(names.index(column))
+        with pq.ParquetFile(part.path, filesystem=part.fs) as file:
+            for batch in file.iter_batches(_ROWS, columns=["clip_index", column]):
+                lists = batch[column]
                 values = lists.flatten().to_numpy(zero_copy_only=False)
                 if not len(lists) or values.dtype.kind != "f" or len(values) % len(lists):
                     raise UserError(f"{part}: {column} must hold float lists of one length")
                 index = np.arange(start, start + len(lists))
                 start += len(lists)
-                if indexed:
-                    index = batch.column(0).to_numpy(zero_copy_only=False)
+                if "clip_index" in batch.schema.names:
+                    index = batch["clip_index"].to_numpy(zero_copy_only=False)
                 yield _table(index, values.reshape(len(lists), -1))
 
 

@@ -30,7 +30,6 @@ class Shards:
 
     def __init__(self, specs: list[ShardSpec]):
         self.shards = [Shard(spec) for spec in specs]
-        self.firsts = np.array([spec.first for spec in specs])
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
         answers = [getattr(shard, method)(*arguments) for shard in reversed(self.shards)]
@@ -38,15 +37,6 @@ class Shards:
 
     def total(self, method: str, *arguments: Any) -> tuple[np.ndarray, ...]:
         return added(*self.call(method, *arguments)[::-1])
-
-    def at(self, block: int, method: str, *arguments: Any) -> Any:
-        return getattr(self._owner(block), method)(*arguments)
-
-    def fetch(self, places: np.ndarray) -> np.ndarray:
-        return np.concatenate([self._owner(p[0]).fetch(p[None]) for p in places])
-
-    def _owner(self, block: int) -> Shard:
-        return self.shards[int(np.searchsorted(self.firsts, block, side="right")) - 1]
 
 
 def run_here(

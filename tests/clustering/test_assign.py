@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.clustering.assign import CentroidIndex, distances, offsets
-from pipeline.clustering.halves import widen
+from pipeline.clustering.assign import CentroidIndex, distances, offsets, widen
 from pipeline.clustering.resident import GpuBlocks
 from pipeline.clustering.sums import ClusterSums
 
@@ -130,12 +129,13 @@ def test_a_gpus_way_gives_the_same_labels_and_sums(balanced: bool) -> None:
         c = x[turn * 10 : turn * 10 + 20].astype(np.float32)
         bias = random.standard_normal(20) / 10 if balanced else None
         gpu.begin(c, bias, False)
-        for number, start in ((1, 100), (0, 0)):
-            gpu.add(number, start, x[start : start + (156 if number else 100)])
+        for rows in (slice(100, 256), slice(0, 100)):
+            gpu.add(rows, x[rows])
         labels = np.concatenate([nearest(part, c, bias) for part in (x[:100], x[100:])])
         assert np.array_equal(gpu.labels, labels)
-        fresh = ClusterSums(20, 24, len(x))
-        fresh.update(0, x, labels)
+        fresh = ClusterSums(len(x), 24)
+        fresh.begin(c, bias, False)
+        fresh.update(slice(0, 256), x, labels)
         for theirs, ours in zip(gpu.total(), fresh.total()):
             assert np.array_equal(theirs, ours)
 
@@ -159,12 +159,14 @@ def test_distances_are_exact_for_equal_rows() -> None:
 def test_moving_rows_leaves_the_bits_of_summing_afresh(seed: int, k: int) -> None:
     random = np.random.default_rng(seed)
     x = np.clip(random.standard_normal((200, 5)) / 3, -1, 1).astype(np.float16)
-    moved = ClusterSums(k, 5, 200)
+    moved, fresh = ClusterSums(200, 5), ClusterSums(200, 5)
+    for sums in (moved, fresh):
+        sums.begin(np.zeros((k, 5), np.float32), None, False)
     for _ in range(4):
         labels = random.integers(k, size=200).astype(np.int32)
         for start in random.permutation(np.arange(0, 200, 50)):
-            moved.update(int(start), x[start : start + 50], labels[start : start + 50])
-    fresh = ClusterSums(k, 5, 200)
-    fresh.update(0, x, labels)
+            rows = slice(start, start + 50)
+            moved.update(rows, x[rows], labels[rows])
+    fresh.update(slice(0, 200), x, labels)
     assert np.array_equal(moved.total()[0], fresh.total()[0])
     assert np.array_equal(moved.total()[1], np.bincount(labels, minlength=k))
