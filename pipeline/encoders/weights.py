@@ -22,7 +22,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which trai
 
 
 def save_weights(modules: nn.Module, place: Location) -> None:
-    """Write the state of `modules` as one safetensors file; appears whole or not at all."""
+    """Write the state of `modules` as one safetensors file, whole or not at all."""
     state = {name: tensor.contiguous().cpu() for name, tensor in modules.state_dict().items()}
     place.write_bytes(save(state, metadata={"format": "pt"}))
 

@@ -93,11 +93,9 @@ class ExampleFeatures:
     def published(self) -> PublishedClips:
         """The clips for decoding; the run's own by way of its clip store, where it has one."""
         clips = self.examples.clips
-        return (
-            publish_clips(clips, self.run.location, self.run.config)
-            if self.own
-            else clips.publish()
-        )
+        if not self.own:
+            return clips.publish()
+        return publish_clips(clips, self.run.location, self.run.config)
 
     @property
     def own(self) -> bool:
