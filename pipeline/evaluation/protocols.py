@@ -71,9 +71,11 @@ class Request:
     @property
     def tuned(self) -> dict[str, Recipe]:
         """Recipes of the protocols that fine-tune."""
-        given = {"lr": self.lr, "epochs": self.epochs}
-        changed = {name: value for name, value in given.items() if value}
-        return {p: replace(RECIPES[p], **changed) for p in self.protocols if p in RECIPES}
+        return {
+            p: replace(recipe, lr=self.lr or recipe.lr, epochs=self.epochs or recipe.epochs)
+            for p in self.protocols
+            if (recipe := RECIPES.get(p))
+        }
 
 
 def evaluate_rounds(run: Run, rounds: Sequence[int], test_split: str) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def evaluate(run: Run, media: LabelledMedia | None, request: Request) -> dict[st
         UserError: a split or a modality does not exist, or the labels cannot be evaluated on.
     """
     config, place = run.config, run.location / "evaluation"
-    n = request.clips_per_video
+    n, missing = request.clips_per_video, media.missing if media else ()
     if media is None:
         own = ClipTable.open(run.clips)
         place = place / f"own-{len(own)}-{n}"
@@ -124,7 +126,7 @@ def evaluate(run: Run, media: LabelledMedia | None, request: Request) -> dict[st
             if name not in known:
                 raise UserError(f"there is no {what} {name!r} here; there is {', '.join(known)}")
     splits = {fold: examples.split(fold) for fold in folds}
-    _announce(examples, splits, media.missing if media else ())
+    _announce(examples, splits, missing)
     features = ExampleFeatures(run, examples, place / f"features-{n}", modalities)
     results = []
     for source in sources_of(run, request.rounds, request.baselines, request.test_split):
@@ -153,7 +155,7 @@ def evaluate(run: Run, media: LabelledMedia | None, request: Request) -> dict[st
         "root": str(media.root if media else run.clips),
         "fingerprint": media.fingerprint if media else None,
         "examples": examples.counts | {"indexed": len(examples), "clips": len(examples.clips)},
-        "missing": list(media.missing[:100]) if media else [],
+        "missing": list(missing[:100]),
         "classes": len(examples.classes),
         "request": asdict(request),
         "splits": {f: {"train": len(s.train), "test": len(s.test)} for f, s in splits.items()},

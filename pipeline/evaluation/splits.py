@@ -86,17 +86,16 @@ def sides_of(clips: ClipTable, test_split: str) -> np.ndarray:
         sides = np.where(given == "train", TRAIN, np.where(given == test_split, TEST, ""))
     else:
         uris = clips.column("uri").to_pylist()
-        test = {uri: is_test_by_hash(uri) for uri in set(uris)}
-        sides = np.array([TEST if test[uri] else TRAIN for uri in uris])
-    counts = {side: int((sides == side).sum()) for side in (TRAIN, TEST)}
-    if not all(counts.values()):
+        by_uri = {uri: TEST if is_test_by_hash(uri) else TRAIN for uri in set(uris)}
+        sides = np.array([by_uri[uri] for uri in uris])
+    train, test = (int((sides == side).sum()) for side in (TRAIN, TEST))
+    if not train or not test:
+        told = "a hash of the files' names split them; add a column split with train and test"
         if found:
             told = f"their split column holds {', '.join(found)}; choose another with --test-split"
-        else:
-            told = "a hash of the files' names split them; add a column split with train and test"
         raise UserError(
-            f"the clips of {clips.location} give {counts[TRAIN]:,} training and "
-            f"{counts[TEST]:,} test examples, and both are needed: {told}"
+            f"the clips of {clips.location} give {train:,} training and {test:,} test examples, "
+            f"and both are needed: {told}"
         )
     return sides.astype(object)
 

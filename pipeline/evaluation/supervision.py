@@ -112,10 +112,8 @@ def supervised(
     learning = run.config.learning.model_copy(update=longer)
     config = run.config.model_copy(update={"learning": learning})
     start = start or run.round(0).encoders
-    digest = hashlib.blake2b(labels.tobytes(), digest_size=6)
-    digest.update(config.learning.model_dump_json().encode())
-    digest.update(start.read_bytes())
-    there = tuple(m for m in modalities if clips.count((m,)))
+    settings = config.learning.model_dump_json().encode()
+    digest = hashlib.blake2b(labels.tobytes() + settings + start.read_bytes(), digest_size=6)
     if modalities != MODALITIES:
         digest.update(repr(modalities).encode())
     out = run.location / "evaluation" / f"{NAME}-{digest.hexdigest()}"
@@ -123,7 +121,7 @@ def supervised(
         learn(
             LearningTask(
                 clips=publish_clips(clips, run.location, config),
-                heads=dict.fromkeys(there, (_LABEL,)),
+                heads={m: (_LABEL,) for m in modalities if clips.count((m,))},
                 labels={_LABEL: PublishedLabels.of(labels, k)},
                 weights=start,
                 out=out,

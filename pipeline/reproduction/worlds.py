@@ -117,10 +117,6 @@ def _train(cuts: pa.Table) -> pa.Table:
     return cuts.filter(pc.equal(cuts["split"], "train"))
 
 
-def _held_out(cuts: pa.Table) -> pa.Table:
-    return cuts.filter(pc.not_equal(cuts["split"], "train"))
-
-
 def _anywhere(cuts: pa.Table) -> pa.Table:
     """As many cuts of the same lengths from the same files, anywhere in what was cut of them."""
     train = _train(cuts)
@@ -148,7 +144,7 @@ def _share(one_in: int) -> Callable[[pa.Table], pa.Table]:
 
 LISTS: dict[str, Callable[[pa.Table], pa.Table]] = {
     TRAIN: _train,
-    HELD_OUT: _held_out,
+    HELD_OUT: lambda cuts: cuts.filter(pc.not_equal(cuts["split"], "train")),
     "anywhere": _anywhere,
     "half": _share(2),
     "quarter": _share(4),

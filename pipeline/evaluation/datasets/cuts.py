@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -97,12 +98,17 @@ def read_table(place: Location) -> LabelledMedia:
     own = tuple(name for name in (TEST, "val") if name in sided)
     splits = (*folds, *own) or ("split",)
     examples = []
-    there = _Existing()
+
+    @cache
+    def files_in(folder: Location) -> set[str]:
+        return {info.base_name for info in folder.children() if info.is_file}
+
     others = [name for name in rows[0] if name not in columns.values()]
     for number, row in enumerate(rows, start=1):
         found = {name: _text(row[c]) if c else None for name, c in columns.items()}
         uri = absolute(found["uri"] or "", place)
-        source = found["source"] or uri
+        file, source = Location.of(uri), found["source"] or uri
+        folder = Location(file.uri.rpartition("/")[0], file.query)
         sides = {fold: TEST if _text(row["fold"]) == fold else TRAIN for fold in folds}
         sides |= sides_of_part(_side(row.get("split")), own)
         if splits == ("split",):
@@ -114,7 +120,7 @@ def read_table(place: Location) -> LabelledMedia:
         examples.append(
             ListedExample(
                 found["uri"] or f"row {number}",
-                uri if there.has(uri) else None,
+                uri if file.name in files_in(folder) else None,
                 found["label"],
                 source,
                 sides,
@@ -153,18 +159,3 @@ def absolute(uri: str, table: Location) -> str:
         return uri
     folder = table.uri.rpartition("/")[0]
     return Location(f"{folder}/{uri}", table.query).full_uri
-
-
-class _Existing:
-    """Which files are there; a folder is listed once."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, set[str]] = {}
-
-    def has(self, uri: str) -> bool:
-        place = Location.of(uri)
-        folder = place.uri.rpartition("/")[0]
-        if folder not in self._known:
-            infos = Location(folder, place.query).children()
-            self._known[folder] = {info.base_name for info in infos if info.is_file}
-        return place.name in self._known[folder]

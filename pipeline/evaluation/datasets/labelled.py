@@ -146,12 +146,9 @@ class FileTree:
         start = len(root.path.rstrip("/")) + 1
         self.paths = [info.path[start:] for info in infos if info.is_file]
         self.media = [p for p in self.paths if p.rsplit(".", 1)[-1].lower() in _MEDIA]
-        self._by_stem: dict[str, list[str]] = defaultdict(list)
-        self._folded: dict[str, list[str]] = defaultdict(list)
+        self._by_stem: dict[str, list[str]] = defaultdict(list)  # without regard to case
         for path in self.media:
-            stem = stem_of(path)
-            self._by_stem[stem].append(path)
-            self._folded[stem.casefold()].append(path)
+            self._by_stem[stem_of(path).casefold()].append(path)
 
     def uri(self, path: str) -> str:
         return (self.root / path).full_uri
@@ -163,15 +160,10 @@ class FileTree:
             folder: the name of its folder, preferred where several files have the name.
             fold_case: take a name that differs in case, too.
         """
-        found = self._by_stem.get(stem)
-        if not found and fold_case:
-            found = self._folded.get(stem.casefold())
-        if not found:
-            return None
-        if folder is not None:
-            inside = [p for p in found if folder in p.split("/")[:-1]]
-            found = inside or found
-        return self.uri(found[0])
+        alike = self._by_stem.get(stem.casefold(), [])
+        found = [path for path in alike if stem_of(path) == stem] or (alike if fold_case else [])
+        inside = [path for path in found if folder in path.split("/")[:-1]]
+        return self.uri((inside or found)[0]) if found else None
 
     def find_cut(
         self, stems: Iterable[str], whole: str, window: Window, folder: str | None = None

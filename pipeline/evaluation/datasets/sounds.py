@@ -19,6 +19,7 @@ from pipeline.evaluation.datasets.labelled import (
 from pipeline.storage import Location
 
 _ESC_COLUMNS = ("filename", "fold", "category", "src_file")
+_DCASE_SIDES = {"scenes_stereo_testset": TEST, "scenes_stereo": TRAIN}
 
 
 def read_esc50(root: Location, only_esc10: bool = False) -> LabelledMedia:
@@ -76,13 +77,10 @@ def read_dcase2014(root: Location) -> LabelledMedia:
     counts = {TRAIN: 0, TEST: 0}
     for path in tree.media:
         folders = path.split("/")[:-1]
-        named = re.fullmatch(r"([a-z]+)\d\d", stem_of(path))
-        if "scenes_stereo_testset" in folders:
-            side = TEST
-        elif "scenes_stereo" in folders:
-            side = TRAIN
-        else:
+        side = next((side for name, side in _DCASE_SIDES.items() if name in folders), None)
+        if side is None:
             continue
+        named = re.fullmatch(r"([a-z]+)\d\d", stem_of(path))
         if named is None:
             raise UserError(f"{root / path} is not named by its class and two digits")
         counts[side] += 1
@@ -165,13 +163,12 @@ def read_audioset(root: Location) -> LabelledMedia:
             except KeyError as error:
                 raise UserError(f"{root / path} names the unknown label {error}") from None
             start, stop = (seconds(text, root / path, number) for text in (begin, end))
-            stems = (f"{video}_{start:06.0f}", f"{video}_{start * 1000:.0f}", f"Y{video}")
-            ended = (f"{video}_{start:.0f}_{stop:.0f}", f"{video}_{start:.0f}")
-            pair = f"{video}_{start * 1000:.0f}_{stop * 1000:.0f}"
-            uri, window = tree.find_cut((pair, *stems, *ended), video, (start, stop))
+            name, stem = f"{video}_{start:.0f}", f"{video}_{start * 1000:.0f}"
+            stems = (f"{stem}_{stop * 1000:.0f}", f"{video}_{start:06.0f}", stem, f"Y{video}")
+            ended = (f"{name}_{stop:.0f}", name)
+            uri, window = tree.find_cut((*stems, *ended), video, (start, stop))
             side = TEST if part == "eval" else TRAIN
             sides = {"balanced": "" if part == "unbalanced" else side, "all": side}
             label, others = labels[0] if len(labels) == 1 else None, {"labels": "|".join(labels)}
-            name = f"{video}_{start:.0f}"
             examples.append(ListedExample(name, uri, label, video, sides, window, others))
     return LabelledMedia.listed("audioset", root, examples, splits, splits[:1])
