@@ -33,12 +33,7 @@ def build(config: EncoderConfig, seed: int) -> nn.ModuleDict:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return nn.ModuleDict(
-            {
-                modality: new_encoder(modality, getattr(config, modality))
-                for modality in ARCHITECTURES
-            }
-        )
+        return nn.ModuleDict({m: new_encoder(m, getattr(config, m)) for m in ARCHITECTURES})
 
 
 def channels_last(networks: nn.ModuleDict) -> nn.ModuleDict:

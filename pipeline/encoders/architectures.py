@@ -84,9 +84,7 @@ ARCHITECTURES: dict[str, dict[str, Architecture]] = {
         # The released XDC weights have eps 1e-3 (HumamAlwassel/XDC, model/r2plus1d_18.py). Their
         # momentum of 0.9 is Caffe2's, the share of the old statistic that is kept; in PyTorch's
         # terms it is the default 0.1.
-        "r2plus1d_18_xdc": Architecture(
-            "pipeline.encoders.video:r2plus1d_18_xdc", released_eps=1e-3
-        ),
+        "r2plus1d_18_xdc": Architecture("pipeline.encoders.video:r2plus1d_18_xdc", "", 1e-3),
         "r2plus1d_small": Architecture("pipeline.encoders.video:r2plus1d_small"),
     },
     "audio": {

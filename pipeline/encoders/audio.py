@@ -35,7 +35,7 @@ class GlobalMaxPool2d(nn.Module):
         return F.max_pool2d(x_BCHW, x_BCHW.shape[-2:])
 
 
-class SpectrogramResNet(nn.Module):
+class SpectrogramResNet(nn.Sequential):
     """A ResNet that keeps small spectrograms large at first: 3×3 stem without stride.
 
     spectrogram float [B, 1, mels, frames] → features float [B, dim].
@@ -57,21 +57,14 @@ class SpectrogramResNet(nn.Module):
         super().__init__()
         self.dim = widths[-1]
         self.stem = stem
-        inplanes = stem_width
-        for number, (width, depth) in enumerate(zip(widths, blocks, strict=True), start=1):
-            self.add_module(f"layer{number}", _stage(inplanes, width, depth))
-            inplanes = width
-        self.num_stages = len(widths)
+        inplanes = (stem_width, *widths)
+        for number, (width, depth) in enumerate(zip(widths, blocks, strict=True)):
+            self.add_module(f"layer{number + 1}", _stage(inplanes[number], width, depth))
         self.pool = pool
+        self.flatten = nn.Flatten()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, spectrogram_B1MF: Tensor) -> Tensor:
-        x = self.stem(spectrogram_B1MF)
-        for number in range(1, self.num_stages + 1):
-            x = self.get_submodule(f"layer{number}")(x)
-        return self.pool(x).flatten(1)
 
 
 def _stage(inplanes: int, planes: int, blocks: int) -> nn.Sequential:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.encoders.architectures import ARCHITECTURES, blank
+from pipeline.encoders.architectures import ARCHITECTURES, EPS, blank
 from pipeline.encoders.weights import State, differing_tensors, in_one_line
 from pipeline.errors import UserError
 from pipeline.storage import Location
@@ -39,30 +39,29 @@ def nearest(state: State, modality: str | None) -> tuple[str, str]:
     return min(differing, key=lambda key: differing[key])
 
 
-def filled(network: nn.Module, state: State, eps: float) -> nn.Module:
-    """The network with these tensors, in eval mode on the CPU.
+def encoder_of(
+    state: State, modality: str, name: str, place: Location, eps: float | None
+) -> nn.Module:
+    """The architecture of this name with these tensors, in eval mode on the CPU.
 
     Args:
-        network: a `blank` one that they fit, see `check_fits`.
-        eps: of every BatchNorm it has.
+        place: where they were read.
+        eps: of every BatchNorm; None: PyTorch's.
+
+    Raises:
+        UserError: tensors differ from the architecture's; one line names them.
     """
+    network = blank(modality, name)
+    differing = differing_tensors(state, network)
+    if differing:
+        raise UserError(
+            f"{place} fits no encoder; against the nearest, {name}, {in_one_line(differing)}"
+        )
     # In a new dict: one that was saved with its BatchNorms' version would want the counters of
     # batches, which may be absent here.
     values = {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
     network.load_state_dict(values, assign=True)
     for module in network.modules():
         if isinstance(module, _BatchNorm):
-            module.eps = eps
+            module.eps = eps or EPS
     return network.eval()
-
-
-def check_fits(network: nn.Module, name: str, state: State, place: Location) -> None:
-    """
-    Raises:
-        UserError: tensors differ from the architecture's; one line names them.
-    """
-    differing = differing_tensors(state, network)
-    if differing:
-        raise UserError(
-            f"{place} fits no encoder; against the nearest, {name}, {in_one_line(differing)}"
-        )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+from torch import nn
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, R2Plus1dStem
 
 
@@ -43,7 +43,7 @@ class NarrowStem(nn.Sequential):
         )
 
 
-class R2Plus1D(nn.Module):
+class R2Plus1D(nn.Sequential):
     """video float [B, 3, T, H, W], normalised → features float [B, dim], average-pooled.
 
     Args:
@@ -59,20 +59,15 @@ class R2Plus1D(nn.Module):
         super().__init__()
         self.dim = widths[-1]
         self.stem = stem
-        inplanes = widths[0]
-        for number, width in enumerate(widths, start=1):
-            stage = _stage(inplanes, width, blocks, 1 if number == 1 else 2, conv)
-            self.add_module(f"layer{number}", stage)
-            inplanes = width
-        self.num_stages = len(widths)
+        inplanes = (widths[0], *widths)
+        for number, width in enumerate(widths):
+            stage = _stage(inplanes[number], width, blocks, 2 if number else 1, conv)
+            self.add_module(f"layer{number + 1}", stage)
         self.avgpool = nn.AdaptiveAvgPool3d(1)
-        _initialise(self)
-
-    def forward(self, video_BCTHW: Tensor) -> Tensor:
-        x = self.stem(video_BCTHW)
-        for number in range(1, self.num_stages + 1):
-            x = self.get_submodule(f"layer{number}")(x)
-        return self.avgpool(x).flatten(1)
+        self.flatten = nn.Flatten()
+        for module in self.modules():  # He initialisation by fan-out, as torchvision's
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _stage(
@@ -86,13 +81,6 @@ def _stage(
         )
     first = BasicBlock(inplanes, planes, conv, stride, downsample)
     return nn.Sequential(first, *(BasicBlock(planes, planes, conv) for _ in range(blocks - 1)))
-
-
-def _initialise(network: nn.Module) -> None:
-    """He initialisation by fan-out, as torchvision's video networks."""
-    for module in network.modules():
-        if isinstance(module, nn.Conv3d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def r2plus1d_18() -> R2Plus1D:

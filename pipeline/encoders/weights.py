@@ -22,7 +22,7 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which trai
 
 
 def save_weights(modules: nn.Module, place: Location) -> None:
-    """Write the state of `modules` as one safetensors file; appears whole or not at all."""
+    """Write the state of `modules` as one safetensors file, whole or not at all."""
     state = {name: tensor.contiguous().cpu() for name, tensor in modules.state_dict().items()}
     place.write_bytes(save(state, metadata={"format": "pt"}))
 
@@ -52,15 +52,15 @@ def read_tensors(place: Location) -> dict[str, Tensor]:
     """
     if not place.info().is_file:
         raise UserError(f"there is no file {place}")
-    if place.name.endswith(".safetensors"):
-        try:
-            return _named_tensors(load(place.read_bytes()), place)
-        except SafetensorError as error:
-            raise UserError(f"{place} is not a whole safetensors file: {error}") from None
-    if not place.name.endswith((".pth", ".pt")):
+    if not place.name.endswith((".safetensors", ".pth", ".pt")):
         raise UserError(f"{place} is not a file of weights: give .safetensors, .pth or .pt")
+    data = place.read_bytes()
     try:
-        tree = torch.load(io.BytesIO(place.read_bytes()), map_location="cpu", weights_only=True)
+        if place.name.endswith(".safetensors"):
+            return _named_tensors(load(data), place)
+        tree = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise UserError(f"{place} is not a whole safetensors file: {error}") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
         raise UserError(
             f"{place} is not a file of plain tensors; save the network's state_dict() with "

@@ -56,20 +56,6 @@ class ClipFeatures:
         return ClipFeatures(means.astype(np.float32), examples)
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """
-    Attributes:
-        examples: int64 [n], the test examples that have features.
-        scores: float64 [n, classes], higher is likelier, -inf for a class not trained on.
-        chosen: hyperparameters, by name.
-    """
-
-    examples: np.ndarray
-    scores: np.ndarray
-    chosen: dict[str, float]
-
-
 def average(values: np.ndarray, example: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Means of `values` [n, d] by `example`: int64 [m] ascending and float64 [m, d]."""
     examples, place, counts = np.unique(example, return_inverse=True, return_counts=True)
@@ -80,13 +66,11 @@ def average(values: np.ndarray, example: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def linear(strength: float, clips: int, seed: int) -> Any:
     """Logistic regression on standardised features."""
-    del clips, seed
     return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
 
 
 def svm(strength: float, clips: int, seed: int) -> Any:
     """Linear SVMs, one against the rest, on features of length one."""
-    del clips
     return make_pipeline(
         Normalizer(), LinearSVC(C=strength, dual="auto", random_state=seed, max_iter=5000)
     )
@@ -94,14 +78,12 @@ def svm(strength: float, clips: int, seed: int) -> Any:
 
 def neighbours(strength: float, clips: int, seed: int) -> Any:
     """Votes of the nearest training examples by cosine, weighted by exp(similarity / 0.07)."""
-    del seed
     return KNeighborsClassifier(
-        n_neighbors=min(int(strength), clips), metric="cosine", weights=_votes, algorithm="brute"
+        n_neighbors=min(int(strength), clips),
+        metric="cosine",
+        weights=lambda distances: np.exp(-distances / TEMPERATURE),
+        algorithm="brute",
     )
-
-
-def _votes(distances: np.ndarray) -> np.ndarray:
-    return np.exp(-distances / TEMPERATURE)
 
 
 @dataclass(frozen=True)
@@ -129,8 +111,7 @@ CLASSIFIERS = {
 
 @dataclass(frozen=True)
 class FittedClassifier:
-    """A trained classifier.
-
+    """
     Attributes:
         model: of scikit-learn.
         num_classes: of all examples; it was perhaps trained on fewer.
@@ -142,17 +123,29 @@ class FittedClassifier:
     num_classes: int
     chosen: dict[str, float]
 
-    def predict(self, features: ClipFeatures, examples: np.ndarray) -> Prediction:
+    def predict(
+        self, features: ClipFeatures, examples: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """
         Args:
             examples: int64, of which at least one has features.
+
+        Returns:
+            int64 [n], the examples that have features, and their scores, float64 [n, classes]:
+            decision values or shares of the votes, -inf for a class not trained on.
         """
         asked = features.of(examples)
         if self.classifier.averages_first:
             asked = asked.averaged()
         scores = np.full((len(asked.example), self.num_classes), -np.inf)
-        scores[:, self.model.classes_] = _class_scores(self.model, asked.values)
-        return Prediction(*average(scores, asked.example), self.chosen)
+        if not hasattr(self.model, "decision_function"):
+            found = self.model.predict_proba(asked.values)
+        else:
+            found = self.model.decision_function(asked.values)
+            if found.ndim == 1:  # two classes
+                found = np.stack([-found, found], axis=1)
+        scores[:, self.model.classes_] = found
+        return average(scores, asked.example)
 
 
 def fit(
@@ -187,31 +180,13 @@ def fit(
         chosen = {classifier.parameter: float(strength)}
         return FittedClassifier(classifier, model, len(data.classes), chosen)
 
-    strengths = [*classifier.strengths]
-    inner, validation = _validation_part(train, data.sources, seed)
-    if len(validation):
-        right = []
-        for strength in strengths:
-            found = trained(strength, inner).predict(features, validation)
-            right.append(np.mean(found.scores.argmax(axis=1) == data.labels[found.examples]))
-        strengths = [strengths[int(np.argmax(right))]]
-    return trained(strengths[len(strengths) // 2], train)
-
-
-def _validation_part(
-    train: np.ndarray, sources: np.ndarray, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Examples to train and to choose on, whole sources each; nothing to choose on with one."""
-    if len(np.unique(sources[train])) < 2:
-        return train, train[:0]
+    sources = data.sources[train]
+    if len(np.unique(sources)) < 2:
+        return trained(classifier.strengths[len(classifier.strengths) // 2], train)
     splitter = GroupShuffleSplit(n_splits=1, test_size=VALIDATION, random_state=seed)
-    inner, validation = next(splitter.split(train, groups=sources[train]))
-    return train[inner], train[validation]
-
-
-def _class_scores(model: Any, values: np.ndarray) -> np.ndarray:
-    """float64 [n, classes seen]: decision values, or shares of the votes."""
-    if not hasattr(model, "decision_function"):
-        return model.predict_proba(values)
-    scores = model.decision_function(values)
-    return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
+    inner, validation = next(splitter.split(train, groups=sources))
+    right = []
+    for strength in classifier.strengths:
+        examples, scores = trained(strength, train[inner]).predict(features, train[validation])
+        right.append(np.mean(scores.argmax(axis=1) == data.labels[examples]))
+    return trained(classifier.strengths[int(np.argmax(right))], train)

@@ -7,8 +7,7 @@ scores that a classifier gives them are averaged.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +40,27 @@ class Examples(LabelledExamples):
     clips: ClipTable
     example: np.ndarray
     windows: ClipTable
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int]
+
+    @classmethod
+    def of(
+        cls,
+        windows: ClipTable,
+        labelled: tuple[np.ndarray, list[str]],
+        sources: pa.ChunkedArray,
+        sides: dict[str, np.ndarray],
+        seen: tuple[ClipTable, np.ndarray],
+        counts: dict[str, int],
+    ) -> Examples:
+        """
+        Args:
+            labelled: of `numbered`; sources: by name; seen: clips, of `spread`.
+        """
+        labels, _ = labelled
+        encoded = sources.combine_chunks().dictionary_encode()
+        numbers, names = encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+        counts = counts | {"unlabelled": int((labels < 0).sum())}
+        return cls(*labelled, numbers, names, sides, *seen, windows, counts)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -60,23 +79,12 @@ def of_run(clips: ClipTable, place: Location, test_split: str, config: Config, n
     Raises:
         UserError: no clip has a label, or none is on one of the sides.
     """
-    uris = clips.column("uri").combine_chunks().dictionary_encode()
-    labels, classes = numbered(clips.column("label").combine_chunks(), clips.location)
-    sides = sides_of(clips, test_split)
-    check_sides(clips, sides)
-    seen, example = spread(clips, place, config.clips, n)
+    labelled = _labelled(clips.column("label"), clips.location)
+    sides = {test_split: sides_of(clips, test_split)}
+    check_sides(clips, sides[test_split])
     counts = {"listed": len(clips), "missing": 0, "rejected": 0}
-    return Examples(
-        clips=seen,
-        example=example,
-        labels=labels,
-        classes=classes,
-        sources=uris.indices.to_numpy().astype(np.int64),
-        source_names=uris.dictionary.to_pylist(),
-        sides={test_split: sides},
-        windows=clips,
-        counts=counts | {"unlabelled": int((labels < 0).sum())},
-    )
+    seen = spread(clips, place, config.clips, n)
+    return Examples.of(clips, labelled, clips.column("uri"), sides, seen, counts)
 
 
 def of_dataset(media: LabelledMedia, place: Location, config: Config, n: int) -> Examples:
@@ -93,14 +101,13 @@ def of_dataset(media: LabelledMedia, place: Location, config: Config, n: int) ->
         # What was probed before a kill is kept in scratch/ and not probed again.
         (place / "clips").delete()
         (place / "rejects").delete()
-        rows = [str(number) for number in range(len(media))]
-        cuts = media.table.select(["uri", "start_s", "end_s", "label"])
+        cuts, listed = place / "cuts.parquet", media.table
         # The split column carries the row number, by which examples are known again.
-        (place / "cuts.parquet").write_table(cuts.append_column("split", pa.array(rows)))
+        rows = pa.array(range(len(media)), pa.int64()).cast(pa.string())
+        columns = listed.select(["uri", "start_s", "end_s", "label"]).append_column("split", rows)
+        cuts.write_table(columns)
         settings = config.index.model_copy(update={"window_s": _WHOLE_FILE_S, "min_s": _MIN_S})
-        index(
-            (place / "cuts.parquet").full_uri, place, config.model_copy(update={"index": settings})
-        )
+        index(cuts.full_uri, place, config.model_copy(update={"index": settings}))
         (place / "INDEXED").write_text("")
     rejected = len((place / REJECTS).read_table(["uri"]))
     if not list((place / "clips").files(".parquet")):
@@ -109,27 +116,25 @@ def of_dataset(media: LabelledMedia, place: Location, config: Config, n: int) ->
             "why"
         )
     windows = ClipTable.open(place / "clips")
-    row = np.array([int(number) for number in windows.column("split").to_pylist()])
-    chosen = media.table.take(pa.array(row))
-    labels, classes = numbered(chosen["label"].combine_chunks(), media.root)
-    sources = chosen["source"].combine_chunks().dictionary_encode()
-    seen, example = spread(windows, place / f"clips-{n}", config.clips, n)
-    return Examples(
-        clips=seen,
-        example=example,
-        labels=labels,
-        classes=classes,
-        sources=sources.indices.to_numpy().astype(np.int64),
-        source_names=sources.dictionary.to_pylist(),
-        sides={name: sides[row] for name, sides in media.splits.items()},
-        windows=windows,
-        counts={
-            "listed": len(media) + len(media.missing),
-            "missing": len(media.missing),
-            "rejected": rejected,
-            "unlabelled": int((labels < 0).sum()),
-        },
-    )
+    row = windows.column("split").cast(pa.int64())
+    chosen = media.table.take(row)
+    labelled = _labelled(chosen["label"], media.root)
+    sides = {name: sides[row.to_numpy()] for name, sides in media.splits.items()}
+    missing = len(media.missing)
+    counts = {"listed": len(media) + missing, "missing": missing, "rejected": rejected}
+    seen = spread(windows, place / f"clips-{n}", config.clips, n)
+    return Examples.of(windows, labelled, chosen["source"], sides, seen, counts)
+
+
+def _labelled(names: pa.ChunkedArray, place: Location) -> tuple[np.ndarray, list[str]]:
+    """See `numbered`; there must be a label."""
+    labels, classes = numbered(names)
+    if not classes:
+        raise UserError(
+            f"nothing in {place} has a label, so there is nothing to evaluate against; "
+            "name labelled media with --dataset, or index a cuts table with a label column"
+        )
+    return labels, classes
 
 
 def clips_of_each(windows: ClipTable, config: ClipsConfig, n: int) -> np.ndarray:
@@ -148,24 +153,22 @@ def spread(
     Returns:
         The table, kept in `place`, and int64 [clips], the window of each clip.
     """
-    start = windows.column("start_s").to_numpy()
-    end = windows.column("end_s").to_numpy()
     times = clips_of_each(windows, config, n)
     if (times == 1).all():
         return windows, np.arange(len(windows))
     window = np.repeat(np.arange(len(windows)), times)
     if not (place / "part-000000.parquet").exists():
-        centres = np.concatenate(
-            [clip_centres(a, b, config, k) for a, b, k in zip(start, end, times)]
-        )
-        half = config.span_s / 2
+        bounds = (windows.column(name).to_numpy() for name in ("start_s", "end_s"))
+        centres = np.concatenate([clip_centres(a, b, config, k) for a, b, k in zip(*bounds, times)])
         rows = windows.rows(window, SCHEMA.names)
-        columns: dict[str, Any] = {name: rows[name] for name in SCHEMA.names}
-        columns["clip_index"] = pa.array(np.arange(len(window)), pa.int64())
-        columns["start_s"], columns["end_s"] = centres - half, centres + half
-        columns["clip_id"] = [
-            clip_id(uri, c - half, c + half) for uri, c in zip(rows["uri"].to_pylist(), centres)
-        ]
+        starts, ends = centres - config.span_s / 2, centres + config.span_s / 2
+        cuts = {
+            "clip_index": np.arange(len(window)),
+            "start_s": starts,
+            "end_s": ends,
+            "clip_id": [*map(clip_id, rows["uri"].to_pylist(), starts, ends)],
+        }
+        columns = {name: cuts.get(name, rows[name]) for name in SCHEMA.names}
         (place / "part-000000.parquet").write_table(pa.table(columns, schema=SCHEMA))
     return ClipTable.open(place), window
 

@@ -58,17 +58,17 @@ def sources_of(
     Raises:
         UserError: there are no labels to supervise a baseline with.
     """
-    random = FeatureSource("random", run.round(0).encoders, 0)
-    known = {"random": random, "raw": FeatureSource("raw", None, None)}
-    sources = [
-        FeatureSource(f"round {number}", run.round(number).encoders, number) if number else random
-        for number in rounds
-    ]
-    for name in baselines:
-        if name in known:
-            sources.append(known[name])
+    sources = []
+    wanted: list[int | str] = [*rounds, *baselines]
+    for asked in wanted:
+        if asked == "raw":
+            sources.append(FeatureSource("raw", None, None))
+        elif asked in (0, "random"):
+            sources.append(FeatureSource("random", run.round(0).encoders, 0))
+        elif isinstance(asked, int):
+            sources.append(FeatureSource(f"round {asked}", run.round(asked).encoders, asked))
         else:
-            labels = Supervision.parsed(name)
+            labels = Supervision.parsed(asked)
             weights = supervised(run, labels, test_split)
             sources.append(FeatureSource(labels.name, weights, None))
     return list(dict.fromkeys(sources))
@@ -93,11 +93,9 @@ class ExampleFeatures:
     def published(self) -> PublishedClips:
         """The clips for decoding; the run's own by way of its clip store, where it has one."""
         clips = self.examples.clips
-        return (
-            publish_clips(clips, self.run.location, self.run.config)
-            if self.own
-            else clips.publish()
-        )
+        if not self.own:
+            return clips.publish()
+        return publish_clips(clips, self.run.location, self.run.config)
 
     @property
     def own(self) -> bool:
@@ -118,14 +116,14 @@ class ExampleFeatures:
             title = f"{source.name} · embed {' and '.join(todo)}"
             weights, config = source.weights, self.run.config
             embed(EmbeddingTask(self.published, weights, todo, rejects, config, title))
-        found = {m: self._read(folder) for m, folder in folders.items()}
+        found = {}
+        for modality, folder in folders.items():
+            values, present = read_features(folder, len(self.examples.clips))
+            known = values[present].astype(np.float32)
+            found[modality] = ClipFeatures(known, self.examples.example[present])
         if BOTH in self.modalities:
             found[BOTH] = side_by_side(*(found[m] for m in there))
         return found
-
-    def _read(self, folder: Location) -> ClipFeatures:
-        values, present = read_features(folder, len(self.examples.clips))
-        return ClipFeatures(values[present].astype(np.float32), self.examples.example[present])
 
 
 def side_by_side(first: ClipFeatures, second: ClipFeatures) -> ClipFeatures:

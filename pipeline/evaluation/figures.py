@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pipeline.errors import UserError
-from pipeline.evaluation.classifiers import (
-    CLASSIFIERS,
-    ClipFeatures,
-    FittedClassifier,
-    Prediction,
-    fit,
-)
+from pipeline.evaluation.classifiers import CLASSIFIERS, ClipFeatures, FittedClassifier, fit
 from pipeline.evaluation.retrieval import RECALLS, cluster_measures, recalls
 from pipeline.evaluation.splits import LabelledExamples, Split
 
@@ -38,33 +32,6 @@ class Scored:
     figures: dict[str, float]
     chosen: dict[str, float]
 
-    @classmethod
-    def of(cls, prediction: Prediction, labels: np.ndarray) -> Scored:
-        """A classifier's scores against the labels, int64 of all examples."""
-        right, figures = accuracies(prediction.scores, labels[prediction.examples])
-        return cls(prediction.examples, right, figures, prediction.chosen)
-
-
-@dataclass(frozen=True)
-class SplitFigures:
-    """One split's figures with their circumstances.
-
-    Attributes:
-        figures: by name.
-        interval: 95% bootstrap interval of the first figure, over the sources of the test examples.
-        chance: accuracy of always naming the commonest class of the training examples.
-        chosen: hyperparameters that were chosen inside the training side.
-        train, test: examples that have features; without_features: those that have none.
-    """
-
-    figures: dict[str, float]
-    interval: tuple[float, float]
-    chance: float
-    chosen: dict[str, float]
-    train: int
-    test: int
-    without_features: int
-
 
 def evaluate_features(
     protocol: str,
@@ -74,6 +41,8 @@ def evaluate_features(
     seed: int,
 ) -> dict[str, Any]:
     """One protocol on one kind of features, over all splits: see `summary`.
+
+    Splits with the same training side share a classifier.
 
     Args:
         protocol: one of `FROZEN`.
@@ -86,21 +55,6 @@ def evaluate_features(
         sides = [side for split in splits.values() for side in (split.train, split.test)]
         everything = np.unique(np.concatenate(sides))
         return {"mean": cluster_measures(features, data.labels, everything, seed), "by_split": {}}
-    return summary(evaluate_splits(protocol, features, data, splits, seed))
-
-
-def evaluate_splits(
-    protocol: str,
-    features: ClipFeatures,
-    data: LabelledExamples,
-    splits: Mapping[str, Split],
-    seed: int,
-) -> dict[str, SplitFigures]:
-    """Retrieval or a classifier, on each split. Splits with the same training side share a fit.
-
-    Raises:
-        UserError: no example of a side has features.
-    """
     found = {}
     fitted: dict[bytes, FittedClassifier] = {}
     for name, split in splits.items():
@@ -117,42 +71,50 @@ def evaluate_splits(
             key = trained.tobytes()
             if key not in fitted:
                 fitted[key] = fit(CLASSIFIERS[protocol], features, data, trained, seed)
-            scored = Scored.of(fitted[key].predict(features, tested), data.labels)
+            asked, scores = fitted[key].predict(features, tested)
+            scored = Scored(asked, *accuracies(scores, data.labels[asked]), fitted[key].chosen)
         found[name] = split_figures(data, split, trained, scored, seed)
-    return found
+    return summary(found)
 
 
 def split_figures(
     data: LabelledExamples, split: Split, trained: np.ndarray, scored: Scored, seed: int
-) -> SplitFigures:
-    """
+) -> dict[str, Any]:
+    """One split's figures with their circumstances.
+
     Args:
         trained: int64, those of the training side that have features.
+
+    Returns:
+        ``figures`` and ``chosen`` of `scored`; ``interval``: 95% bootstrap interval of the first
+        figure, over the sources of the test examples; ``chance``: accuracy of always naming the
+        commonest class of the training examples; ``train``, ``test``: numbers of examples that have
+        features; ``without_features``: how many have none.
     """
     tested = data.labels[scored.examples]
     commonest = np.bincount(data.labels[trained]).argmax()
     listed, there = len(split.train) + len(split.test), len(trained) + len(tested)
-    return SplitFigures(
-        figures=scored.figures,
-        interval=bootstrap_interval(scored.right, data.sources[scored.examples], seed),
-        chance=float((tested == commonest).mean()),
-        chosen=scored.chosen,
-        train=len(trained),
-        test=len(tested),
-        without_features=listed - there,
-    )
+    return {
+        "figures": scored.figures,
+        "interval": bootstrap_interval(scored.right, data.sources[scored.examples], seed),
+        "chance": float((tested == commonest).mean()),
+        "chosen": scored.chosen,
+        "train": len(trained),
+        "test": len(tested),
+        "without_features": listed - there,
+    }
 
 
-def summary(by_split: Mapping[str, SplitFigures]) -> dict[str, Any]:
+def summary(by_split: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Figures ``by_split``, their ``mean`` and, of several splits, standard deviation ``std``."""
-    figures = [split.figures for split in by_split.values()]
-    names = list(figures[0])
+    figures = [split["figures"] for split in by_split.values()]
+    columns = {name: [found[name] for found in figures] for name in figures[0]}
     row: dict[str, Any] = {
-        "by_split": {name: asdict(split) for name, split in by_split.items()},
-        "mean": {name: float(np.mean([f[name] for f in figures])) for name in names},
+        "by_split": {**by_split},
+        "mean": {name: float(np.mean(values)) for name, values in columns.items()},
     }
     if len(figures) > 1:
-        row["std"] = {name: float(np.std([f[name] for f in figures], ddof=1)) for name in names}
+        row["std"] = {name: float(np.std(values, ddof=1)) for name, values in columns.items()}
     return row
 
 

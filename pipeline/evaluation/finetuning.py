@@ -18,7 +18,7 @@ from pipeline.clips.table import SCHEMA, ClipTable, PublishedClips
 from pipeline.config import Config, LearningConfig
 from pipeline.embedding.embed import EmbeddingTask, embed
 from pipeline.embedding.shards import read_features
-from pipeline.evaluation.classifiers import Prediction, average
+from pipeline.evaluation.classifiers import average
 from pipeline.evaluation.examples import Examples, clips_of_each
 from pipeline.evaluation.splits import Split
 from pipeline.learning.learn import learn
@@ -60,12 +60,6 @@ RECIPES = {
 }
 
 
-def recipe_of(protocol: str, lr: float | None, epochs: int | None) -> Recipe:
-    """The protocol's recipe with the user's rate and number of epochs, where given."""
-    chosen = RECIPES[protocol]
-    return replace(chosen, lr=lr or chosen.lr, epochs=epochs or chosen.epochs)
-
-
 @dataclass(frozen=True)
 class FineTuning:
     """One encoder, fine-tuned on the labels of examples.
@@ -84,45 +78,50 @@ class FineTuning:
     recipe: Recipe
     place: Location
 
-    def predict(self, split: Split, title: str) -> Prediction:
+    def predict(self, split: Split, title: str) -> tuple[np.ndarray, np.ndarray]:
         """Train on one side of the split, score the other.
-
-        The scores of an example are its clips' logits, averaged (as in VMZ).
 
         Args:
             title: shown to the user.
+
+        Returns:
+            int64 [n], the test examples with features, and float64 [n, classes]: the logits of
+            their clips, averaged (as in VMZ).
         """
-        folder = self._folder(split)
+        said = repr((self.recipe, split.train.tolist(), split.test.tolist()))
+        digest = hashlib.blake2b(said.encode(), digest_size=6)
+        digest.update(self.weights.read_bytes())
+        folder = self.place / f"{self.modality}-{digest.hexdigest()}"
         config = self._settings(split)
         if not (folder / "metrics.json").exists():
-            learn(self._learning_task(split, folder, config, title))
+            labels = np.full(len(self.examples), -1, np.int32)
+            labels[split.train] = self.examples.labels[split.train]
+            learn(
+                LearningTask(
+                    clips=self._published(config),
+                    heads={self.modality: (_LABEL,)},
+                    labels={_LABEL: PublishedLabels.of(labels, len(self.examples.classes))},
+                    weights=self.weights,
+                    out=folder,
+                    rejects=folder / "rejects-learn",
+                    config=config,
+                    key=(config.seed, 0, 0),
+                    title=title,
+                    frozen=self.recipe.frozen,
+                )
+            )
         seen = np.flatnonzero(np.isin(self.examples.example, split.test))
         clips = _chosen_clips(self.examples.clips, seen, folder / "test-clips")
         features = folder / "features"
         if not (features / "DONE").exists():
-            embed(
-                EmbeddingTask(
-                    clips=clips.publish(),
-                    weights=folder / "encoders.safetensors",
-                    out={self.modality: features},
-                    rejects=folder / "rejects",
-                    config=config,
-                    title=f"{title} · embed test clips",
-                )
-            )
+            weights, rejects = folder / "encoders.safetensors", folder / "rejects"
+            out, heading = {self.modality: features}, f"{title} · embed test clips"
+            embed(EmbeddingTask(clips.publish(), weights, out, rejects, config, heading))
         values, present = read_features(features, len(clips))
         head = load((folder / "heads.safetensors").read_bytes())
         weight, bias = (head[f"{self.modality}_{_LABEL}.{name}"] for name in ("weight", "bias"))
         logits = values[present].astype(np.float32) @ weight.T + bias
-        examples, scores = average(logits, self.examples.example[seen[present]])
-        chosen = {"lr": self.recipe.lr, "epochs": float(self.recipe.epochs)}
-        return Prediction(examples, scores, chosen)
-
-    def _folder(self, split: Split) -> Location:
-        said = repr((self.recipe, split.train.tolist(), split.test.tolist()))
-        digest = hashlib.blake2b(said.encode(), digest_size=6)
-        digest.update(self.weights.read_bytes())
-        return self.place / f"{self.modality}-{digest.hexdigest()}"
+        return average(logits, self.examples.example[seen[present]])
 
     def _settings(self, split: Split) -> Config:
         """The run's settings with the recipe's schedule; how many workers there are stays."""
@@ -145,24 +144,6 @@ class FineTuning:
             held_out=0.0,
         )
         return config.model_copy(update={"learning": learning})
-
-    def _learning_task(
-        self, split: Split, out: Location, config: Config, title: str
-    ) -> LearningTask:
-        labels = np.full(len(self.examples), -1, np.int32)
-        labels[split.train] = self.examples.labels[split.train]
-        return LearningTask(
-            clips=self._published(config),
-            heads={self.modality: (_LABEL,)},
-            labels={_LABEL: PublishedLabels.of(labels, len(self.examples.classes))},
-            weights=self.weights,
-            out=out,
-            rejects=out / "rejects-learn",
-            config=config,
-            key=(config.seed, 0, 0),
-            title=title,
-            frozen=self.recipe.frozen,
-        )
 
     def _published(self, config: Config) -> PublishedClips:
         """The examples' windows, by way of a clip store where pretraining has one too: an epoch of

@@ -9,7 +9,7 @@ used again, an unfinished pass is done again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,15 @@ from pipeline.evaluation.classifiers import CLASSIFIERS, TEMPERATURE, VALIDATION
 from pipeline.evaluation.datasets import LabelledMedia
 from pipeline.evaluation.examples import Examples
 from pipeline.evaluation.feature_sources import BOTH, ExampleFeatures, FeatureSource, sources_of
-from pipeline.evaluation.figures import FROZEN, Scored, evaluate_features, split_figures, summary
-from pipeline.evaluation.finetuning import RECIPES, FineTuning, recipe_of
+from pipeline.evaluation.figures import (
+    FROZEN,
+    Scored,
+    accuracies,
+    evaluate_features,
+    split_figures,
+    summary,
+)
+from pipeline.evaluation.finetuning import RECIPES, FineTuning, Recipe
 from pipeline.evaluation.retrieval import agreement_with_labels
 from pipeline.evaluation.splits import Split
 from pipeline.methods import MODALITIES
@@ -62,9 +69,13 @@ class Request:
     epochs: int | None = None
 
     @property
-    def tuned(self) -> dict[str, Any]:
+    def tuned(self) -> dict[str, Recipe]:
         """Recipes of the protocols that fine-tune."""
-        return {p: recipe_of(p, self.lr, self.epochs) for p in self.protocols if p in RECIPES}
+        return {
+            p: replace(recipe, lr=self.lr or recipe.lr, epochs=self.epochs or recipe.epochs)
+            for p in self.protocols
+            if (recipe := RECIPES.get(p))
+        }
 
 
 def evaluate_rounds(run: Run, rounds: Sequence[int], test_split: str) -> dict[str, Any]:
@@ -98,7 +109,7 @@ def evaluate(run: Run, media: LabelledMedia | None, request: Request) -> dict[st
         UserError: a split or a modality does not exist, or the labels cannot be evaluated on.
     """
     config, place = run.config, run.location / "evaluation"
-    n = request.clips_per_video
+    n, missing = request.clips_per_video, media.missing if media else ()
     if media is None:
         own = ClipTable.open(run.clips)
         place = place / f"own-{len(own)}-{n}"
@@ -106,14 +117,16 @@ def evaluate(run: Run, media: LabelledMedia | None, request: Request) -> dict[st
     else:
         place = place / f"{media.kind}-{media.fingerprint}"
         examples = examples_module.of_dataset(media, place, config, n)
-    folds = request.folds or (media.default if media else tuple(examples.sides))
-    _check_named("split", folds, tuple(examples.sides))
-    splits = {fold: examples.split(fold) for fold in folds}
-    there = examples.modalities
+    sides, there = tuple(examples.sides), examples.modalities
     has = (*there, BOTH) if len(there) == 2 else there
+    folds = request.folds or (media.default if media else sides)
     modalities = request.modalities or has
-    _check_named("modality", modalities, has)
-    _announce(examples, splits, media.missing if media else ())
+    for what, asked, known in (("split", folds, sides), ("modality", modalities, has)):
+        for name in asked:
+            if name not in known:
+                raise UserError(f"there is no {what} {name!r} here; there is {', '.join(known)}")
+    splits = {fold: examples.split(fold) for fold in folds}
+    _announce(examples, splits, missing)
     features = ExampleFeatures(run, examples, place / f"features-{n}", modalities)
     results = []
     for source in sources_of(run, request.rounds, request.baselines, request.test_split):
@@ -122,18 +135,11 @@ def evaluate(run: Run, media: LabelledMedia | None, request: Request) -> dict[st
             named = {"encoder": source.name, "round": source.round, "modality": modality}
             for protocol in request.protocols:
                 if protocol in FROZEN:
-                    figures = evaluate_features(
-                        protocol, frozen[modality], examples, splits, config.seed
-                    )
+                    of = frozen[modality]
+                    figures = evaluate_features(protocol, of, examples, splits, config.seed)
                 elif protocol in RECIPES and source.weights is not None and modality != BOTH:
-                    tuning = FineTuning(
-                        run=run,
-                        examples=examples,
-                        weights=source.weights,
-                        modality=modality,
-                        recipe=request.tuned[protocol],
-                        place=place / f"tuned-{n}",
-                    )
+                    recipe, out = request.tuned[protocol], place / f"tuned-{n}"
+                    tuning = FineTuning(run, examples, source.weights, modality, recipe, out)
                     figures = _fine_tuned(tuning, splits, f"{source.name} · {protocol} {modality}")
                 else:
                     continue  # without an encoder, or with two, there is none to fine-tune
@@ -149,7 +155,7 @@ def evaluate(run: Run, media: LabelledMedia | None, request: Request) -> dict[st
         "root": str(media.root if media else run.clips),
         "fingerprint": media.fingerprint if media else None,
         "examples": examples.counts | {"indexed": len(examples), "clips": len(examples.clips)},
-        "missing": list(media.missing[:100]) if media else [],
+        "missing": list(missing[:100]),
         "classes": len(examples.classes),
         "request": asdict(request),
         "splits": {f: {"train": len(s.train), "test": len(s.test)} for f, s in splits.items()},
@@ -164,12 +170,6 @@ def evaluate(run: Run, media: LabelledMedia | None, request: Request) -> dict[st
         },
         "results": results,
     }
-
-
-def _check_named(what: str, asked: Sequence[str], known: tuple[str, ...]) -> None:
-    for name in asked:
-        if name not in known:
-            raise UserError(f"there is no {what} {name!r} here; there is {', '.join(known)}")
 
 
 def _announce(examples: Examples, splits: Mapping[str, Split], missing: tuple[str, ...]) -> None:
@@ -196,8 +196,10 @@ def _fine_tuned(tuning: FineTuning, splits: Mapping[str, Split], title: str) -> 
     """Fine-tuning of one encoder, over all splits."""
     by_split = {}
     labels, seed = tuning.examples.labels, tuning.run.config.seed
+    chosen = {"lr": tuning.recipe.lr, "epochs": float(tuning.recipe.epochs)}
     for name, split in splits.items():
-        scored = Scored.of(tuning.predict(split, f"{title} · split {name}"), labels)
+        asked, scores = tuning.predict(split, f"{title} · split {name}")
+        scored = Scored(asked, *accuracies(scores, labels[asked]), chosen)
         by_split[name] = split_figures(tuning.examples, split, split.train, scored, seed)
     return summary(by_split)
 
@@ -207,19 +209,11 @@ def _pseudo_labels(run: Run, examples: Examples, source: FeatureSource) -> list[
     if source.round is None:
         return []
     rows = []
-    this = run.round(source.round)
     for name in methods.get(run.config.method).clusterings:
-        if not (this.clusters(name) / "clustering.json").exists():
-            continue
-        assigned = read_labels(this.clusters(name), len(examples)).astype(np.int64)
-        rows.append(
-            {
-                "encoder": source.name,
-                "round": source.round,
-                "modality": name,
-                "protocol": PSEUDO_LABELS,
-                "mean": agreement_with_labels(assigned, examples.labels),
-                "by_split": {},
-            }
-        )
+        folder = run.round(source.round).clusters(name)
+        if (folder / "clustering.json").exists():
+            assigned = read_labels(folder, len(examples)).astype(np.int64)
+            figures = {"mean": agreement_with_labels(assigned, examples.labels), "by_split": {}}
+            named = {"encoder": source.name, "round": source.round, "modality": name}
+            rows.append({**named, "protocol": PSEUDO_LABELS, **figures})
     return rows

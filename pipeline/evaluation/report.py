@@ -16,32 +16,26 @@ def as_table(report: Mapping[str, Any]) -> str:
     for protocol in dict.fromkeys(row["protocol"] for row in report["results"]):
         rows = [row for row in report["results"] if row["protocol"] == protocol]
         names = list(rows[0]["mean"])
-        lines = [
-            [row["modality"], row["encoder"], *(_figure(row, name) for name in names)]
-            for row in rows
-        ]
+        lines = [[r["modality"], r["encoder"], *(_figure(r, name) for name in names)] for r in rows]
         tables.append(table([protocol, "encoder", *names], lines))
     return "\n\n".join(tables)
 
 
 def by_round(report: Mapping[str, Any]) -> str:
     """A line a round: the linear probe's accuracy of both encoders, and NMI of the clusters."""
-    columns = {
-        "linear": ("accuracy", "{} probe [95%]"),
-        "pseudo-labels": ("nmi", "{} NMI"),
-    }
+    columns = {"linear": ("accuracy", "{} probe [95%]"), "pseudo-labels": ("nmi", "{} NMI")}
     cells: dict[int, dict[str, str]] = {}
-    heads = {protocol: dict[str, None]() for protocol in columns}
-    for row in report["results"]:
-        name, head = columns[row["protocol"]]
-        heads[row["protocol"]][head.format(row["modality"])] = None
-        cells.setdefault(row["round"], {})[head.format(row["modality"])] = _figure(row, name)
-    ordered = [head for names in heads.values() for head in names]
-    lines = []
-    for number, found in cells.items():
-        shown = str(number) if number else "0 (random)"
-        lines.append([shown, *(found.get(head, "–") for head in ordered)])
-    return table(["round", *ordered], lines)
+    heads: list[str] = []
+    for protocol, (name, head) in columns.items():
+        rows = [row for row in report["results"] if row["protocol"] == protocol]
+        for row in rows:
+            cells.setdefault(row["round"], {})[head.format(row["modality"])] = _figure(row, name)
+        heads += dict.fromkeys(head.format(row["modality"]) for row in rows)
+    lines = [
+        [str(number) if number else "0 (random)", *(found.get(head, "–") for head in heads)]
+        for number, found in cells.items()
+    ]
+    return table(["round", *heads], lines)
 
 
 def headline(report: Mapping[str, Any]) -> str:

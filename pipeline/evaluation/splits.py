@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.clips.table import ClipTable
 from pipeline.errors import UserError
 from pipeline.evaluation.datasets.labelled import TEST, TRAIN, is_test_by_hash
-from pipeline.storage import Location
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def sides_of(clips: ClipTable, test_split: str) -> np.ndarray:
         sides = np.where(given == "train", TRAIN, np.where(given == test_split, TEST, ""))
     else:
         uris = clips.column("uri").to_pylist()
-        test = {uri: is_test_by_hash(uri) for uri in set(uris)}
-        sides = np.array([TEST if test[uri] else TRAIN for uri in uris])
+        by_uri = {uri: TEST if is_test_by_hash(uri) else TRAIN for uri in set(uris)}
+        sides = np.array([by_uri[uri] for uri in uris])
     return sides.astype(object)
 
 
@@ -105,17 +105,8 @@ def check_sides(clips: ClipTable, sides: np.ndarray) -> None:
     )
 
 
-def numbered(labels: pa.Array, place: Location) -> tuple[np.ndarray, list[str]]:
-    """Labels as numbers, int64 [n] (-1: none), and their names in alphabetical order.
-
-    Raises:
-        UserError: no example has a label.
-    """
-    classes = sorted({name for name in labels.to_pylist() if name is not None})
-    if not classes:
-        raise UserError(
-            f"nothing in {place} has a label, so there is nothing to evaluate against; "
-            "name labelled media with --dataset, or index a cuts table with a label column"
-        )
-    numbers = {name: number for number, name in enumerate(classes)}
-    return np.array([numbers.get(name, -1) for name in labels.to_pylist()], np.int64), classes
+def numbered(names: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """Labels by name as numbers, int64 [n] (-1: none), and the names in alphabetical order."""
+    classes = sorted(names.unique().drop_null().to_pylist())
+    numbers = pc.index_in(names, value_set=pa.array(classes, names.type)).fill_null(-1)
+    return numbers.to_numpy().astype(np.int64), classes

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.clips.fill import publish_clips
 from pipeline.clips.listing import list_media
 from pipeline.clips.table import ClipTable, clip_id
-from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.evaluation.datasets.labelled import TRAIN
-from pipeline.evaluation.splits import sides_of
+from pipeline.evaluation.splits import numbered, sides_of
 from pipeline.learning.learn import learn
 from pipeline.learning.task import LearningTask, PublishedLabels
 from pipeline.methods import MODALITIES
@@ -79,15 +77,14 @@ class Supervision:
             ids = zip(clips.column("clip_id").to_pylist(), clips.column("uri").to_pylist())
             names = pa.array([known.get(cut, known.get(uri)) for cut, uri in ids], pa.string())
         else:
-            names = clips.column(self.column).combine_chunks()
-        classes = sorted(name for name in pc.unique(names).to_pylist() if name is not None)
+            names = clips.column(self.column)
+        labels, classes = numbered(names)
         if len(classes) < 2:
             raise UserError(
                 f"{self.table or clips.location} labels the run's clips with {len(classes)} "
                 f"classes in its column {self.column}; at least two are needed to train encoders"
             )
-        numbers = pc.index_in(names, value_set=pa.array(classes))
-        return pc.fill_null(numbers, -1).to_numpy().astype(np.int32), len(classes)
+        return labels.astype(np.int32), len(classes)
 
 
 def supervised(
@@ -110,12 +107,13 @@ def supervised(
     clips = ClipTable.open(run.clips)
     labels, k = supervision.labels(clips)
     labels[sides_of(clips, test_split) != TRAIN] = -1
-    config = _settings(run.config, rounds=1 if start else run.config.rounds)
+    rounds = 1 if start else run.config.rounds
+    longer = {"epochs": run.config.learning.epochs * rounds, "held_out": 0.0, "patience": 0}
+    learning = run.config.learning.model_copy(update=longer)
+    config = run.config.model_copy(update={"learning": learning})
     start = start or run.round(0).encoders
-    digest = hashlib.blake2b(labels.tobytes(), digest_size=6)
-    digest.update(config.learning.model_dump_json().encode())
-    digest.update(start.read_bytes())
-    there = tuple(m for m in modalities if clips.count((m,)))
+    settings = config.learning.model_dump_json().encode()
+    digest = hashlib.blake2b(labels.tobytes() + settings + start.read_bytes(), digest_size=6)
     if modalities != MODALITIES:
         digest.update(repr(modalities).encode())
     out = run.location / "evaluation" / f"{NAME}-{digest.hexdigest()}"
@@ -123,7 +121,7 @@ def supervised(
         learn(
             LearningTask(
                 clips=publish_clips(clips, run.location, config),
-                heads=dict.fromkeys(there, (_LABEL,)),
+                heads={m: (_LABEL,) for m in modalities if clips.count((m,))},
                 labels={_LABEL: PublishedLabels.of(labels, k)},
                 weights=start,
                 out=out,
@@ -134,10 +132,3 @@ def supervised(
             )
         )
     return out / "encoders.safetensors"
-
-
-def _settings(config: Config, rounds: int) -> Config:
-    learning = config.learning.model_copy(
-        update={"epochs": config.learning.epochs * rounds, "held_out": 0.0, "patience": 0}
-    )
-    return config.model_copy(update={"learning": learning})

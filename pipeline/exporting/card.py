@@ -21,7 +21,7 @@ tags: [xdc, self-supervised-learning, $modality]
 # $architecture, a $modality encoder pretrained with $method
 
 $what → $dim features. Trained without any label, by audio-video clustering (the methods of
-Alwassel et al., NeurIPS 2020, arXiv:1911.12667) with xdc-ray $version.
+Alwassel et al., NeurIPS 2020, arXiv:1911.12667) with xdc-ray $xdc_ray_version.
 
 ## Training
 
@@ -51,8 +51,6 @@ apart what its training videos showed and sounded like. It has their gaps and bi
 Weights: `$license`. Code that comes with them: Apache 2.0.
 """
 )
-
-_BATCHNORM = Template(" BatchNorm has eps $eps and, in PyTorch's terms, momentum 0.1.")
 
 _WHAT = {
     "video": "A clip of $frames frames at $fps fps, $size×$size RGB",
@@ -96,19 +94,10 @@ def prepare(waveform):
     return ((x - x.mean((1, 2), keepdim=True)) / deviation).unsqueeze(1)""",
 }
 
-_SAFETENSORS = Template(
-    """\
-from safetensors.torch import load_file
-$network
-network.load_state_dict(load_file("model.safetensors"))
-with torch.inference_mode():
-    features = network.eval()(prepare($media))"""
-)
-
-_TORCHVISION = Template(
+_NETWORK = Template(
     """\
 $network
-network.load_state_dict(torch.load("torchvision.pt", weights_only=True))
+network.load_state_dict($state)
 with torch.inference_mode():
     features = network.eval()(prepare($media))"""
 )
@@ -138,51 +127,53 @@ def model_card(
         torchvision: code that makes torchvision's own network as ``network``, or empty.
     """
     modality, settings = facts["modality"], dict(preprocessing)
-    eps = facts["batchnorm_eps"]
-    region = settings.get("region")
+    eps, region = facts["batchnorm_eps"], settings.get("region")
+    batchnorm = f" BatchNorm has eps {eps} and, in PyTorch's terms, momentum 0.1." if eps else ""
     settings["cut"] = f", cut to [x, y, width, height] = {region} and" if region else ""
-    starts = "from" if settings.get("align") == "start" else "centred on"
-    settings["where"] = f", {starts} the {'start' if starts == 'from' else 'middle'} of the frames"
+    starts = settings.get("align") == "start"
+    where = "from the start" if starts else "centred on the middle"
+    settings["where"] = f", {where} of the frames"
     return _CARD.substitute(
+        facts,
         license=license,
-        modality=modality,
-        architecture=facts["architecture"],
         method=facts["training"]["method"].upper(),
         what=Template(_WHAT[modality]).substitute(settings),
-        dim=facts["dim"],
-        version=facts["xdc_ray_version"],
         training=_training_rows(facts["training"]),
         input=Template(_INPUT[modality]).substitute(settings),
         prepare=_PREPARE[modality],
-        load="".join(
-            f"\n{title}\n\n```python\n{code}\n```\n" for title, code in _loaders(facts, torchvision)
-        ),
-        batchnorm=_BATCHNORM.substitute(eps=eps) if eps else "",
+        load=_loading(facts, torchvision),
+        batchnorm=batchnorm,
     )
 
 
-def _loaders(facts: dict[str, Any], torchvision: str) -> list[tuple[str, str]]:
-    """Title and code for every file of weights."""
-    modality, function = facts["modality"], facts["function"]
-    media = {"video": "frames", "audio": "waveform"}[modality]
-    network, title = torchvision, "`model.safetensors`, torchvision's network:"
+def _loading(facts: dict[str, Any], torchvision: str) -> str:
+    """A titled block of code for every file of weights."""
+    function = facts["function"]
+    media, name = {"video": ("frames", "video"), "audio": ("waveform", "spectrogram")}[
+        facts["modality"]
+    ]
+    network, title = torchvision, "torchvision's network"
     if not torchvision:
         network = f"from encoder import {function}\n\nnetwork = {function}()"
-        title = "`model.safetensors`, the network in `encoder.py` (torchvision has none like it):"
-    value, name = f"prepare({media})", {"video": "video", "audio": "spectrogram"}[modality]
-    inside = ""
+        title = "the network in `encoder.py` (torchvision has none like it)"
+    value, inside = f"prepare({media})", ""
     if facts["front_end_in_graph"]:
         value, name, inside = media, media, ", what `prepare` does is inside"
+    safetensors = _NETWORK.substitute(
+        network=f"from safetensors.torch import load_file\n{network}",
+        state='load_file("model.safetensors")',
+        media=media,
+    )
+    pickled = 'torch.load("torchvision.pt", weights_only=True)'
+    stock = _NETWORK.substitute(network=network, state=pickled, media=media)
     codes = {
-        "safetensors": (title, _SAFETENSORS.substitute(network=network, media=media)),
-        "torchvision": (
-            "`torchvision.pt`, the same for `torch.load`:",
-            _TORCHVISION.substitute(network=network, media=media),
-        ),
-        "onnx": (f"`model.onnx`{inside}:", _ONNX.substitute(input=name, value=value)),
-        "torch-export": (f"`model.pt2`{inside}:", _TORCH_EXPORT.substitute(value=value)),
+        "safetensors": (f"`model.safetensors`, {title}", safetensors),
+        "torchvision": ("`torchvision.pt`, the same for `torch.load`", stock),
+        "onnx": (f"`model.onnx`{inside}", _ONNX.substitute(input=name, value=value)),
+        "torch-export": (f"`model.pt2`{inside}", _TORCH_EXPORT.substitute(value=value)),
     }
-    return [codes[name] for name in facts["formats"]]
+    blocks = (codes[name] for name in facts["formats"])
+    return "".join(f"\n{title}:\n\n```python\n{code}\n```\n" for title, code in blocks)
 
 
 def _training_rows(training: dict[str, Any]) -> str:

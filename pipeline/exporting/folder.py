@@ -99,7 +99,13 @@ class Export:
             file = io.BytesIO()
             torch.save(encoder.state_dict(), file)
             (folder / "torchvision.pt").write_bytes(file.getbuffer())
-        self._write_graphs(encoder, folder)
+        if GRAPHS.keys() & set(self.formats):
+            graph = graphs.graph(encoder, self.modality, self.run.config.clips, self.front_end)
+            program = graphs.trace(graph)
+            if "torch-export" in self.formats:
+                (folder / "model.pt2").write_bytes(graphs.torch_export_file(graph, program))
+            if "onnx" in self.formats:
+                (folder / "model.onnx").write_bytes(graphs.onnx_file(graph, program))
         facts = self._facts(encoder)
         input_facts = preprocessing(self.run.config.clips, self.modality)
         card = model_card(facts, input_facts, self.license, self.network.torchvision)
@@ -109,31 +115,21 @@ class Export:
 
     def _no_stock(self) -> str:
         """Why there is no file for torchvision, and what there is instead."""
-        known = ARCHITECTURES[self.modality]
-        stock = [name for name, network in known.items() if network.torchvision]
+        stock = [name for name, known in ARCHITECTURES[self.modality].items() if known.torchvision]
         ours = blank(self.modality, self.architecture).state_dict()
-        differing = [differing_tensors(ours, blank(self.modality, name)) for name in stock]
-        fewest = min(differing, key=len)
+        fewest = min((differing_tensors(ours, blank(self.modality, n)) for n in stock), key=len)
         return (
             f"the format torchvision holds {' or '.join(stock)}, which {self.architecture} does "
             "not fit: leave it out (the folder's encoder.py loads model.safetensors) or pretrain "
             f"with encoders.{self.modality}={stock[0]}; {in_one_line(fewest)}"
         )
 
-    def _write_graphs(self, encoder: nn.Module, folder: Location) -> None:
-        if not GRAPHS.keys() & set(self.formats):
-            return
-        graph = graphs.graph(encoder, self.modality, self.run.config.clips, self.front_end)
-        program = graphs.trace(graph)
-        if "torch-export" in self.formats:
-            (folder / "model.pt2").write_bytes(graphs.torch_export_file(graph, program))
-        if "onnx" in self.formats:
-            (folder / "model.onnx").write_bytes(graphs.onnx_file(graph, program))
-
     def _facts(self, encoder: nn.Module) -> dict[str, Any]:
         """The content of config.json."""
         config = self.run.config
         learned = self.run.round(self.round).metrics.read_json().get("updates", [])
+        norms = (m for m in encoder.modules() if isinstance(m, _BatchNorm))
+        told = {"optimizer", "lr", "epochs", "batch_size", "workers", "sampling"}
         return {
             "model_type": "xdc-ray",
             "xdc_ray_version": pipeline.__version__,
@@ -141,10 +137,7 @@ class Export:
             "architecture": self.architecture,
             "dim": encoder.dim,
             "function": self.network.function,
-            # null: it has no BatchNorm
-            "batchnorm_eps": next(
-                (m.eps for m in encoder.modules() if isinstance(m, _BatchNorm)), None
-            ),
+            "batchnorm_eps": next((norm.eps for norm in norms), None),  # null: it has none
             "stock_architecture": bool(self.network.torchvision),
             "formats": [name for name in FORMATS if name in {"safetensors", *self.formats}],
             "front_end_in_graph": self.front_end,
@@ -156,10 +149,7 @@ class Export:
                 "clips": max((update["labelled"] for update in learned), default=0),
                 "seed": config.seed,
                 "encoders": config.encoders.model_dump(mode="json"),
-                "learning": config.learning.model_dump(
-                    mode="json",
-                    include={"optimizer", "lr", "epochs", "batch_size", "workers", "sampling"},
-                ),
+                "learning": config.learning.model_dump(mode="json", include=told),
                 "metrics": learned[-1]["epochs"][-1] if learned else {},
             },
         }

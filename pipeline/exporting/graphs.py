@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import io
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -22,21 +23,6 @@ from pipeline.errors import UserError
 
 TOLERANCE = 1e-4  # largest difference of a feature, against the largest feature where that is > 1
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-
-
-class EncoderWithFrontEnd(nn.Module):
-    """media → features: frames uint8 [B, T, H, W, 3], or waveform float32 [B, samples]."""
-
-    def __init__(self, front: nn.Module, encoder: nn.Module) -> None:
-        super().__init__()
-        self.front, self.encoder = front, encoder
-        for module in front.modules():
-            for name, buffer in module.named_buffers(recurse=False):
-                # Of its own memory: torchaudio's window is a view of a longer one.
-                setattr(module, name, buffer.clone())
-
-    def forward(self, media: Tensor) -> Tensor:
-        return self.encoder(self.front(media))
 
 
 @dataclass(frozen=True)
@@ -58,8 +44,9 @@ def graph(encoder: nn.Module, modality: str, clips: ClipsConfig, front_end: bool
     """The graph of an encoder at the sizes of `clips`.
 
     Args:
-        front_end: begin before the front end: with ``frames`` (normalised inside) in place of
-            ``video``, with ``waveform`` (log-mel inside) in place of ``spectrogram``.
+        front_end: begin before the front end: with ``frames`` uint8 [B, T, H, W, 3] (normalised
+            inside) in place of ``video``, with ``waveform`` float32 [B, samples] (log-mel inside)
+            in place of ``spectrogram``.
     """
     draw = torch.Generator().manual_seed(0)
     video, audio = clips.video, clips.audio
@@ -71,9 +58,14 @@ def graph(encoder: nn.Module, modality: str, clips: ClipsConfig, front_end: bool
     else:
         front, name = LogMel(audio), "waveform"
         media = 0.1 * torch.randn((3, audio.samples), generator=draw)
-    if front_end:
-        return Graph(EncoderWithFrontEnd(front, encoder).eval(), name, media)
-    return Graph(encoder, {"frames": "video", "waveform": "spectrogram"}[name], front(media))
+    if not front_end:
+        return Graph(encoder, {"frames": "video", "waveform": "spectrogram"}[name], front(media))
+    for module in front.modules():
+        for buffer_name, buffer in module.named_buffers(recurse=False):
+            # Of its own memory: torchaudio's window is a view of a longer one.
+            setattr(module, buffer_name, buffer.clone())
+    both = nn.Sequential(OrderedDict(front=front, encoder=encoder))
+    return Graph(both.eval(), name, media)
 
 
 def require_onnx() -> None:

@@ -6,9 +6,9 @@ import os
 
 from torch import nn
 
-from pipeline.encoders.architectures import ARCHITECTURES, EPS, architecture, blank
-from pipeline.encoders.checkpoints import check_fits, filled, nearest, of_modality
-from pipeline.encoders.weights import State, read_tensors
+from pipeline.encoders.architectures import ARCHITECTURES, architecture
+from pipeline.encoders.checkpoints import encoder_of, nearest, of_modality
+from pipeline.encoders.weights import read_tensors
 from pipeline.errors import UserError
 from pipeline.run import Run
 from pipeline.storage import Location
@@ -49,9 +49,9 @@ def load_encoder(
         raise UserError(f"{place} is not a run directory, so it has no round {round}")
     if place.info().is_file:
         return _of_file(place, modality, eps)
-    folders = {m: place / m for m in ARCHITECTURES if (place / m / "config.json").exists()}
+    folders = [m for m in ARCHITECTURES if (place / m / "config.json").exists()]
     if folders:
-        modality = modality or (next(iter(folders)) if len(folders) == 1 else None)
+        modality = modality or (folders[0] if len(folders) == 1 else None)
         place = place / _chosen(modality, place)
     if (place / "config.json").exists():
         return _of_export(place, modality, eps)
@@ -65,7 +65,7 @@ def _of_run(place: Location, modality: str, number: int | None, eps: float | Non
     run = Run.existing(place.full_uri)
     weights = run.finished_round(number).encoders
     state = of_modality(read_tensors(weights), modality, weights)
-    return _of_tensors(state, modality, getattr(run.config.encoders, modality), weights, eps)
+    return encoder_of(state, modality, getattr(run.config.encoders, modality), weights, eps)
 
 
 def _of_export(place: Location, modality: str | None, eps: float | None) -> nn.Module:
@@ -80,8 +80,7 @@ def _of_export(place: Location, modality: str | None, eps: float | None) -> nn.M
     if modality not in (None, held):
         raise UserError(f"{place} holds the {held} encoder, not the {modality} one")
     weights = place / "model.safetensors"
-    eps = eps or facts["batchnorm_eps"]
-    return _of_tensors(read_tensors(weights), held, name, weights, eps)
+    return encoder_of(read_tensors(weights), held, name, weights, eps or facts["batchnorm_eps"])
 
 
 def _of_file(place: Location, modality: str | None, eps: float | None) -> nn.Module:
@@ -93,15 +92,7 @@ def _of_file(place: Location, modality: str | None, eps: float | None) -> nn.Mod
     modality, name = nearest(state, modality)
     if eps is None and not place.name.endswith(".safetensors"):
         eps = architecture(modality, name).released_eps
-    return _of_tensors(state, modality, name, place, eps)
-
-
-def _of_tensors(
-    state: State, modality: str, name: str, place: Location, eps: float | None
-) -> nn.Module:
-    network = blank(modality, name)
-    check_fits(network, name, state, place)
-    return filled(network, state, eps or EPS)
+    return encoder_of(state, modality, name, place, eps)
 
 
 def _chosen(modality: str | None, place: Location) -> str:

@@ -46,13 +46,8 @@ def _purest(table: np.ndarray, names: list[str]) -> list[dict[str, Any]]:
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     purest = np.argsort(-share.max(axis=1), kind="stable")[:_CLUSTERS]
     leading = np.argsort(-share, axis=1, kind="stable")[:, :_LABELS]
-    return [
-        {
-            "clips": int(table[c].sum()),
-            "labels": {names[i]: round(share[c, i], 3) for i in leading[c]},
-        }
-        for c in purest
-    ]
+    shares = [{names[i]: round(share[c, i], 3) for i in leading[c]} for c in purest]
+    return [{"clips": int(table[c].sum()), "labels": found} for c, found in zip(purest, shares)]
 
 
 def _confused(table: np.ndarray, names: list[str]) -> list[dict[str, Any]]:

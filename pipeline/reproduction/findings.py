@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from pipeline.methods import MODALITIES
 from pipeline.reproduction.trials import Preset, Trial
 
 
@@ -45,6 +46,7 @@ class Finding:
 
 OURS = "anchored_audio"
 OURS_RAW = f"{OURS}-raw"
+OURS_TUNED = f"{OURS_RAW}-tuned"
 _XDC = Trial("xdc", "xdc", every_round=True)
 _VARIANTS = (
     Trial("sdc", "sdc", every_round=True),
@@ -63,99 +65,90 @@ _TUNED = tuple(
 )
 
 
-def _both(better: str, worse: str, claim: str) -> tuple[Comparison, ...]:
-    return tuple(Comparison(better, worse, m, claim) for m in ("video", "audio"))
+def _claims(
+    *claims: tuple[str, str, str], of: Sequence[str] = MODALITIES
+) -> tuple[Comparison, ...]:
+    """Better trial, worse trial and claim; each for every one of these modalities."""
+    return tuple(Comparison(better, worse, m, claim) for better, worse, claim in claims for m in of)
 
 
-# Choices that the paper does not state: the claim for ours, and the settings of the alternative.
-_OTHERWISE = {
-    "plain-features": (
-        "PCA, whitening and L2 before k-means help",
-        ("clustering.pca_dim=0", "clustering.whiten=false", "clustering.l2=false"),
-    ),
-    "window-start": ("audio windows centred on the frames help", ("clips.audio.align=start",)),
-    "loud": ("spectrograms normalised by clip help", ("clips.audio.normalize=none",)),
-    "one-scale": ("video at several scales helps", ("clips.video.train_short_side=[36,36]",)),
-}
-_AUDIO_NETWORKS = tuple(
-    Trial(f"xdc-{network}", "xdc", settings=(f"encoders.audio={network}",), short=True)
-    for network in ("resnet18_vmz", "resnet18")
-)
-
-
-def _k(k: int) -> Trial:
-    return Trial(f"xdc-k{k}", "xdc", settings=(f"clustering.k={k}",), short=True)
+def _other(name: str, *settings: str) -> Trial:
+    """XDC with other settings, by its first round."""
+    return Trial(f"xdc-{name}", "xdc", settings=settings, short=True)
 
 
 def _part(name: str) -> Trial:
     return Trial(f"xdc-{name}", "xdc", cuts=name)
 
 
+# Choices that the paper does not state: the alternative, and the claim for ours.
+_OPEN = {
+    _other(
+        "plain-features", "clustering.pca_dim=0", "clustering.whiten=false", "clustering.l2=false"
+    ): "PCA, whitening and L2 before k-means help",
+    _other("window-start", "clips.audio.align=start"): "audio windows centred on the frames help",
+    _other("loud", "clips.audio.normalize=none"): "spectrograms normalised by clip help",
+    _other("one-scale", "clips.video.train_short_side=[36,36]"): "video at several scales helps",
+}
+_AUDIO_NETWORKS = ("resnet18_vmz", "resnet18")
+_ANCHORED_VIDEO = Trial("anchored_video-raw", "anchored_video", settings=_RAW, every_round=True)
+_CHEAPER = ("embedding.from_training=true", "rounds=2")
+
 FINDINGS = (
     Finding(
         "F1",
         "The four variants and ours, between random and supervised encoders",
         (_XDC, *_VARIANTS, _OURS, *_FIRST_RAW, _SUPERVISED),
-        (
-            *_both("xdc", "random", "XDC learns"),
-            *_both("xdc", "sdc", "XDC is better than single-modality clustering"),
-            *_both("xdc", "mdc", "XDC is better than MDC"),
-            *_both("xdc", "cdc", "XDC is better than CDC"),
-            *_both(OURS_RAW, "xdc", "(ours) an anchored strong modality is better than XDC"),
-            *_both(OURS_RAW, "sdc", "(ours) and better than single-modality clustering"),
-            *_both(OURS_RAW, "random", "(ours) both encoders gain"),
-            *_both(OURS_RAW, OURS, "(ours) first labels from features without an encoder help"),
-            *_both("xdc-raw", "xdc", "(ours) the same for XDC"),
+        _claims(
+            ("xdc", "random", "XDC learns"),
+            ("xdc", "sdc", "XDC is better than single-modality clustering"),
+            ("xdc", "mdc", "XDC is better than MDC"),
+            ("xdc", "cdc", "XDC is better than CDC"),
+            (OURS_RAW, "xdc", "(ours) an anchored strong modality is better than XDC"),
+            (OURS_RAW, "sdc", "(ours) and better than single-modality clustering"),
+            (OURS_RAW, "random", "(ours) both encoders gain"),
+            (OURS_RAW, OURS, "(ours) first labels from features without an encoder help"),
+            ("xdc-raw", "xdc", "(ours) the same for XDC"),
         ),
     ),
     Finding(
         "F1T",
         "The same encoders, fine-tuned with all labels for a round's epochs",
         (_SCRATCH, *_TUNED),
-        (
-            *_both("xdc-tuned", "scratch", "XDC is a better start than random weights"),
-            *_both("xdc-tuned", "sdc-tuned", "and a better start than single-modality clustering"),
-            *_both(
-                f"{OURS_RAW}-tuned",
-                "xdc-tuned",
-                "(ours) an anchored modality is a better start than XDC",
-            ),
+        _claims(
+            ("xdc-tuned", "scratch", "XDC is a better start than random weights"),
+            ("xdc-tuned", "sdc-tuned", "and a better start than single-modality clustering"),
+            (OURS_TUNED, "xdc-tuned", "(ours) an anchored modality is a better start than XDC"),
         ),
     ),
     Finding(
         "F2",
         "The number of clusters",
-        (_XDC, *(_k(k) for k in (16, 256, 1024))),
-        (
-            *_both(
-                "xdc-k256", "xdc-k16", "k should be large and need not match the number of classes"
-            ),
-            *_both("xdc", "xdc-k1024", "with few clips a large k does not help"),
+        (_XDC, *(_other(f"k{k}", f"clustering.k={k}") for k in (16, 256, 1024))),
+        _claims(
+            ("xdc-k256", "xdc-k16", "k should be large and need not match the number of classes"),
+            ("xdc", "xdc-k1024", "with few clips a large k does not help"),
         ),
     ),
     Finding(
         "F3",
         "Curated against uncurated clips",
         (_XDC, _part("anywhere")),
-        _both("xdc", "xdc-anywhere", "curated clips are better"),
+        _claims(("xdc", "xdc-anywhere", "curated clips are better")),
     ),
     Finding(
         "F4",
         "The amount of data, at equal compute",
         (_XDC, _part("half"), _part("quarter")),
-        _both("xdc", "xdc-quarter", "more data is better"),
+        _claims(("xdc", "xdc-quarter", "more data is better")),
     ),
     Finding(
         "F5",
         "Control: two encoders of the same modality",
-        (
-            _XDC,
-            Trial("twins-video", "twins:video", short=True),
-            Trial("twins-audio", "twins:audio", short=True),
-        ),
+        (_XDC, *(Trial(f"twins-{m}", f"twins:{m}", short=True) for m in MODALITIES)),
         tuple(
             Comparison("xdc", f"twins-{m}", m, "the second modality is what helps")
-            for m in ("video", "audio")
+            for m in MODALITIES
         ),
     ),
     Finding("F6", "What clusters hold", (_XDC, _OURS_RAW), ()),
@@ -163,54 +156,37 @@ FINDINGS = (
         "F7",
         "The headline in miniature: no labels against labels of another task",
         (_XDC, _OURS_RAW, Trial("supervised-slot", "supervised:slot:video")),
-        (
-            Comparison(
-                "xdc", "supervised-slot", "video", "XDC is better than supervision on another task"
-            ),
-            Comparison(
-                OURS_RAW, "supervised-slot", "video", "(ours) and so is the anchored variant"
-            ),
+        _claims(
+            ("xdc", "supervised-slot", "XDC is better than supervision on another task"),
+            (OURS_RAW, "supervised-slot", "(ours) and so is the anchored variant"),
+            of=["video"],
         ),
     ),
     Finding(
         "A1",
         "(ours) Which modality to anchor, chosen without labels",
-        (_OURS_RAW, Trial("anchored_video-raw", "anchored_video", settings=_RAW, every_round=True)),
-        _both(OURS_RAW, "anchored_video-raw", "it matters which one is anchored"),
+        (_OURS_RAW, _ANCHORED_VIDEO),
+        _claims((OURS_RAW, "anchored_video-raw", "it matters which one is anchored")),
     ),
     Finding(
         "A2",
         "(ours) A cheaper round: features kept from training",
-        (
-            _XDC,
-            Trial(
-                "xdc-from-training", "xdc", settings=("embedding.from_training=true", "rounds=2")
-            ),
-        ),
-        _both("xdc-from-training", "xdc", "it costs no accuracy"),
+        (_XDC, Trial("xdc-from-training", "xdc", settings=_CHEAPER)),
+        _claims(("xdc-from-training", "xdc", "it costs no accuracy")),
     ),
     Finding(
         "A3",
         "(ours) What the paper leaves open: our choice against the alternative",
+        (_XDC, *_OPEN, *(_other(name, f"encoders.audio={name}") for name in _AUDIO_NETWORKS)),
         (
-            _XDC,
-            *(
-                Trial(f"xdc-{name}", "xdc", settings=settings, short=True)
-                for name, (_, settings) in _OTHERWISE.items()
-            ),
-            *_AUDIO_NETWORKS,
-        ),
-        (
-            *(
-                comparison
-                for name, (claim, _) in _OTHERWISE.items()
-                for comparison in _both("xdc", f"xdc-{name}", claim)
-            ),
-            Comparison(
-                "xdc-resnet18_vmz",
-                "xdc-resnet18",
-                "audio",
-                "VMZ's audio network is better than a stock one",
+            *_claims(*(("xdc", trial.name, claim) for trial, claim in _OPEN.items())),
+            *_claims(
+                (
+                    "xdc-resnet18_vmz",
+                    "xdc-resnet18",
+                    "VMZ's audio network is better than a stock one",
+                ),
+                of=["audio"],
             ),
         ),
     ),
@@ -218,7 +194,7 @@ FINDINGS = (
         "A4",
         "(ours) One encoder after the other, the weak one first",
         (_XDC, Trial("xdc_video_first", "xdc_video_first", short=True)),
-        _both("xdc_video_first", "xdc", "better than updating both at once"),
+        _claims(("xdc_video_first", "xdc", "better than updating both at once")),
     ),
 )
 

@@ -16,7 +16,7 @@ from pipeline.embedding.embed import EmbeddingTask, embed
 from pipeline.embedding.shards import read_features
 from pipeline.evaluation.classifiers import ClipFeatures
 from pipeline.evaluation.datasets.labelled import NEITHER, TEST
-from pipeline.evaluation.figures import evaluate_splits
+from pipeline.evaluation.figures import evaluate_features
 from pipeline.evaluation.splits import LabelledExamples
 from pipeline.reproduction.worlds import TRAIN
 from pipeline.run import Round
@@ -58,10 +58,9 @@ def probed(lists: Lists, features: Features, seed: int) -> dict[str, Any]:
         Split → accuracy with its 95% interval (low, high), chance, strength (C) and the numbers of
         clips.
     """
-    tables = [clips for clips, _ in lists.values()]
 
     def joined(column: str) -> pa.DictionaryArray:
-        parts = [chunk for t in tables for chunk in t.column(column).chunks]
+        parts = [chunk for clips, _ in lists.values() for chunk in clips.column(column).chunks]
         return pa.chunked_array(parts).combine_chunks().dictionary_encode()
 
     labels, files = joined("label"), joined("uri")
@@ -77,21 +76,21 @@ def probed(lists: Lists, features: Features, seed: int) -> dict[str, Any]:
             for split in held_out
         },
     )
-    values = np.concatenate([features[name][0] for name in lists])
-    present = np.concatenate([features[name][1] for name in lists])
+    values, present = (np.concatenate([features[name][i] for name in lists]) for i in (0, 1))
     clips = ClipFeatures(values[present].astype(np.float32), np.flatnonzero(present))
     splits = {split: data.split(split) for split in held_out}
+    by_split = evaluate_features("linear", clips, data, splits, seed)["by_split"]
     return {
         split: {
-            "accuracy": found.figures["accuracy"],
-            "low": found.interval[0],
-            "high": found.interval[1],
-            "chance": found.chance,
-            "strength": found.chosen["C"],
-            "train_clips": found.train,
-            "test_clips": found.test,
+            "accuracy": found["figures"]["accuracy"],
+            "low": found["interval"][0],
+            "high": found["interval"][1],
+            "chance": found["chance"],
+            "strength": found["chosen"]["C"],
+            "train_clips": found["train"],
+            "test_clips": found["test"],
         }
-        for split, found in evaluate_splits("linear", clips, data, splits, seed).items()
+        for split, found in by_split.items()
     }
 
 
@@ -99,14 +98,8 @@ def clusters_of(this: Round, modality: str, clips: ClipTable, config: Config) ->
     """int32 [N]: the modality's own clusters, also where the method clustered another way."""
     out = this.clusters(modality)
     if not (out / "clustering.json").exists():
-        task = ClusteringTask(
-            features=(this.features(modality),),
-            num_clips=len(clips),
-            clips=clips.location,
-            config=config.clustering,
-            seed=config.seed,
-            out=out,
-        )
+        features, settings = (this.features(modality),), config.clustering
+        task = ClusteringTask(features, len(clips), clips.location, settings, config.seed, out)
         cluster(task, resources=config.resources).close()
     return read_labels(out, len(clips))
 
@@ -117,15 +110,14 @@ def signals(this: Round, assigned: Mapping[str, np.ndarray], clips: ClipTable) -
     Args:
         assigned: modality → its clusters of `clips`, int32 [N].
     """
-    found = {}
-    for modality, labels in assigned.items():
-        sizes = np.bincount(labels[labels >= 0])
-        found[f"effective_clusters_{modality}"] = measures.effective_clusters(sizes)
+    found = {
+        f"effective_clusters_{modality}": measures.effective_clusters(np.bincount(ids[ids >= 0]))
+        for modality, ids in assigned.items()
+    }
     if len(assigned) == 2:
         first, second = assigned.values()
         found["agreement"] = agreement(first, second)
-        files = clips.files()
-        if files is not None:
+        if (files := clips.files()) is not None:
             found["agreement_beyond_files"] = agreement(first, second, files)
     for update in this.metrics.read_json().get("updates", []):
         last = update["epochs"][-1]

@@ -77,12 +77,9 @@ def write_result(place: Location, result: TrialResult) -> None:
     Only one command at a time may write to a file: of two, one could lose the other's line.
     """
     results = read_results(place) | {result.key: result}
-    lines = [_line(one) for _, one in sorted(results.items())]
+    lines = []
+    for key, one in sorted(results.items()):
+        # The key first and everything else sorted by name, so that diffs stay small.
+        values = json.loads(json.dumps(asdict(one), sort_keys=True))
+        lines.append(json.dumps(dict(zip(("preset", "trial", "seed"), key)) | values))
     place.write_text("\n".join(lines) + "\n")
-
-
-def _line(result: TrialResult) -> str:
-    """JSON with the key first and everything else sorted by name, so that diffs stay small."""
-    names = ("preset", "trial", "seed")
-    values = json.loads(json.dumps(asdict(result), sort_keys=True))
-    return json.dumps({name: values[name] for name in names} | values)

@@ -96,17 +96,6 @@ class Preset:
     generated: Mapping[str, int] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Trained:
-    """
-    Attributes:
-        weights: round → safetensors of both encoders.
-    """
-
-    run: Run
-    weights: Mapping[int, Location]
-
-
 def run_trial(trial: Trial, world: World, seed: int, preset: Preset, out: Location) -> TrialResult:
     """Train and examine, from wherever an earlier attempt stopped."""
     started = time.monotonic()
@@ -118,14 +107,18 @@ def run_trial(trial: Trial, world: World, seed: int, preset: Preset, out: Locati
         own.append(f"method={trained_as.method}")
     config = settings.load([*world.settings, *preset.settings, *overrides, *own])
     if trial.cuts != TRAIN:
-        config = _as_many_steps(config, len(world.list_of(TRAIN, out).read_table()))
+        # Epochs as long as on all training cuts: other lists are compared at equal compute.
+        clips = len(world.list_of(TRAIN, out).read_table())
+        size = {"epoch_clips": round(clips * (1 - config.learning.held_out))}
+        learning = config.learning.model_copy(update=size)
+        config = config.model_copy(update={"learning": learning})
     cuts = world.list_of(trial.cuts, out)
-    trained = train(trial, cuts, world.stored(trial.cuts, out, config))
+    run, weights = train(trial, cuts, world.stored(trial.cuts, out, config))
     lists = {name: world.clips_of(name, out, config) for name in (TRAIN, HELD_OUT)}
-    last = max(trained.weights)
+    last = max(weights)
     rounds = []
-    for number in trained.weights if trial.every_round else (last,):
-        rounds.append(_examined(trial, trained, number, lists, config))
+    for number in weights if trial.every_round else (last,):
+        rounds.append(_examined(trial, run, number, weights, lists, config))
         probes = " · ".join(
             f"{m} {by_split['test']['accuracy']:.3f}" for m, by_split in rounds[-1]["probe"].items()
         )
@@ -137,13 +130,13 @@ def run_trial(trial: Trial, world: World, seed: int, preset: Preset, out: Locati
         method=trial.method,
         cuts=trial.cuts,
         world=world.name,
-        clips=len(ClipTable.open(trained.run.clips)),
+        clips=len(ClipTable.open(run.clips)),
         seconds=round(time.monotonic() - started),
         about=about("torch", "ray", "av"),
         rounds=rounds,
         base=trial.base.name if trial.base else None,
         overrides=overrides,
-        cost=_cost(trained.run),
+        cost=_cost(run),
     )
 
 
@@ -161,51 +154,44 @@ def _cost(run: Run) -> dict[str, dict[str, float]]:
     return found
 
 
-def _as_many_steps(config: Config, clips: int) -> Config:
-    """Epochs as long as on all training cuts: other lists are compared at equal compute."""
-    size = round(clips * (1 - config.learning.held_out))
-    learning = config.learning.model_copy(update={"epoch_clips": size})
-    return config.model_copy(update={"learning": learning})
-
-
-def train(trial: Trial, cuts: Location, config: Config) -> Trained:
-    """The trial's encoders, by the same functions that the jobs call."""
-    if trial.kind == TWINS:
-        run = pretrain_twins(cuts, config, trial.detail)
-        return Trained(run, _all_rounds(run))
-    index(cuts.full_uri, Run.place(config), config)
+def train(trial: Trial, cuts: Location, config: Config) -> tuple[Run, dict[int, Location]]:
+    """The trial's encoders, by the same functions that the jobs call: round → safetensors."""
+    if trial.kind != TWINS:
+        index(cuts.full_uri, Run.place(config), config)
     if trial.kind == SUPERVISED:
         begun = Pretraining.opened(config, methods.get(config.method))
         if begun.run.last_round() is None:
             begun.begin()
         labels = Supervision(cuts.full_uri, trial.detail)
-        return Trained(begun.run, {0: supervised(begun.run, labels, "test", trial.modalities)})
-    run = pretrain(config)
+        return begun.run, {0: supervised(begun.run, labels, "test", trial.modalities)}
+    run = pretrain_twins(cuts, config, trial.detail) if trial.kind == TWINS else pretrain(config)
     if trial.kind == TUNED:
         labels = Supervision(cuts.full_uri, trial.detail)
-        return Trained(run, {0: supervised(run, labels, "test", start=run.encoders)})
-    return Trained(run, _all_rounds(run))
-
-
-def _all_rounds(run: Run) -> dict[int, Location]:
-    return {n: run.round(n).encoders for n in range(run.config.rounds + 1)}
+        return run, {0: supervised(run, labels, "test", start=run.encoders)}
+    return run, {n: run.round(n).encoders for n in range(run.config.rounds + 1)}
 
 
 def _examined(
-    trial: Trial, trained: Trained, number: int, lists: Lists, config: Config
+    trial: Trial,
+    run: Run,
+    number: int,
+    weights: Mapping[int, Location],
+    lists: Lists,
+    config: Config,
 ) -> dict[str, Any]:
     """Probes of one round; of rounds that clustered also the signals and what the clusters hold."""
-    this = trained.run.round(number)
+    this = run.round(number)
     clips, _ = lists[TRAIN]
     clustered = trial.method in METHODS and trial.cuts == TRAIN
     title = f"{trial.name} · seed {config.seed} · round {number}"
-    place = trained.run.location / "exam" / (TUNED if trial.base else f"{number:04d}")
+    place = run.location / "exam" / (TUNED if trial.base else f"{number:04d}")
     folders = {name: {m: place / name / m for m in trial.modalities} for name in lists}
     if clustered:
         folders[TRAIN] = {m: this.features(m) for m in trial.modalities}
-    weights = trained.weights[number]
-    features = features_of(lists, weights, folders, place / "rejects", config, title)
+    rejects = place / "rejects"
+    features = features_of(lists, weights[number], folders, rejects, config, title)
     labels = clips.column("label").combine_chunks().dictionary_encode()
+    numbers, names = labels.indices.to_numpy().astype(np.int64), labels.dictionary.to_pylist()
     found: dict[str, Any] = {"round": number, "probe": {}, "contents": {}}
     assigned = {}
     for modality in trial.modalities:
@@ -213,9 +199,6 @@ def _examined(
         if clustered:
             assigned[modality] = clusters_of(this, modality, clips, config)
             found["contents"][modality] = contents(
-                assigned[modality],
-                labels.indices.to_numpy().astype(np.int64),
-                labels.dictionary.to_pylist(),
-                examples=number == max(trained.weights),
+                assigned[modality], numbers, names, examples=number == max(weights)
             )
     return found | {"signals": signals(this, assigned, clips)}

@@ -26,6 +26,7 @@ from pipeline.clips.indexing import index
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config
 from pipeline.errors import UserError
+from pipeline.evaluation.datasets.cuts import absolute
 from pipeline.storage import Location
 
 TRAIN, HELD_OUT = "train", "held_out"
@@ -85,10 +86,9 @@ def generated(seed: int, files: int, classes: int = 8, places: int = 8) -> World
 def words(table: str) -> World:
     """Words that a talker says: a cuts table with the columns label (the word), slot (its place in
     the sentence) and split (by sentence)."""
-    made = Location.of(table)
     # Begins as the paper does where a trial does not say otherwise.
     settings = (_config("words"), "clustering.first=random")
-    return World("words", settings, ("label", "slot"), lambda folder: _read(made))
+    return World("words", settings, ("label", "slot"), lambda _: _read(Location.of(table)))
 
 
 def _config(name: str) -> str:
@@ -106,11 +106,7 @@ def _read(place: Location) -> pa.Table:
     missing = [name for name in _NEEDED if name not in table.column_names]
     if missing:
         raise UserError(f"{place} lacks the columns {', '.join(missing)}")
-    folder = Location.of(place.uri.rpartition("/")[0])
-    uris = [
-        uri if "://" in uri or uri.startswith("/") else (folder / uri).full_uri
-        for uri in table["uri"].to_pylist()
-    ]
+    uris = [absolute(uri, place) for uri in table["uri"].to_pylist()]
     return table.set_column(table.column_names.index("uri"), "uri", pa.array(uris))
 
 
@@ -121,17 +117,12 @@ def _train(cuts: pa.Table) -> pa.Table:
     return cuts.filter(pc.equal(cuts["split"], "train"))
 
 
-def _held_out(cuts: pa.Table) -> pa.Table:
-    return cuts.filter(pc.not_equal(cuts["split"], "train"))
-
-
 def _anywhere(cuts: pa.Table) -> pa.Table:
     """As many cuts of the same lengths from the same files, anywhere in what was cut of them."""
     train = _train(cuts)
     start, end = (train[name].to_numpy() for name in ("start_s", "end_s"))
     files = train["uri"].combine_chunks().dictionary_encode().indices.to_numpy()
-    first = np.full(files.max() + 1, np.inf)
-    last = np.zeros(files.max() + 1)
+    first, last = np.full(files.max() + 1, np.inf), np.zeros(files.max() + 1)
     np.minimum.at(first, files, start)
     np.maximum.at(last, files, end)
     length = end - start
@@ -153,7 +144,7 @@ def _share(one_in: int) -> Callable[[pa.Table], pa.Table]:
 
 LISTS: dict[str, Callable[[pa.Table], pa.Table]] = {
     TRAIN: _train,
-    HELD_OUT: _held_out,
+    HELD_OUT: lambda cuts: cuts.filter(pc.not_equal(cuts["split"], "train")),
     "anywhere": _anywhere,
     "half": _share(2),
     "quarter": _share(4),

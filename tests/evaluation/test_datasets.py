@@ -17,7 +17,6 @@ from pipeline.evaluation.datasets.labelled import (
     TRAIN,
     FileTree,
     ListedExample,
-    Listing,
     stem_of,
 )
 from pipeline.storage import Location
@@ -228,13 +227,12 @@ def test_a_reader_of_ones_own(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> No
 
     def read_numbered(root: Location) -> LabelledMedia:
         """Files named CLASS-NUMBER: even numbers for training."""
-        listing = Listing("numbered", root, ("1",))
-        files = FileTree(root)
+        examples, files = [], FileTree(root)
         for path in files.media:
             label, number = stem_of(path).split("-")
             side = TEST if int(number) % 2 else TRAIN
-            listing.add(ListedExample(path, files.uri(path), label, path, {"1": side}))
-        return listing.finished()
+            examples.append(ListedExample(path, files.uri(path), label, path, {"1": side}))
+        return LabelledMedia.listed("numbered", root, examples, ["1"])
 
     monkeypatch.setitem(datasets.KINDS, "numbered", read_numbered)
     root = tree({"a-1.mp4": None, "b-2.mp4": None})

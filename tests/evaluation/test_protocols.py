@@ -119,15 +119,15 @@ def test_decision_values_are_averaged_over_the_clips_of_an_example(found: Labell
     split = found.split("1")
     asked = split.test[:4]
     fitted = fit(CLASSIFIERS["svm"], features, found, split.train, 0)
-    together = fitted.predict(features, asked)
+    _, together = fitted.predict(features, asked)
     # The same clips, each as an example of its own.
     own = features.example.copy()
     mine = np.flatnonzero(np.isin(own, asked))
     own[mine] = EXAMPLES + np.arange(len(mine))
-    apart = fitted.predict(ClipFeatures(features.values, own), own[mine])
-    by_hand = apart.scores.reshape(4, CLIPS, CLASSES).mean(axis=1)
-    np.testing.assert_allclose(together.scores, by_hand, rtol=1e-6)
-    assert np.ptp(apart.scores.reshape(4, CLIPS, CLASSES), axis=1).min() > 0
+    _, apart = fitted.predict(ClipFeatures(features.values, own), own[mine])
+    by_clip = apart.reshape(4, CLIPS, CLASSES)
+    np.testing.assert_allclose(together, by_clip.mean(axis=1), rtol=1e-6)
+    assert np.ptp(by_clip, axis=1).min() > 0
 
 
 def test_recall_by_hand() -> None:
@@ -160,7 +160,7 @@ def test_a_class_that_was_never_trained_on_is_never_chosen() -> None:
     features = ClipFeatures(np.eye(4, dtype=np.float32)[labels], np.arange(7))
     data = examples(labels, np.arange(7), [""] * 7)
     fitted = fit(CLASSIFIERS["linear"], features, data, np.arange(4), 0)
-    scores = fitted.predict(features, np.arange(4, 7)).scores
+    _, scores = fitted.predict(features, np.arange(4, 7))
     assert scores.argmax(axis=1)[:2].tolist() == [0, 1]
     assert np.isneginf(scores[:, 2:]).all()
 

@@ -13,9 +13,9 @@ from pipeline.evaluation.datasets.labelled import (
     FileTree,
     LabelledMedia,
     ListedExample,
-    Listing,
     read_lines,
     seconds,
+    sides_of_part,
     stem_of,
 )
 from pipeline.storage import Location
@@ -41,7 +41,7 @@ def read_ucf101(root: Location) -> LabelledMedia:
         for side, prefix in ((TRAIN, "trainlist"), (TEST, "testlist")):
             for line in read_lines(tree.one(f"{prefix}0{split}.txt")):
                 sides.setdefault(line.split()[0], {})[split] = side
-    listing = Listing("ucf101", root, _SPLITS)
+    examples = []
     for path in sorted(sides):
         label, stem = path.split("/")[0], stem_of(path)
         if label not in classes:
@@ -53,8 +53,8 @@ def read_ucf101(root: Location) -> LabelledMedia:
         source = f"{label} g{named['group']}" if named else stem
         # The lists of some releases write HandstandPushups where the files have HandStandPushups.
         uri = tree.find(stem, folder=label, fold_case=True)
-        listing.add(ListedExample(path, uri, label, source, sides[path]))
-    return listing.finished()
+        examples.append(ListedExample(path, uri, label, source, sides[path]))
+    return LabelledMedia.listed("ucf101", root, examples, _SPLITS)
 
 
 def read_hmdb51(root: Location) -> LabelledMedia:
@@ -66,9 +66,8 @@ def read_hmdb51(root: Location) -> LabelledMedia:
         UserError: there are no such lists, or a line is not a name and 0, 1 or 2.
     """
     tree = FileTree(root)
-    lists = tree.files(".txt")
     sides: dict[tuple[str, str], dict[str, str]] = {}
-    for path in lists:
+    for path in tree.files(".txt"):
         named = re.fullmatch(r"(.+)_test_split([123])\.txt", path.rsplit("/", 1)[-1])
         if named is None:
             continue
@@ -83,17 +82,15 @@ def read_hmdb51(root: Location) -> LabelledMedia:
             f"there is no list such as brush_hair_test_split1.txt below {root}; unpack "
             "test_train_splits.rar there"
         )
-    listing = Listing("hmdb51", root, _SPLITS)
-    for label, name in sorted(sides):
-        uri = tree.find(stem_of(name), folder=label)
-        listing.add(
-            ListedExample(f"{label}/{name}", uri, label, f"{label}/{name}", sides[label, name])
-        )
-    return listing.finished()
+    examples = []
+    for (label, name), by_split in sorted(sides.items()):
+        uri, path = tree.find(stem_of(name), folder=label), f"{label}/{name}"
+        examples.append(ListedExample(path, uri, label, path, by_split))
+    return LabelledMedia.listed("hmdb51", root, examples, _SPLITS)
 
 
 _KINETICS_COLUMNS = {"label", "youtube_id", "time_start", "time_end", "split"}
-_KINETICS_SIDES = {"train": "train", "val": "val", "validate": "val", "validation": "val"}
+_KINETICS_SIDES = {"train": TRAIN, "val": "val", "validate": "val", "validation": "val"}
 
 
 def read_kinetics(root: Location) -> LabelledMedia:
@@ -114,33 +111,18 @@ def read_kinetics(root: Location) -> LabelledMedia:
             tables.append((root / path, rows))
     if not tables:
         return read_folders(root, kind="kinetics")
-    used = {_KINETICS_SIDES.get(row["split"], "test") for _, rows in tables for row in rows} - {
-        TRAIN
-    }
-    splits = tuple(name for name in ("val", "test") if name in used)
+    used = {_KINETICS_SIDES.get(row["split"], TEST) for _, rows in tables for row in rows}
+    splits = [name for name in ("val", TEST) if name in used]
     if not splits:
         raise UserError(f"the lists in {root} hold training videos only; add val.csv or test.csv")
-    listing = Listing("kinetics", root, splits, default=splits[:1])
-    seen: set[tuple[str, str]] = set()
+    examples: dict[tuple[str, str], ListedExample] = {}  # by video and start: lists may overlap
     for place, rows in tables:
         for number, row in enumerate(rows, start=1):
-            key = (row["youtube_id"], row["time_start"])
-            if key in seen:
-                continue
-            seen.add(key)
+            video, label = row["youtube_id"], row.get("label") or None
             start, end = (seconds(row[n], place, number) for n in ("time_start", "time_end"))
-            name = f"{row['youtube_id']}_{start:06.0f}_{end:06.0f}"
-            trimmed = tree.find(name, folder=row.get("label"))
-            whole = None if trimmed else tree.find(row["youtube_id"])
-            side = _KINETICS_SIDES.get(row["split"], "test")
-            listing.add(
-                ListedExample(
-                    name,
-                    trimmed or whole,
-                    row.get("label") or None,
-                    row["youtube_id"],
-                    {s: TRAIN if side == "train" else TEST if side == s else "" for s in splits},
-                    window=(None, None) if trimmed else (start, end),
-                )
-            )
-    return listing.finished()
+            name = f"{video}_{start:06.0f}_{end:06.0f}"
+            uri, window = tree.find_cut([name], video, (start, end), folder=label)
+            sides = sides_of_part(_KINETICS_SIDES.get(row["split"], TEST), splits)
+            example = ListedExample(name, uri, label, video, sides, window)
+            examples.setdefault((video, row["time_start"]), example)
+    return LabelledMedia.listed("kinetics", root, examples.values(), splits, splits[:1])

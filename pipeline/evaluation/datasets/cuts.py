@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -14,10 +15,10 @@ from pipeline.evaluation.datasets.labelled import (
     FileTree,
     LabelledMedia,
     ListedExample,
-    Listing,
     is_test_by_hash,
     read_lines,
     seconds,
+    sides_of_part,
 )
 from pipeline.storage import Location
 
@@ -55,17 +56,17 @@ def read_folders(root: Location, kind: str = "folders") -> LabelledMedia:
     sided = bool(parts) and all(p[0].lower() in _SIDES and len(p) > 2 for p in parts)
     found = {_SIDES[p[0].lower()] for p in parts} - {TRAIN} if sided else set()
     splits = tuple(name for name in (TEST, "val") if name in found) or ("split",)
-    listing = Listing(kind, root, splits, default=splits[:1])
+    examples = []
     for path, names in zip(tree.media, parts):
         if len(names) < (3 if sided else 2):
             continue  # a file beside the class folders has no class
         if sided:
-            side = _SIDES[names[0].lower()]
-            sides = {s: TRAIN if side == TRAIN else TEST if side == s else "" for s in splits}
+            sides = sides_of_part(_SIDES[names[0].lower()], splits)
         else:
             sides = {"split": TEST if is_test_by_hash(path) else TRAIN}
-        listing.add(ListedExample(path, tree.uri(path), names[1 if sided else 0], path, sides))
-    return listing.finished()
+        label = names[1 if sided else 0]
+        examples.append(ListedExample(path, tree.uri(path), label, path, sides))
+    return LabelledMedia.listed(kind, root, examples, splits, splits[:1])
 
 
 def read_table(place: Location) -> LabelledMedia:
@@ -80,7 +81,10 @@ def read_table(place: Location) -> LabelledMedia:
         UserError: the table is missing or lacks a column, or a number is none.
     """
     rows = _rows(place)
-    columns = {name: _column(rows[0], names) for name, names in _ALIASES.items()}
+    columns = {
+        name: next((alias for alias in aliases if alias in rows[0]), None)
+        for name, aliases in _ALIASES.items()
+    }
     for needed in ("uri", "label"):
         if columns[needed] is None:
             raise UserError(
@@ -93,31 +97,38 @@ def read_table(place: Location) -> LabelledMedia:
     sided = {_side(row.get("split")) for row in rows}
     own = tuple(name for name in (TEST, "val") if name in sided)
     splits = (*folds, *own) or ("split",)
-    listing = Listing("csv", place, splits, default=tuple(folds) or splits[:1])
-    there = _Existing()
+    examples = []
+
+    @cache
+    def files_in(folder: Location) -> set[str]:
+        return {info.base_name for info in folder.children() if info.is_file}
+
     others = [name for name in rows[0] if name not in columns.values()]
     for number, row in enumerate(rows, start=1):
         found = {name: _text(row[c]) if c else None for name, c in columns.items()}
-        uri = _absolute(found["uri"] or "", place)
-        source = found["source"] or uri
+        uri = absolute(found["uri"] or "", place)
+        file, source = Location.of(uri), found["source"] or uri
+        folder = Location(file.uri.rpartition("/")[0], file.query)
         sides = {fold: TEST if _text(row["fold"]) == fold else TRAIN for fold in folds}
-        side = _side(row.get("split"))
-        sides |= {s: TRAIN if side == TRAIN else TEST if side == s else "" for s in own}
+        sides |= sides_of_part(_side(row.get("split")), own)
         if splits == ("split",):
             sides = {"split": TEST if is_test_by_hash(source) else TRAIN}
-        window = tuple(_number(found[n], place, number) for n in ("start_s", "end_s"))
-        listing.add(
+        start, end = (
+            None if (text := found[name]) is None else seconds(text, place, number)
+            for name in ("start_s", "end_s")
+        )
+        examples.append(
             ListedExample(
                 found["uri"] or f"row {number}",
-                uri if there.has(uri) else None,
+                uri if file.name in files_in(folder) else None,
                 found["label"],
                 source,
                 sides,
-                window=(window[0], window[1]),
-                others={name: _text(row[name]) for name in others},
+                (start, end),
+                {name: _text(row[name]) for name in others},
             )
         )
-    return listing.finished()
+    return LabelledMedia.listed("csv", place, examples, splits, folds or splits[:1])
 
 
 def _rows(place: Location) -> list[dict[str, Any]]:
@@ -133,10 +144,6 @@ def _rows(place: Location) -> list[dict[str, Any]]:
     return rows
 
 
-def _column(row: dict[str, Any], names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if name in row), None)
-
-
 def _text(value: Any) -> str | None:
     return None if value is None or value == "" else str(value)
 
@@ -146,27 +153,9 @@ def _side(value: Any) -> str:
     return _SIDES.get(text.lower(), "") if text else ""
 
 
-def _number(text: str | None, place: Location, row: int) -> float | None:
-    return None if text is None else seconds(text, place, row)
-
-
-def _absolute(uri: str, table: Location) -> str:
+def absolute(uri: str, table: Location) -> str:
+    """A URI of a table's row; relative ones start at the table's folder."""
     if "://" in uri or uri.startswith("/"):
         return uri
     folder = table.uri.rpartition("/")[0]
     return Location(f"{folder}/{uri}", table.query).full_uri
-
-
-class _Existing:
-    """Which files are there; a folder is listed once."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, set[str]] = {}
-
-    def has(self, uri: str) -> bool:
-        place = Location.of(uri)
-        folder = place.uri.rpartition("/")[0]
-        if folder not in self._known:
-            infos = Location(folder, place.query).children()
-            self._known[folder] = {info.base_name for info in infos if info.is_file}
-        return place.name in self._known[folder]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +27,31 @@ _VIDEO = ("3gp", "avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", 
 _SOUND = ("aac", "flac", "m4a", "mp3", "ogg", "opus", "wav", "wma")
 _MEDIA = frozenset((*_VIDEO, *_SOUND))
 TRAIN, TEST, NEITHER = "train", "test", ""
+Window = tuple[float | None, float | None]  # start and end in seconds
+WHOLE: Window = (None, None)
+
+
+@dataclass(frozen=True)
+class ListedExample:
+    """A row of a dataset's lists.
+
+    Attributes:
+        name: as the lists have it.
+        uri: of the media file; None: it is missing.
+        label: None: the example has none, or several.
+        source: what it was cut from.
+        sides: name of a split → ``train`` or ``test``; a split that is not named has it on neither.
+        window: start and end in the file, in seconds; None: the whole file.
+        others: the dataset's own further columns, the same ones for every example.
+    """
+
+    name: str
+    uri: str | None
+    label: str | None
+    source: str
+    sides: Mapping[str, str]
+    window: Window = WHOLE
+    others: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,6 +75,42 @@ class LabelledMedia:
     default: tuple[str, ...]
     missing: tuple[str, ...]
 
+    @classmethod
+    def listed(
+        cls,
+        kind: str,
+        root: Location,
+        examples: Iterable[ListedExample],
+        splits: Sequence[str],
+        default: Sequence[str] = (),
+    ) -> LabelledMedia:
+        """What a reader found in a dataset's lists.
+
+        Args:
+            default: empty: all splits.
+
+        Raises:
+            UserError: nothing is listed, or none of the listed files is there.
+        """
+        examples = list(examples)
+        there = [example for example in examples if example.uri is not None]
+        missing = tuple(example.name for example in examples if example.uri is None)
+        if missing and not there:
+            raise UserError(
+                f"none of the {len(missing):,} files that {kind} lists is below {root} (the first: "
+                f"{missing[0]}); give the folder that holds both the media and the lists"
+            )
+        if not there:
+            raise UserError(f"{root} lists no example of {kind}")
+        rows = [
+            {**dict(zip(SCHEMA.names, (e.uri, *e.window, e.label, e.source))), **e.others}
+            for e in there
+        ]
+        schema = pa.schema([*SCHEMA, *(pa.field(name, pa.string()) for name in there[0].others)])
+        sides = {s: np.array([e.sides.get(s, NEITHER) for e in there], object) for s in splits}
+        table = pa.Table.from_pylist(rows, schema)
+        return cls(kind, root, table, sides, tuple(default or splits), missing)
+
     def __len__(self) -> int:
         return len(self.table)
 
@@ -63,84 +123,6 @@ class LabelledMedia:
         for name, sides in self.splits.items():
             digest.update(repr((name, sides.tolist())).encode())
         return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class ListedExample:
-    """A row of a dataset's lists.
-
-    Attributes:
-        name: as the lists have it.
-        uri: of the media file; None: it is missing.
-        label: None: the example has none, or several.
-        source: what it was cut from.
-        sides: name of a split → ``train`` or ``test``; a split that is not named has it on neither.
-        window: start and end in the file, in seconds; None: the whole file.
-        others: the dataset's own further columns.
-    """
-
-    name: str
-    uri: str | None
-    label: str | None
-    source: str
-    sides: Mapping[str, str]
-    window: tuple[float | None, float | None] = (None, None)
-    others: Mapping[str, str | None] = field(default_factory=dict)
-
-
-@dataclass
-class Listing:
-    """Collects a reader's rows; `finished` makes them a `LabelledMedia`.
-
-    Attributes:
-        splits: names, in order; every row says its side of each.
-    """
-
-    kind: str
-    root: Location
-    splits: tuple[str, ...]
-    default: tuple[str, ...] = ()
-    columns: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
-    sides: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    missing: list[str] = field(default_factory=list)
-
-    def add(self, example: ListedExample) -> None:
-        if example.uri is None:
-            self.missing.append(example.name)
-            return
-        start, end = example.window
-        row = {"uri": example.uri, "start_s": start, "end_s": end, "label": example.label}
-        for column, value in {**row, "source": example.source, **example.others}.items():
-            self.columns[column].append(value)
-        for split in self.splits:
-            self.sides[split].append(example.sides.get(split, NEITHER))
-
-    def finished(self) -> LabelledMedia:
-        """
-        Raises:
-            UserError: nothing is listed, or none of the listed files is there.
-        """
-        if not self.columns:
-            if self.missing:
-                raise UserError(
-                    f"none of the {len(self.missing):,} files that {self.kind} lists is below "
-                    f"{self.root} (the first: {self.missing[0]}); give the folder that holds both "
-                    "the media and the lists"
-                )
-            raise UserError(f"{self.root} lists no example of {self.kind}")
-        arrays = {
-            name: pa.array(values, SCHEMA.field(name).type if name in SCHEMA.names else pa.string())
-            for name, values in self.columns.items()
-        }
-        splits = {name: np.array(self.sides[name], object) for name in self.splits}
-        return LabelledMedia(
-            kind=self.kind,
-            root=self.root,
-            table=pa.table(arrays),
-            splits=splits,
-            default=self.default or self.splits,
-            missing=tuple(self.missing),
-        )
 
 
 class FileTree:
@@ -164,12 +146,9 @@ class FileTree:
         start = len(root.path.rstrip("/")) + 1
         self.paths = [info.path[start:] for info in infos if info.is_file]
         self.media = [p for p in self.paths if p.rsplit(".", 1)[-1].lower() in _MEDIA]
-        self._by_stem: dict[str, list[str]] = defaultdict(list)
-        self._folded: dict[str, list[str]] = defaultdict(list)
+        self._by_stem: dict[str, list[str]] = defaultdict(list)  # without regard to case
         for path in self.media:
-            stem = stem_of(path)
-            self._by_stem[stem].append(path)
-            self._folded[stem.casefold()].append(path)
+            self._by_stem[stem_of(path).casefold()].append(path)
 
     def uri(self, path: str) -> str:
         return (self.root / path).full_uri
@@ -181,15 +160,18 @@ class FileTree:
             folder: the name of its folder, preferred where several files have the name.
             fold_case: take a name that differs in case, too.
         """
-        found = self._by_stem.get(stem)
-        if not found and fold_case:
-            found = self._folded.get(stem.casefold())
-        if not found:
-            return None
-        if folder is not None:
-            inside = [p for p in found if folder in p.split("/")[:-1]]
-            found = inside or found
-        return self.uri(found[0])
+        alike = self._by_stem.get(stem.casefold(), [])
+        found = [path for path in alike if stem_of(path) == stem] or (alike if fold_case else [])
+        inside = [path for path in found if folder in path.split("/")[:-1]]
+        return self.uri((inside or found)[0]) if found else None
+
+    def find_cut(
+        self, stems: Iterable[str], whole: str, window: Window, folder: str | None = None
+    ) -> tuple[str | None, Window]:
+        """URI and window of a cut: its own file by the first of `stems` that is there, or its
+        seconds of the `whole` recording."""
+        cut = next((uri for stem in stems if (uri := self.find(stem, folder))), None)
+        return (cut, WHOLE) if cut else (self.find(whole), window)
 
     def files(self, suffix: str) -> list[str]:
         """Paths that end in `suffix`, in order."""
@@ -205,6 +187,11 @@ class FileTree:
         if not found:
             raise UserError(f"{name} is nowhere below {self.root}; it is part of the dataset")
         return self.root / min(found, key=lambda path: (path.count("/"), path))
+
+
+def sides_of_part(part: str, splits: Iterable[str]) -> dict[str, str]:
+    """Sides of an example where each split tests on the part of its name: ``test``, ``val``."""
+    return dict.fromkeys(splits, TRAIN) if part == TRAIN else {part: TEST}
 
 
 def stem_of(path: str) -> str:

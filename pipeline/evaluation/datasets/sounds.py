@@ -12,7 +12,6 @@ from pipeline.evaluation.datasets.labelled import (
     FileTree,
     LabelledMedia,
     ListedExample,
-    Listing,
     read_lines,
     seconds,
     stem_of,
@@ -20,6 +19,7 @@ from pipeline.evaluation.datasets.labelled import (
 from pipeline.storage import Location
 
 _ESC_COLUMNS = ("filename", "fold", "category", "src_file")
+_DCASE_SIDES = {"scenes_stereo_testset": TEST, "scenes_stereo": TRAIN}
 
 
 def read_esc50(root: Location, only_esc10: bool = False) -> LabelledMedia:
@@ -44,24 +44,18 @@ def read_esc50(root: Location, only_esc10: bool = False) -> LabelledMedia:
         rows = [row for row in rows if row["esc10"].lower() == "true"]
     folds = tuple(sorted({row["fold"] for row in rows}))
     own = ("split",) if "split" in rows[0] else ()
-    listing = Listing("esc10" if only_esc10 else "esc50", root, (*folds, *own), default=folds)
+    kept = [name for name in ("fold", "target", "esc10", "take") if name in rows[0]]
+    examples = []
     for row in rows:
         sides = {fold: TEST if row["fold"] == fold else TRAIN for fold in folds}
         if own:
             sides["split"] = row["split"] if row["split"] in (TRAIN, TEST) else ""
-        listing.add(
-            ListedExample(
-                row["filename"],
-                tree.find(stem_of(row["filename"])),
-                row["category"],
-                row["src_file"],
-                sides,
-                others={
-                    name: row[name] for name in ("fold", "target", "esc10", "take") if name in row
-                },
-            )
-        )
-    return listing.finished()
+        name, label, source = row["filename"], row["category"], row["src_file"]
+        others = {column: row[column] for column in kept}
+        uri = tree.find(stem_of(name))
+        examples.append(ListedExample(name, uri, label, source, sides, others=others))
+    kind = "esc10" if only_esc10 else "esc50"
+    return LabelledMedia.listed(kind, root, examples, (*folds, *own), default=folds)
 
 
 def read_esc10(root: Location) -> LabelledMedia:
@@ -79,30 +73,26 @@ def read_dcase2014(root: Location) -> LabelledMedia:
         UserError: one of the folders is missing or holds no such file.
     """
     tree = FileTree(root)
-    listing = Listing("dcase2014", root, ("1",))
+    examples = []
     counts = {TRAIN: 0, TEST: 0}
     for path in tree.media:
         folders = path.split("/")[:-1]
-        named = re.fullmatch(r"([a-z]+)\d\d", stem_of(path))
-        if "scenes_stereo_testset" in folders:
-            side = TEST
-        elif "scenes_stereo" in folders:
-            side = TRAIN
-        else:
+        side = next((side for name, side in _DCASE_SIDES.items() if name in folders), None)
+        if side is None:
             continue
+        named = re.fullmatch(r"([a-z]+)\d\d", stem_of(path))
         if named is None:
             raise UserError(f"{root / path} is not named by its class and two digits")
         counts[side] += 1
         # The sets were recorded apart: bus01 of the one is not bus01 of the other.
-        listing.add(
-            ListedExample(path, tree.uri(path), named[1], f"{side} {stem_of(path)}", {"1": side})
-        )
+        source = f"{side} {stem_of(path)}"
+        examples.append(ListedExample(path, tree.uri(path), named[1], source, {"1": side}))
     if not all(counts.values()):
         raise UserError(
             f"{root} must hold the folders scenes_stereo and scenes_stereo_testset with the "
             f"training and the test recordings; found {counts[TRAIN]} and {counts[TEST]}"
         )
-    return listing.finished()
+    return LabelledMedia.listed("dcase2014", root, examples, ["1"])
 
 
 def read_vggsound(root: Location) -> LabelledMedia:
@@ -116,24 +106,15 @@ def read_vggsound(root: Location) -> LabelledMedia:
     """
     tree = FileTree(root)
     place = tree.one("vggsound.csv")
-    listing = Listing("vggsound", root, ("1",))
+    examples = []
     for number, row in enumerate(csv.reader(read_lines(place)), start=1):
         if len(row) != 4 or row[3] not in (TRAIN, TEST):
             raise UserError(f"{place}, line {number}: not id, start, label and train or test")
         video, start, label, side = row[0], seconds(row[1], place, number), row[2], row[3]
         name = f"{video}_{start:06.0f}"
-        trimmed = tree.find(name)
-        listing.add(
-            ListedExample(
-                name,
-                trimmed or tree.find(video),
-                label,
-                video,
-                {"1": side},
-                window=(None, None) if trimmed else (start, start + 10.0),
-            )
-        )
-    return listing.finished()
+        uri, window = tree.find_cut([name], video, (start, start + 10.0))
+        examples.append(ListedExample(name, uri, label, video, {"1": side}, window))
+    return LabelledMedia.listed("vggsound", root, examples, ["1"])
 
 
 _AUDIOSET_LISTS = {
@@ -161,15 +142,15 @@ def read_audioset(root: Location) -> LabelledMedia:
     lists = {
         part: path
         for path in tree.files("_segments.csv")
-        if (part := _AUDIOSET_LISTS.get(path.rsplit("/", 1)[-1])) is not None
+        if (part := _AUDIOSET_LISTS.get(path.rsplit("/", 1)[-1]))
     }
     if "eval" not in lists or len(lists) < 2:
         raise UserError(
             f"{root} must hold eval_segments.csv and balanced_train_segments.csv or "
             f"unbalanced_train_segments.csv; found {', '.join(sorted(lists.values())) or 'none'}"
         )
-    splits = tuple(s for s in ("balanced", "all") if s == "all" or s in lists)
-    listing = Listing("audioset", root, splits, default=splits[:1])
+    splits = ("balanced", "all") if "balanced" in lists else ("all",)
+    examples = []
     for part, path in sorted(lists.items()):
         lines = [line for line in read_lines(root / path) if not line.startswith("#")]
         rows = csv.reader(lines, skipinitialspace=True)
@@ -182,20 +163,12 @@ def read_audioset(root: Location) -> LabelledMedia:
             except KeyError as error:
                 raise UserError(f"{root / path} names the unknown label {error}") from None
             start, stop = (seconds(text, root / path, number) for text in (begin, end))
-            stems = (f"{video}_{start:06.0f}", f"{video}_{start * 1000:.0f}", f"Y{video}")
-            ended = (f"{video}_{start:.0f}_{stop:.0f}", f"{video}_{start:.0f}")
-            pair = f"{video}_{start * 1000:.0f}_{stop * 1000:.0f}"
-            cut = next((uri for stem in (pair, *stems, *ended) if (uri := tree.find(stem))), None)
+            name, stem = f"{video}_{start:.0f}", f"{video}_{start * 1000:.0f}"
+            stems = (f"{stem}_{stop * 1000:.0f}", f"{video}_{start:06.0f}", stem, f"Y{video}")
+            ended = (f"{name}_{stop:.0f}", name)
+            uri, window = tree.find_cut((*stems, *ended), video, (start, stop))
             side = TEST if part == "eval" else TRAIN
-            listing.add(
-                ListedExample(
-                    f"{video}_{start:.0f}",
-                    cut or tree.find(video),
-                    labels[0] if len(labels) == 1 else None,
-                    video,
-                    {"balanced": "" if part == "unbalanced" else side, "all": side},
-                    window=(None, None) if cut else (start, stop),
-                    others={"labels": "|".join(labels)},
-                )
-            )
-    return listing.finished()
+            sides = {"balanced": "" if part == "unbalanced" else side, "all": side}
+            label, others = labels[0] if len(labels) == 1 else None, {"labels": "|".join(labels)}
+            examples.append(ListedExample(name, uri, label, video, sides, window, others))
+    return LabelledMedia.listed("audioset", root, examples, splits, splits[:1])
