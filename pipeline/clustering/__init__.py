@@ -3,7 +3,7 @@
 from pipeline.clustering.handle import Clustering, cluster, serve_finished
 from pipeline.clustering.kmeans import KMeansProgress
 from pipeline.clustering.labels import read_labels
-from pipeline.clustering.task import ClusteringTask
+from pipeline.clustering.problem import ClusteringTask
 
 __all__ = [
     "Clustering",

@@ -14,9 +14,9 @@ from pipeline.clustering.assign import load_faiss
 from pipeline.clustering.blocks import ClipBlocks
 from pipeline.clustering.index import ClusterIndex, ShardActors
 from pipeline.clustering.kmeans import KMeansProgress
+from pipeline.clustering.problem import ClusteringTask
 from pipeline.clustering.shard import Shard
 from pipeline.clustering.state import State
-from pipeline.clustering.task import ClusteringTask
 from pipeline.clustering.vectors import ShardSpec
 from pipeline.config import ClusteringConfig, ResourcesConfig
 from pipeline.errors import UserError

@@ -15,10 +15,10 @@ import ray
 from pipeline.clustering.assign import CentroidIndex, distances, prepare_process
 from pipeline.clustering.kmeans import KMeans, KMeansProgress
 from pipeline.clustering.labels import read_columns
+from pipeline.clustering.problem import ClusteringTask
 from pipeline.clustering.seeding import Shards
 from pipeline.clustering.shard import Shard
 from pipeline.clustering.state import State
-from pipeline.clustering.task import ClusteringTask
 from pipeline.clustering.transform import Transform
 from pipeline.clustering.vectors import ShardSpec
 from pipeline.storage import Location

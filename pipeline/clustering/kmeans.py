@@ -19,10 +19,10 @@ from pipeline.clustering.balance import (
 )
 from pipeline.clustering.blocks import Ordinals, generator
 from pipeline.clustering.labels import write_labels
+from pipeline.clustering.problem import ClusteringTask
 from pipeline.clustering.seeding import Shards, fetch, seed_centroids
 from pipeline.clustering.splitting import farthest, split
 from pipeline.clustering.state import Attempt, State
-from pipeline.clustering.task import ClusteringTask
 from pipeline.clustering.transform import Moments, Transform, power_of_two
 from pipeline.errors import UserError
 

@@ -10,8 +10,8 @@ import numpy as np
 from pipeline.clustering.blocks import ClipBlocks
 from pipeline.clustering.index import added
 from pipeline.clustering.kmeans import KMeans, KMeansProgress
+from pipeline.clustering.problem import ClusteringTask
 from pipeline.clustering.shard import Shard
-from pipeline.clustering.task import ClusteringTask
 from pipeline.clustering.vectors import ShardSpec
 from pipeline.config import ClusteringConfig
 from pipeline.storage import Location
