@@ -126,8 +126,9 @@ def described(folder: str, k: int, iterations: int) -> tuple[Any, Any]:
         from pipeline.clustering.blocks import ClipBlocks
         from pipeline.clustering.problem import ClusteringTask
     except ImportError:  # --before
+        from pipeline.clustering.task import Task as ClusteringTask
+
         from pipeline.clustering.blocks import Blocks as ClipBlocks
-        from pipeline.clustering.problem import Task as ClusteringTask
     place = Location.of(folder)
     features = (place / "features",)
     n = sum(len(part.read_table(["clip_index"])) for part in features[0].files(".parquet"))
