@@ -23,11 +23,6 @@ from sklearn.svm import LinearSVC
 
 from pipeline.evaluation.splits import LabelledExamples
 
-STRENGTHS = (0.003, 0.03, 0.3, 3.0)  # of logistic regression (C)
-# Public ESC-50 protocols search C by decades (CrissCross: 1e-5 to 1 on unnormalised features);
-# features of length one need larger ones.
-SVM_STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
-NEIGHBOURS = (1, 5, 10, 20, 50)
 TEMPERATURE = 0.07  # of the neighbours' votes (Wu et al. 2018, instance discrimination)
 VALIDATION = 0.2  # share of the training sources on which the strength is chosen
 
@@ -103,9 +98,11 @@ class Classifier:
 
 
 CLASSIFIERS = {
-    "linear": Classifier(linear, STRENGTHS, "C"),
-    "svm": Classifier(svm, SVM_STRENGTHS, "C"),
-    "knn": Classifier(neighbours, NEIGHBOURS, "k", averages_first=True),
+    "linear": Classifier(linear, (0.003, 0.03, 0.3, 3.0), "C"),
+    # Public ESC-50 protocols search C by decades (CrissCross: 1e-5 to 1 on unnormalised features);
+    # features of length one need larger ones.
+    "svm": Classifier(svm, (0.01, 0.1, 1.0, 10.0, 100.0), "C"),
+    "knn": Classifier(neighbours, (1, 5, 10, 20, 50), "k", averages_first=True),
 }
 
 

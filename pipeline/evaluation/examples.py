@@ -1,8 +1,8 @@
 """Labelled examples and the clips that stand for each: what every protocol evaluates.
 
 An example is what has a label: a video, a recording, a cut. It is seen as one clip or as several,
-uniformly spaced over its window, each taken as in embedding (centre crop); the
-scores that a classifier gives them are averaged.
+uniformly spaced over its window, each taken as in embedding (centre crop); the scores that a
+classifier gives them are averaged.
 """
 
 from __future__ import annotations

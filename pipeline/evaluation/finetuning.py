@@ -128,9 +128,7 @@ class FineTuning:
         recipe, config = self.recipe, self.run.config
         each = clips_of_each(self.examples.windows, config.clips, recipe.clips_per_example)
         learning = LearningConfig(
-            workers=config.learning.workers,
-            cpus_per_worker=config.learning.cpus_per_worker,
-            threads=config.learning.threads,
+            **config.learning.model_dump(include={"workers", "cpus_per_worker", "threads"}),
             batch_size=recipe.batch_size,
             epochs=recipe.epochs,
             epoch_clips=int(each[split.train].sum()),

@@ -28,12 +28,12 @@ from pipeline.evaluation.figures import (
     FROZEN,
     Scored,
     accuracies,
+    agreement_with_labels,
     evaluate_features,
     split_figures,
     summary,
 )
 from pipeline.evaluation.finetuning import RECIPES, FineTuning, Recipe
-from pipeline.evaluation.retrieval import agreement_with_labels
 from pipeline.evaluation.splits import Split
 from pipeline.methods import MODALITIES
 from pipeline.run import Run

@@ -7,8 +7,7 @@ import os
 from torch import nn
 
 from pipeline.encoders.architectures import ARCHITECTURES, architecture
-from pipeline.encoders.checkpoints import encoder_of, nearest, of_modality
-from pipeline.encoders.weights import read_tensors
+from pipeline.encoders.weights import encoder_of, nearest, of_modality, read_tensors
 from pipeline.errors import UserError
 from pipeline.run import Run
 from pipeline.storage import Location

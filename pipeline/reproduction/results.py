@@ -30,7 +30,7 @@ class TrialResult:
         seconds: of the last attempt; cost: ``round`` and ``embed`` → round → seconds.
         rounds: one dict a round that was examined: ``round``; ``probe`` (modality → split →
             figures of a linear probe); ``signals`` (name → value); ``contents`` (modality → what
-            its clusters hold, see contents.py). ``agreement_estimated`` marks a round from before
+            its clusters hold, see probing.py). ``agreement_estimated`` marks a round from before
             agreement was adjusted for chance (benchmarks/findings-study.md).
     """
 

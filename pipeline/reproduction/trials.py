@@ -20,8 +20,7 @@ from pipeline.clips.table import ClipTable
 from pipeline.config import Config
 from pipeline.evaluation.supervision import Supervision, supervised
 from pipeline.methods import METHODS, MODALITIES
-from pipeline.reproduction.contents import contents
-from pipeline.reproduction.probing import Lists, clusters_of, features_of, probed, signals
+from pipeline.reproduction import probing
 from pipeline.reproduction.results import TrialResult
 from pipeline.reproduction.twins import pretrain_twins
 from pipeline.reproduction.worlds import HELD_OUT, TRAIN, World
@@ -176,7 +175,7 @@ def _examined(
     run: Run,
     number: int,
     weights: Mapping[int, Location],
-    lists: Lists,
+    lists: probing.Lists,
     config: Config,
 ) -> dict[str, Any]:
     """Probes of one round; of rounds that clustered also the signals and what the clusters hold."""
@@ -189,16 +188,16 @@ def _examined(
     if clustered:
         folders[TRAIN] = {m: this.features(m) for m in trial.modalities}
     rejects = place / "rejects"
-    features = features_of(lists, weights[number], folders, rejects, config, title)
+    features = probing.features_of(lists, weights[number], folders, rejects, config, title)
     labels = clips.column("label").combine_chunks().dictionary_encode()
     numbers, names = labels.indices.to_numpy().astype(np.int64), labels.dictionary.to_pylist()
     found: dict[str, Any] = {"round": number, "probe": {}, "contents": {}}
     assigned = {}
     for modality in trial.modalities:
-        found["probe"][modality] = probed(lists, features[modality], config.seed)
+        found["probe"][modality] = probing.probed(lists, features[modality], config.seed)
         if clustered:
-            assigned[modality] = clusters_of(this, modality, clips, config)
-            found["contents"][modality] = contents(
+            assigned[modality] = probing.clusters_of(this, modality, clips, config)
+            found["contents"][modality] = probing.contents(
                 assigned[modality], numbers, names, examples=number == max(weights)
             )
-    return found | {"signals": signals(this, assigned, clips)}
+    return found | {"signals": probing.signals(this, assigned, clips)}

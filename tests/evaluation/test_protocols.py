@@ -9,8 +9,7 @@ from pipeline.config import ClipsConfig
 from pipeline.errors import UserError
 from pipeline.evaluation.classifiers import CLASSIFIERS, ClipFeatures, average, fit
 from pipeline.evaluation.examples import clip_centres
-from pipeline.evaluation.figures import FROZEN, accuracies, evaluate_features
-from pipeline.evaluation.retrieval import recalls
+from pipeline.evaluation.figures import FROZEN, accuracies, evaluate_features, recalls
 from pipeline.evaluation.splits import LabelledExamples, Split
 
 CLASSES, EXAMPLES, CLIPS = 6, 240, 3

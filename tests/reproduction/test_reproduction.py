@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.reproduction import findings, worlds
-from pipeline.reproduction.contents import contents
+from pipeline.reproduction.probing import contents
 from pipeline.reproduction.trials import Preset, Trial, run_trial
 from pipeline.reproduction.worlds import LISTS, World
 from pipeline.run import Run
