@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import math
-import operator
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.clustering import inputs as feature_files
-from pipeline.clustering.balance import (
-    SINKHORN_STRENGTH,
-    move_overflow,
-    price,
-    sinkhorn_bias,
-)
+from pipeline.clustering.balance import move_overflow, price, sinkhorn_bias
 from pipeline.clustering.blocks import Ordinals, generator
 from pipeline.clustering.labels import write_labels
 from pipeline.clustering.seeding import Shards, fetch, seed_centroids
@@ -118,7 +111,8 @@ class KMeans:
             scale = power_of_two(max(highest))
             moments: Moments | None = None
             if config.pca_dim:
-                moments = functools.reduce(operator.add, self.shards.call("moments", scale))
+                first, *others = self.shards.call("moments", scale)
+                moments = sum(others, first)
             Transform.fit(dims, scale, moments, config).save(task.out / "transform.npz")
             state = State(key)
             state.save(task.out)
@@ -132,8 +126,7 @@ class KMeans:
         attempt.objective.append(self._objective(old, sums, counts))
         iteration = len(attempt.objective)
         random = generator(self.task.seed, "split", state.restart, iteration)
-        attempt.centroids, empty = split(self._means(old, sums, counts), counts, random)
-        attempt.centroids = self._normal(attempt.centroids)
+        attempt.centroids, empty = self._moved(old, sums, counts, random)
         attempt.bias = self._balanced(attempt, counts)
         settled = np.array_equal(old, attempt.centroids) and np.array_equal(old_bias, attempt.bias)
         if settled or iteration >= config.iterations:
@@ -150,8 +143,7 @@ class KMeans:
         if config.balance == "sinkhorn":
 
             def sizes(bias: np.ndarray) -> np.ndarray:
-                arguments = (attempt.centroids, bias, SINKHORN_STRENGTH)
-                return sum(self.shards.call("soft_sizes", *arguments))
+                return sum(self.shards.call("soft_sizes", attempt.centroids, bias))
 
             return sinkhorn_bias(attempt.bias, sizes, total)
         if config.balance == "capped":
@@ -169,11 +161,14 @@ class KMeans:
         squares = float((np.square(c).sum(axis=1) * counts).sum())
         return max(0.0, self._energy - 2 * cross + squares)
 
-    def _means(self, old: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        filled = counts > 0
-        means = old.copy()
-        means[filled] = (sums[filled] / counts[filled, None]).astype(np.float32)
-        return self._normal(means)
+    def _moved(
+        self, old: np.ndarray, sums: np.ndarray, counts: np.ndarray, random: np.random.Generator
+    ) -> tuple[np.ndarray, int]:
+        """Means of the clusters, the empty ones split from others, and how many were empty."""
+        filled, means = counts > 0, old.copy()
+        means[filled] = sums[filled] / counts[filled, None]
+        means, empty = split(self._normal(means), counts, random)
+        return self._normal(means), empty
 
     def _normal(self, centroids: np.ndarray) -> np.ndarray:
         if not self.config.spherical:
@@ -191,7 +186,7 @@ class KMeans:
             if counts.all():
                 break
             random = generator(task.seed, "repair", repair)
-            centroids = self._normal(split(self._means(centroids, sums, counts), counts, random)[0])
+            centroids, _ = self._moved(centroids, sums, counts, random)
         labels = np.full(task.num_clips, -1, np.int32)
         near = np.full(task.num_clips, np.nan, np.float32)
         for clips, some_labels, some_near in self.shards.call("assign", centroids, bias):
@@ -219,7 +214,7 @@ class KMeans:
             "num_clips": task.num_clips,
             "num_labelled": int(sizes.sum()),
             "seed": task.seed,
-            "config": task.settings,
+            "config": task.config.outcome(),
             "key": state.key,
         }
         (task.out / "clustering.json").write_json(summary)
@@ -234,7 +229,7 @@ class KMeans:
         empty = np.flatnonzero(counts == 0)
         if not len(empty):
             return centroids
-        rows = np.array(farthest(labels, near, counts), np.int64)
+        rows = farthest(labels, near, len(empty))
         ordinals = np.cumsum(labels >= 0)[rows] - 1
         centroids = centroids.copy()
         centroids[empty] = fetch(self.shards, self._ordinals.locate(ordinals))

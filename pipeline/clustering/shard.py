@@ -46,10 +46,9 @@ class Shard:
     def moments(self, scale: float) -> Moments:
         """Sums for PCA over the raw rows."""
         width = self.vectors.load().dim
-        total = Moments(0, np.zeros(width), np.zeros((width, width)))
-        for block in self.vectors.raw_blocks():
-            total = total + Moments.of(block, scale, self.spec.blocks.num_clips)
-        return total
+        none = Moments(0, np.zeros(width), np.zeros((width, width)))
+        blocks, num_clips = self.vectors.raw_blocks(), self.spec.blocks.num_clips
+        return sum((Moments.of(block, scale, num_clips) for block in blocks), none)
 
     def energy(self) -> float:
         """Sum of squared norms of the vectors, snapped per block."""
@@ -203,13 +202,13 @@ class Shard:
         labels, near = zip(*self.vectors.each(one))
         return np.concatenate(labels), np.concatenate(near)
 
-    def soft_sizes(self, centroids: np.ndarray, bias: np.ndarray, strength: float) -> np.ndarray:
+    def soft_sizes(self, centroids: np.ndarray, bias: np.ndarray) -> np.ndarray:
         """float64[k], the column sums of Sinkhorn's matrix (see `balance`)."""
         taken = offsets(centroids, bias, self.spec.spherical)
         matrix = np.ascontiguousarray(centroids.T, np.float32)
 
         def one(_: slice, block: np.ndarray) -> np.ndarray:
-            return soft_sizes(block, matrix, taken, strength, self.spec.blocks.num_clips)
+            return soft_sizes(block, matrix, taken, self.spec.blocks.num_clips)
 
         return np.sum(self.vectors.each(one), axis=0)
 

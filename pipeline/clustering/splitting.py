@@ -42,26 +42,18 @@ def split(
     return centroids, len(empty)
 
 
-def farthest(labels: np.ndarray, distances: np.ndarray, counts: np.ndarray) -> list[int]:
-    """Rows to give to the empty clusters: the farthest from their centroids, never a last one.
+def farthest(labels: np.ndarray, distances: np.ndarray, wanted: int) -> np.ndarray:
+    """Rows to give to empty clusters: the farthest from their centroids, never a cluster's last.
 
     Args:
         labels: int32[n], -1 for none.
         distances: float32[n].
-        counts: int64[k].
+        wanted: number of rows.
 
     Returns:
-        one row for each empty cluster, in order; fewer only if there are fewer rows than clusters.
+        int64[wanted], the farthest first; fewer only if there are fewer rows than clusters.
     """
-    wanted = int((counts == 0).sum())
-    left = counts.copy()
-    rows: list[int] = []
     present = np.flatnonzero(labels >= 0)
     order = present[np.argsort(-distances[present], kind="stable")]
-    for row in order.tolist():
-        if len(rows) == wanted:
-            break
-        if left[labels[row]] > 1:
-            left[labels[row]] -= 1
-            rows.append(row)
-    return rows
+    _, nearest = np.unique(labels[order[::-1]], return_index=True)
+    return np.delete(order, len(order) - 1 - nearest)[:wanted]
