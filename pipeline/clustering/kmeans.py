@@ -24,25 +24,15 @@ _REPAIRS = 5  # extra iterations that may fill clusters that end up empty
 
 @dataclass(frozen=True)
 class KMeansProgress:
-    """Where a clustering is.
+    """Where a clustering is."""
 
-    Attributes:
-        stage: loading, seeding, iterating, labelling or done: what was finished last.
-        restart: number of the attempt, from 0.
-        iteration: finished iterations of this attempt.
-        iterations: at most.
-        objective: sum of squared distances of the last iteration; None before the first.
-        empty: clusters that were empty in it and were split from others.
-        seconds: that this step took.
-    """
-
-    stage: str
-    restart: int = 0
-    iteration: int = 0
-    iterations: int = 0
-    objective: float | None = None
-    empty: int = 0
-    seconds: float = 0.0
+    stage: str  # loading, seeding, iterating, labelling or done: what was finished last
+    restart: int = 0  # number of the attempt, from 0
+    iteration: int = 0  # finished iterations of this attempt
+    iterations: int = 0  # at most
+    objective: float | None = None  # sum of squared distances, after an iteration
+    empty: int = 0  # clusters that were empty in it and were split from others
+    seconds: float = 0.0  # that this step took
 
 
 class KMeans:
@@ -76,17 +66,11 @@ class KMeans:
             state.save(self.task.out)
             return KMeansProgress("seeding", state.restart, 0, config.iterations)
         if state.current is not None:
-            attempt, restart = state.current, state.restart
-            empty = self._iterate(state, attempt)
-            done = len(attempt.objective)
-            objective = attempt.objective[-1]
-            return KMeansProgress("iterating", restart, done, config.iterations, objective, empty)
+            return self._iterate(state, state.current)
         assert state.best is not None
         self._finish(state, state.best)
         done = len(state.best.objective)
         return KMeansProgress("labelling", config.restarts - 1, done, config.iterations)
-
-    # -- steps -------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
         """Survey the shards, fit the transform, take up the state of an earlier life."""
@@ -119,23 +103,23 @@ class KMeans:
         self._energy = sum(self.shards.call("energy"))
         self._state = state
 
-    def _iterate(self, state: State, attempt: Attempt) -> int:
+    def _iterate(self, state: State, attempt: Attempt) -> KMeansProgress:
         """One Lloyd iteration: assign, objective, means, split the empty, balance."""
         config, old, old_bias = self.config, attempt.centroids, attempt.bias
         sums, counts = self.shards.total("step", old, old_bias)
-        attempt.objective.append(self._objective(old, sums, counts))
+        objective, restart = self._objective(old, sums, counts), state.restart
+        attempt.objective.append(objective)
         iteration = len(attempt.objective)
-        random = generator(self.task.seed, "split", state.restart, iteration)
+        random = generator(self.task.seed, "split", restart, iteration)
         attempt.centroids, empty = self._moved(old, sums, counts, random)
         attempt.bias = self._balanced(attempt, counts)
         settled = np.array_equal(old, attempt.centroids) and np.array_equal(old_bias, attempt.bias)
         if settled or iteration >= config.iterations:
-            if state.best is None or attempt.objective[-1] < state.best.objective[-1]:
+            if state.best is None or objective < state.best.objective[-1]:
                 state.best = attempt
-            state.current = None
-            state.restart += 1
+            state.current, state.restart = None, restart + 1
         state.save(self.task.out)
-        return empty
+        return KMeansProgress("iterating", restart, iteration, config.iterations, objective, empty)
 
     def _balanced(self, attempt: Attempt, counts: np.ndarray) -> np.ndarray:
         """The bias of the next iteration."""
@@ -174,8 +158,6 @@ class KMeans:
         if not self.config.spherical:
             return centroids
         return feature_files.unit(centroids).astype(np.float32)
-
-    # -- the end -----------------------------------------------------------------------------
 
     def _finish(self, state: State, best: Attempt) -> None:
         """Final labels without empty clusters, files, then the mark that all is done."""

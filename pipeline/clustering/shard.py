@@ -36,8 +36,6 @@ class Shard:
         # Seeds so far, and float32[n], the squared distance of every row to the nearest of them.
         self._spread: tuple[int, np.ndarray] | None = None
 
-    # -- before the iterations ---------------------------------------------------------------
-
     def survey(self) -> tuple[np.ndarray, float, list[str]]:
         """Present clips of every block int64[blocks], and see `inputs.Rows`: highest, problems."""
         raw = self.vectors.load()
@@ -71,8 +69,6 @@ class Shard:
         mine = places[(block >= self.spec.first) & (block < self.spec.last)].tolist()
         found = [self.vectors.block(b - self.spec.first)[row] for b, row in mine]
         return np.array(found, np.float16).reshape(-1, self.vectors.dim)
-
-    # -- seeding -----------------------------------------------------------------------------
 
     def spread(self, seeds: np.ndarray, known: int) -> np.ndarray:
         """Squared distance of every row to its nearest seed, summed by block.
@@ -142,8 +138,6 @@ class Shard:
         if self._spread is None:
             raise LostSpreadError
         return self._spread[1][self.vectors.place(block - self.spec.first)]
-
-    # -- iterations --------------------------------------------------------------------------
 
     def step(
         self, centroids: np.ndarray, bias: np.ndarray | None = None

@@ -11,7 +11,7 @@ EPSILON = 1.0 / 1024.0
 def split(
     centroids: np.ndarray, counts: np.ndarray, random: np.random.Generator
 ) -> tuple[np.ndarray, int]:
-    """Give every empty cluster half of a large one.
+    """Give every empty cluster half of a large one: centroids, and how many were empty.
 
     As faiss does: a donor is drawn in proportion to its size (less one), both get the donor's
     centroid, scaled by 1 ± 1/1024 on alternating dimensions, and share its count.
@@ -19,10 +19,6 @@ def split(
     Args:
         centroids: float32[k, d].
         counts: int64[k], their sizes.
-        random: a source that is fixed for this iteration.
-
-    Returns:
-        centroids float32[k, d] and how many were empty.
     """
     empty = np.flatnonzero(counts == 0)
     if not len(empty):
