@@ -7,12 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.clustering.measures import (
-    adjusted_mutual_information,
-    contingency,
-    entropy,
-    mutual_information,
-)
+from pipeline.clustering.measures import adjusted_mutual_information, entropy, mutual_information
 
 _COMPARED = 1_000_000  # clips that are enough to tell
 _TINY = 1e-9  # nats, of what a file leaves open
@@ -43,7 +38,7 @@ def agreement(first: np.ndarray, second: np.ndarray, files: np.ndarray | None = 
     first, second, files = (values[both][by_file] for values in (first, second, files))
     random = np.random.default_rng(0)
     dealt = (second[np.lexsort((random.random(len(files)), files))] for _ in range(_SHUFFLES))
-    chance = np.mean([mutual_information(contingency(first, anew)) for anew in dealt])
-    known = mutual_information(contingency(first, second)) - chance
+    chance = np.mean([mutual_information(first, anew) for anew in dealt])
+    known = mutual_information(first, second) - chance
     most = (entropy(np.bincount(first)) + entropy(np.bincount(second))) / 2 - chance
     return float(known / most) if most > _TINY else 0.0

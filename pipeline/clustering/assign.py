@@ -23,7 +23,6 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.errors import UserError
 
-_PAIRS = 1 << 20  # numbers compared at once by `distances`
 _PIECE = 1 << 16  # numbers widened at once: the passes stay in the second-level cache
 
 
@@ -140,10 +139,7 @@ class CentroidIndex:
 
 def distances(x: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Distances float32[n] of rows float16[n, d] to their own centroids, summed in float64."""
-    out = np.empty(len(x))
-    step = max(1, _PAIRS // max(x.shape[1], 1))
-    for at in range(0, len(x), step):
-        some = slice(at, at + step)
-        difference = widen(x[some]).astype(np.float64) - centroids[labels[some]]
-        out[some] = np.square(difference).sum(axis=1)
-    return np.sqrt(out).astype(np.float32)
+    difference = widen(x).astype(np.float64)
+    difference -= centroids[labels]
+    np.square(difference, out=difference)
+    return np.sqrt(difference.sum(axis=1)).astype(np.float32)

@@ -17,16 +17,13 @@ SINKHORN_STRENGTH = 20.0  # inverse temperature on inner products (SeLaVi, SwAV)
 SINKHORN_PASSES = 3  # over the data, after every iteration
 
 
-def soft_sizes(
-    x: np.ndarray, matrix: np.ndarray, taken: np.ndarray, strength: float, num_clips: int
-) -> np.ndarray:
-    """Column sums of softmax(strength * scores) over the rows of one block, snapped.
+def soft_sizes(x: np.ndarray, matrix: np.ndarray, taken: np.ndarray, num_clips: int) -> np.ndarray:
+    """Column sums of softmax(`SINKHORN_STRENGTH` * scores) over the rows of one block, snapped.
 
     Args:
         x: float16[n, d].
         matrix: float32[d, k], the centroids.
         taken: float64[k], what is taken from the inner products (`assign.offsets`).
-        strength: Sinkhorn's lambda, an inverse temperature.
         num_clips: bounds the totals.
     """
     total = np.zeros(len(taken))
@@ -35,7 +32,7 @@ def soft_sizes(
         score = widen(x[at : at + rows]) @ matrix
         score -= taken.astype(np.float32)
         score -= score.max(axis=1, keepdims=True)
-        score *= np.float32(strength)
+        score *= np.float32(SINKHORN_STRENGTH)
         np.exp(score, out=score)
         score /= score.sum(axis=1, keepdims=True)
         total += score.sum(axis=0, dtype=np.float64)

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import math
-import operator
 from dataclasses import dataclass
 
 import numpy as np
 
 from pipeline.clustering import inputs as feature_files
-from pipeline.clustering.balance import (
-    SINKHORN_STRENGTH,
-    move_overflow,
-    price,
-    sinkhorn_bias,
-)
+from pipeline.clustering.balance import move_overflow, price, sinkhorn_bias
 from pipeline.clustering.blocks import Ordinals, generator
 from pipeline.clustering.labels import write_labels
 from pipeline.clustering.problem import ClusteringTask
@@ -31,25 +24,15 @@ _REPAIRS = 5  # extra iterations that may fill clusters that end up empty
 
 @dataclass(frozen=True)
 class KMeansProgress:
-    """Where a clustering is.
+    """Where a clustering is."""
 
-    Attributes:
-        stage: loading, seeding, iterating, labelling or done: what was finished last.
-        restart: number of the attempt, from 0.
-        iteration: finished iterations of this attempt.
-        iterations: at most.
-        objective: sum of squared distances of the last iteration; None before the first.
-        empty: clusters that were empty in it and were split from others.
-        seconds: that this step took.
-    """
-
-    stage: str
-    restart: int = 0
-    iteration: int = 0
-    iterations: int = 0
-    objective: float | None = None
-    empty: int = 0
-    seconds: float = 0.0
+    stage: str  # loading, seeding, iterating, labelling or done: what was finished last
+    restart: int = 0  # number of the attempt, from 0
+    iteration: int = 0  # finished iterations of this attempt
+    iterations: int = 0  # at most
+    objective: float | None = None  # sum of squared distances, after an iteration
+    empty: int = 0  # clusters that were empty in it and were split from others
+    seconds: float = 0.0  # that this step took
 
 
 class KMeans:
@@ -83,17 +66,11 @@ class KMeans:
             state.save(self.task.out)
             return KMeansProgress("seeding", state.restart, 0, config.iterations)
         if state.current is not None:
-            attempt, restart = state.current, state.restart
-            empty = self._iterate(state, attempt)
-            done = len(attempt.objective)
-            objective = attempt.objective[-1]
-            return KMeansProgress("iterating", restart, done, config.iterations, objective, empty)
+            return self._iterate(state, state.current)
         assert state.best is not None
         self._finish(state, state.best)
         done = len(state.best.objective)
         return KMeansProgress("labelling", config.restarts - 1, done, config.iterations)
-
-    # -- steps -------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
         """Survey the shards, fit the transform, take up the state of an earlier life."""
@@ -118,31 +95,31 @@ class KMeans:
             scale = power_of_two(max(highest))
             moments: Moments | None = None
             if config.pca_dim:
-                moments = functools.reduce(operator.add, self.shards.call("moments", scale))
+                first, *others = self.shards.call("moments", scale)
+                moments = sum(others, first)
             Transform.fit(dims, scale, moments, config).save(task.out / "transform.npz")
             state = State(key)
             state.save(task.out)
         self._energy = sum(self.shards.call("energy"))
         self._state = state
 
-    def _iterate(self, state: State, attempt: Attempt) -> int:
+    def _iterate(self, state: State, attempt: Attempt) -> KMeansProgress:
         """One Lloyd iteration: assign, objective, means, split the empty, balance."""
         config, old, old_bias = self.config, attempt.centroids, attempt.bias
         sums, counts = self.shards.total("step", old, old_bias)
-        attempt.objective.append(self._objective(old, sums, counts))
+        objective, restart = self._objective(old, sums, counts), state.restart
+        attempt.objective.append(objective)
         iteration = len(attempt.objective)
-        random = generator(self.task.seed, "split", state.restart, iteration)
-        attempt.centroids, empty = split(self._means(old, sums, counts), counts, random)
-        attempt.centroids = self._normal(attempt.centroids)
+        random = generator(self.task.seed, "split", restart, iteration)
+        attempt.centroids, empty = self._moved(old, sums, counts, random)
         attempt.bias = self._balanced(attempt, counts)
         settled = np.array_equal(old, attempt.centroids) and np.array_equal(old_bias, attempt.bias)
         if settled or iteration >= config.iterations:
-            if state.best is None or attempt.objective[-1] < state.best.objective[-1]:
+            if state.best is None or objective < state.best.objective[-1]:
                 state.best = attempt
-            state.current = None
-            state.restart += 1
+            state.current, state.restart = None, restart + 1
         state.save(self.task.out)
-        return empty
+        return KMeansProgress("iterating", restart, iteration, config.iterations, objective, empty)
 
     def _balanced(self, attempt: Attempt, counts: np.ndarray) -> np.ndarray:
         """The bias of the next iteration."""
@@ -150,8 +127,7 @@ class KMeans:
         if config.balance == "sinkhorn":
 
             def sizes(bias: np.ndarray) -> np.ndarray:
-                arguments = (attempt.centroids, bias, SINKHORN_STRENGTH)
-                return sum(self.shards.call("soft_sizes", *arguments))
+                return sum(self.shards.call("soft_sizes", attempt.centroids, bias))
 
             return sinkhorn_bias(attempt.bias, sizes, total)
         if config.balance == "capped":
@@ -169,18 +145,19 @@ class KMeans:
         squares = float((np.square(c).sum(axis=1) * counts).sum())
         return max(0.0, self._energy - 2 * cross + squares)
 
-    def _means(self, old: np.ndarray, sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        filled = counts > 0
-        means = old.copy()
-        means[filled] = (sums[filled] / counts[filled, None]).astype(np.float32)
-        return self._normal(means)
+    def _moved(
+        self, old: np.ndarray, sums: np.ndarray, counts: np.ndarray, random: np.random.Generator
+    ) -> tuple[np.ndarray, int]:
+        """Means of the clusters, the empty ones split from others, and how many were empty."""
+        filled, means = counts > 0, old.copy()
+        means[filled] = sums[filled] / counts[filled, None]
+        means, empty = split(self._normal(means), counts, random)
+        return self._normal(means), empty
 
     def _normal(self, centroids: np.ndarray) -> np.ndarray:
         if not self.config.spherical:
             return centroids
         return feature_files.unit(centroids).astype(np.float32)
-
-    # -- the end -----------------------------------------------------------------------------
 
     def _finish(self, state: State, best: Attempt) -> None:
         """Final labels without empty clusters, files, then the mark that all is done."""
@@ -191,7 +168,7 @@ class KMeans:
             if counts.all():
                 break
             random = generator(task.seed, "repair", repair)
-            centroids = self._normal(split(self._means(centroids, sums, counts), counts, random)[0])
+            centroids, _ = self._moved(centroids, sums, counts, random)
         labels = np.full(task.num_clips, -1, np.int32)
         near = np.full(task.num_clips, np.nan, np.float32)
         for clips, some_labels, some_near in self.shards.call("assign", centroids, bias):
@@ -219,7 +196,7 @@ class KMeans:
             "num_clips": task.num_clips,
             "num_labelled": int(sizes.sum()),
             "seed": task.seed,
-            "config": task.settings,
+            "config": task.config.outcome(),
             "key": state.key,
         }
         (task.out / "clustering.json").write_json(summary)
@@ -234,7 +211,7 @@ class KMeans:
         empty = np.flatnonzero(counts == 0)
         if not len(empty):
             return centroids
-        rows = np.array(farthest(labels, near, counts), np.int64)
+        rows = farthest(labels, near, len(empty))
         ordinals = np.cumsum(labels >= 0)[rows] - 1
         centroids = centroids.copy()
         centroids[empty] = fetch(self.shards, self._ordinals.locate(ordinals))

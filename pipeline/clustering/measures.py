@@ -46,8 +46,12 @@ def entropy(sizes: np.ndarray) -> float:
     return float(entr(sizes / max(np.sum(sizes), 1)).sum())
 
 
-def mutual_information(table: scipy.sparse.csr_array) -> float:
-    """Of a contingency table, in nats; 0 without clips."""
+def mutual_information(first: np.ndarray, second: np.ndarray) -> float:
+    """In nats; 0 without clips."""
+    return _mutual_information(contingency(first, second))
+
+
+def _mutual_information(table: scipy.sparse.csr_array) -> float:
     total, cells = max(table.sum(), 1), table.tocoo()
     row, column = cells.coords
     share = cells.data / total
@@ -61,7 +65,7 @@ def normalized_mutual_information(first: np.ndarray, second: np.ndarray) -> floa
     mean = (entropy(table.sum(axis=1)) + entropy(table.sum(axis=0))) / 2
     if mean == 0:
         return 1.0 if table.nnz else 0.0
-    return min(1.0, mutual_information(table) / mean)
+    return min(1.0, _mutual_information(table) / mean)
 
 
 def adjusted_mutual_information(first: np.ndarray, second: np.ndarray) -> float:
@@ -74,8 +78,8 @@ def adjusted_mutual_information(first: np.ndarray, second: np.ndarray) -> float:
     rows, columns = table.sum(axis=1), table.sum(axis=0)
     expected = expected_mutual_information(rows, columns)
     most = (entropy(rows) + entropy(columns)) / 2 - expected
-    tiny = np.finfo(float).eps
-    return float((mutual_information(table) - expected) / math.copysign(max(abs(most), tiny), most))
+    most = math.copysign(max(abs(most), np.finfo(float).eps), most)
+    return float((_mutual_information(table) - expected) / most)
 
 
 def expected_mutual_information(rows: np.ndarray, columns: np.ndarray) -> float:

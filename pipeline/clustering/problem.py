@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 from pipeline.clustering.inputs import listing
 from pipeline.config import ClusteringConfig
@@ -37,16 +36,11 @@ class ClusteringTask:
     out: Location
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """The settings that decide the result."""
-        return self.config.outcome()
-
-    @property
     def key(self) -> str:
         """Tells results of these settings and features from others."""
         # Without defaults, so that a setting which is younger than the result does not matter.
         defaults = ClusteringConfig().outcome()
-        chosen = {name: v for name, v in self.settings.items() if v != defaults[name]}
+        chosen = {name: v for name, v in self.config.outcome().items() if v != defaults[name]}
         parts = [chosen, self.num_clips, self.seed, listing(self.features)]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -55,11 +49,10 @@ class ClusteringTask:
         place = self.out / "clustering.json"
         if not place.exists():
             return False
-        summary = place.read_json()
-        config = ClusteringConfig().outcome() | summary["config"]
-        config = {name: config[name] for name in self.settings}
-        then = (config, summary["seed"], summary["num_clips"])
-        same = then == (self.settings, self.seed, self.num_clips)
+        summary, now = place.read_json(), self.config.outcome()
+        then = ClusteringConfig().outcome() | summary["config"]
+        same = all(then[name] == value for name, value in now.items())
+        same &= (summary["seed"], summary["num_clips"]) == (self.seed, self.num_clips)
         # Features may have been removed since; if they are there they must be the same.
         same &= summary["key"] == self.key or not any(listing(self.features))
         if not same:

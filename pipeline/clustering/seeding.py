@@ -47,10 +47,13 @@ def seed_centroids(
             if init == "random":
                 return random_points(shards, ordinals, k, random)
             if init == "kmeans++":
-                return plus_plus(shards, ordinals, k, random)
-            return parallel(shards, ordinals, k, random, (seed, restart))
+                seeds = plus_plus(shards, ordinals, k, random)
+            else:
+                seeds = parallel(shards, ordinals, k, random, (seed, restart))
         except LostSpreadError:
             continue  # a shard died on the way; the same numbers are drawn again
+        rest = random_points(shards, ordinals, k - len(seeds), random)
+        return np.concatenate([seeds, rest])
 
 
 def random_points(
@@ -64,14 +67,13 @@ def random_points(
 def plus_plus(
     shards: Shards, ordinals: Ordinals, k: int, random: np.random.Generator
 ) -> np.ndarray:
-    """k-means++ over all rows; rows equal to a seed are drawn only when nothing else is left."""
+    """k-means++ over all rows: float32[k, d], fewer where there are fewer distinct rows."""
     seeds = random_points(shards, ordinals, 1, random)
     while len(seeds) < k:
         totals = np.concatenate(shards.call("spread", seeds[-1:], len(seeds) - 1))
         ends = np.cumsum(totals)
-        if ends[-1] == 0:  # fewer distinct rows than clusters
-            rest = random_points(shards, ordinals, k - len(seeds), random)
-            return np.concatenate([seeds, rest])
+        if ends[-1] == 0:
+            break
         aim = random.random() * ends[-1]
         block = min(int(np.searchsorted(ends, aim, side="right")), len(ends) - 1)
         share = float(np.clip((aim - (ends[block] - totals[block])) / totals[block], 0, 1))
@@ -80,16 +82,15 @@ def plus_plus(
 
 
 def parallel(
-    shards: Shards,
-    ordinals: Ordinals,
-    k: int,
-    random: np.random.Generator,
-    numbers: tuple[int, ...],
+    shards: Shards, ordinals: Ordinals, k: int, random: np.random.Generator, key: tuple[int, int]
 ) -> np.ndarray:
     """k-means||: candidates by the thousand, weighted by the rows nearest to them, then reduced.
 
     Args:
-        numbers: what every shard's draws depend on (`blocks.generator`).
+        key: seed and restart, on which the draws of shards depend.
+
+    Returns:
+        float32[k, d], fewer where fewer candidates were drawn.
     """
     fresh = candidates = random_points(shards, ordinals, 1, random)
     for turn in range(_ROUNDS):
@@ -98,12 +99,11 @@ def parallel(
         if total == 0:
             break
         factor = _OVERSAMPLING * k / total
-        drawn = shards.call("oversample", factor, (*numbers, turn))
+        drawn = shards.call("oversample", factor, (*key, turn))
         fresh = fetch(shards, np.concatenate(drawn))
         candidates = np.concatenate([candidates, fresh])
     if len(candidates) <= k:
-        rest = random_points(shards, ordinals, k - len(candidates), random)
-        return np.concatenate([candidates, rest])
+        return candidates
     weights = shards.total("step", candidates, None)[1]
     return weighted_plus_plus(candidates, weights, k, random)
 

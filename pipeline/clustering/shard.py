@@ -36,8 +36,6 @@ class Shard:
         # Seeds so far, and float32[n], the squared distance of every row to the nearest of them.
         self._spread: tuple[int, np.ndarray] | None = None
 
-    # -- before the iterations ---------------------------------------------------------------
-
     def survey(self) -> tuple[np.ndarray, float, list[str]]:
         """Present clips of every block int64[blocks], and see `inputs.Rows`: highest, problems."""
         raw = self.vectors.load()
@@ -46,10 +44,9 @@ class Shard:
     def moments(self, scale: float) -> Moments:
         """Sums for PCA over the raw rows."""
         width = self.vectors.load().dim
-        total = Moments(0, np.zeros(width), np.zeros((width, width)))
-        for block in self.vectors.raw_blocks():
-            total = total + Moments.of(block, scale, self.spec.blocks.num_clips)
-        return total
+        none = Moments(0, np.zeros(width), np.zeros((width, width)))
+        blocks, num_clips = self.vectors.raw_blocks(), self.spec.blocks.num_clips
+        return sum((Moments.of(block, scale, num_clips) for block in blocks), none)
 
     def energy(self) -> float:
         """Sum of squared norms of the vectors, snapped per block."""
@@ -72,8 +69,6 @@ class Shard:
         mine = places[(block >= self.spec.first) & (block < self.spec.last)].tolist()
         found = [self.vectors.block(b - self.spec.first)[row] for b, row in mine]
         return np.array(found, np.float16).reshape(-1, self.vectors.dim)
-
-    # -- seeding -----------------------------------------------------------------------------
 
     def spread(self, seeds: np.ndarray, known: int) -> np.ndarray:
         """Squared distance of every row to its nearest seed, summed by block.
@@ -144,8 +139,6 @@ class Shard:
             raise LostSpreadError
         return self._spread[1][self.vectors.place(block - self.spec.first)]
 
-    # -- iterations --------------------------------------------------------------------------
-
     def step(
         self, centroids: np.ndarray, bias: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -203,13 +196,13 @@ class Shard:
         labels, near = zip(*self.vectors.each(one))
         return np.concatenate(labels), np.concatenate(near)
 
-    def soft_sizes(self, centroids: np.ndarray, bias: np.ndarray, strength: float) -> np.ndarray:
+    def soft_sizes(self, centroids: np.ndarray, bias: np.ndarray) -> np.ndarray:
         """float64[k], the column sums of Sinkhorn's matrix (see `balance`)."""
         taken = offsets(centroids, bias, self.spec.spherical)
         matrix = np.ascontiguousarray(centroids.T, np.float32)
 
         def one(_: slice, block: np.ndarray) -> np.ndarray:
-            return soft_sizes(block, matrix, taken, strength, self.spec.blocks.num_clips)
+            return soft_sizes(block, matrix, taken, self.spec.blocks.num_clips)
 
         return np.sum(self.vectors.each(one), axis=0)
 

@@ -11,7 +11,7 @@ EPSILON = 1.0 / 1024.0
 def split(
     centroids: np.ndarray, counts: np.ndarray, random: np.random.Generator
 ) -> tuple[np.ndarray, int]:
-    """Give every empty cluster half of a large one.
+    """Give every empty cluster half of a large one: centroids, and how many were empty.
 
     As faiss does: a donor is drawn in proportion to its size (less one), both get the donor's
     centroid, scaled by 1 ± 1/1024 on alternating dimensions, and share its count.
@@ -19,10 +19,6 @@ def split(
     Args:
         centroids: float32[k, d].
         counts: int64[k], their sizes.
-        random: a source that is fixed for this iteration.
-
-    Returns:
-        centroids float32[k, d] and how many were empty.
     """
     empty = np.flatnonzero(counts == 0)
     if not len(empty):
@@ -42,26 +38,18 @@ def split(
     return centroids, len(empty)
 
 
-def farthest(labels: np.ndarray, distances: np.ndarray, counts: np.ndarray) -> list[int]:
-    """Rows to give to the empty clusters: the farthest from their centroids, never a last one.
+def farthest(labels: np.ndarray, distances: np.ndarray, wanted: int) -> np.ndarray:
+    """Rows to give to empty clusters: the farthest from their centroids, never a cluster's last.
 
     Args:
         labels: int32[n], -1 for none.
         distances: float32[n].
-        counts: int64[k].
+        wanted: number of rows.
 
     Returns:
-        one row for each empty cluster, in order; fewer only if there are fewer rows than clusters.
+        int64[wanted], the farthest first; fewer only if there are fewer rows than clusters.
     """
-    wanted = int((counts == 0).sum())
-    left = counts.copy()
-    rows: list[int] = []
     present = np.flatnonzero(labels >= 0)
     order = present[np.argsort(-distances[present], kind="stable")]
-    for row in order.tolist():
-        if len(rows) == wanted:
-            break
-        if left[labels[row]] > 1:
-            left[labels[row]] -= 1
-            rows.append(row)
-    return rows
+    _, nearest = np.unique(labels[order[::-1]], return_index=True)
+    return np.delete(order, len(order) - 1 - nearest)[:wanted]

@@ -12,34 +12,21 @@ from pipeline.storage import Location
 
 @dataclass
 class Attempt:
-    """One run of k-means from one seeding.
+    """One run of k-means from one seeding."""
 
-    Attributes:
-        centroids: float32[k, d].
-        bias: float64[k] of balance, zeros without.
-        objective: sum of squared distances at every iteration so far.
-    """
-
-    centroids: np.ndarray
-    bias: np.ndarray
-    objective: list[float] = field(default_factory=list)
+    centroids: np.ndarray  # float32[k, d]
+    bias: np.ndarray  # float64[k] of balance, zeros without
+    objective: list[float] = field(default_factory=list)  # sum of squared distances by iteration
 
 
 @dataclass
 class State:
-    """The attempts of a clustering.
+    """The attempts of a clustering."""
 
-    Attributes:
-        key: of the settings and features that the state belongs to.
-        restart: number of the current attempt.
-        current: the attempt being iterated; None before its seeding.
-        best: the finished attempt of the lowest objective so far.
-    """
-
-    key: str
-    restart: int = 0
-    current: Attempt | None = None
-    best: Attempt | None = None
+    key: str  # of the settings and features that the state belongs to
+    restart: int = 0  # number of the current attempt
+    current: Attempt | None = None  # being iterated; None before its seeding
+    best: Attempt | None = None  # finished, of the lowest objective so far
 
     def save(self, out: Location) -> None:
         arrays = {"key": np.array(self.key), "restart": np.array(self.restart)}

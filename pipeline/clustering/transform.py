@@ -27,17 +27,11 @@ _EIGEN_POWER = -0.5  # of whitening (DeepCluster)
 
 @dataclass(frozen=True)
 class Moments:
-    """Snapped sums over the raw features divided by ``scale``: exact under addition.
+    """Snapped sums over the raw features divided by ``scale``: exact under addition."""
 
-    Attributes:
-        count: rows.
-        total: float64[d].
-        products: float64[d, d], X'X.
-    """
-
-    count: int
-    total: np.ndarray
-    products: np.ndarray
+    count: int  # rows
+    total: np.ndarray  # float64[d]
+    products: np.ndarray  # float64[d, d], X'X
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(

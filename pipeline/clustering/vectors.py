@@ -20,28 +20,17 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """What a shard actor is built from, and rebuilt from after its death.
+    """What a shard actor is built from, and rebuilt from after its death."""
 
-    Attributes:
-        features: one folder per modality.
-        blocks: of the whole clustering.
-        first, last: range of blocks of this shard.
-        out: the clustering's folder, where the transform's file is.
-        budget: bytes of memory for vectors; beyond it they lie in the temporary folder.
-        spherical: whether scores are inner products.
-        threads: of this shard; each works on a block of its own.
-        device: ``cpu`` or ``cuda``.
-    """
-
-    features: tuple[Location, ...]
-    blocks: ClipBlocks
-    first: int
+    features: tuple[Location, ...]  # one folder per modality
+    blocks: ClipBlocks  # of the whole clustering
+    first: int  # this shard has the blocks [first, last)
     last: int
-    out: Location
-    budget: int
-    spherical: bool = False
-    threads: int = 1
-    device: str = "cpu"
+    out: Location  # the clustering's folder, where the transform's file is
+    budget: int  # bytes of memory for vectors; beyond it they lie in the temporary folder
+    spherical: bool = False  # whether scores are inner products
+    threads: int = 1  # each works on a block of its own
+    device: str = "cpu"  # or cuda
 
 
 class ShardVectors:

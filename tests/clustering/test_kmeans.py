@@ -8,6 +8,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mixture_factory import files, mixture, run_here
 
@@ -197,6 +198,10 @@ def test_spreading_seeds_beats_random_ones(write_features: Writer, tmp_path: Pat
     assert first["kmeans||"] < 0.5 * first["random"]
 
 
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.data())
 def test_any_shape_gives_k_filled_clusters(
     write_features: Writer, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
