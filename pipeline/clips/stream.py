@@ -37,11 +37,7 @@ MAX_TASKS = 20_000
 
 @dataclass(frozen=True)
 class Augment:
-    """Draw training samples instead of the centred clip.
-
-    Attributes:
-        seed, round: part of the key of every draw.
-    """
+    """Draw training samples instead of the centred clip; both are part of every draw's key."""
 
     seed: int
     round: int
@@ -176,12 +172,9 @@ class DecodeSlot:
 
     def _assembled(self, decoded: dict[int, DecodedClip | Reject], B: int) -> dict[str, Any]:
         """The columns of both modalities, zero where there is nothing."""
-        video, audio = self.config.video, self.config.audio
         columns: dict[str, Any] = {"has_video": np.zeros(B, bool), "has_audio": np.zeros(B, bool)}
-        if "video" in self.modalities:
-            columns["video"] = np.zeros((B, video.frames, video.size, video.size, 3), np.uint8)
-        if "audio" in self.modalities:
-            columns["audio"] = np.zeros((B, audio.samples), np.float32)
+        for modality, dtype in _clip_types(self.config, self.modalities).items():
+            columns[modality] = np.zeros(B, dtype)
         for place, outcome in decoded.items():
             for modality in self.modalities:
                 data = getattr(outcome, modality, None)
@@ -206,7 +199,7 @@ def stream(
     # Not `ray.data.range`: its reading tasks would hold as many cores as the decoding.
     dataset = ray.data.from_blocks([pa.table({"id": ids}) for ids in tasks if len(ids)])
     # A task's slots leave it one by one, so that consumers in turn get slots in turn.
-    clip_bytes = _clip_bytes(decode.config, decode.modalities)
+    clip_bytes = sum(t.itemsize for t in _clip_types(decode.config, decode.modalities).values())
     dataset.context.target_max_block_size = order.batch_size * clip_bytes
     return dataset.map_batches(decode, batch_size=1, **cost)
 
@@ -228,6 +221,11 @@ def run_numbered(
         progress.meter.add(None, **{name: int(column.sum()) for name, column in counts.items()})
 
 
-def _clip_bytes(config: ClipsConfig, modalities: tuple[str, ...]) -> int:
-    video = config.video.frames * config.video.size**2 * 3
-    return video * ("video" in modalities) + 4 * config.audio.samples * ("audio" in modalities)
+def _clip_types(config: ClipsConfig, modalities: Sequence[str]) -> dict[str, np.dtype]:
+    """By modality the type of a decoded clip's array, with its shape."""
+    video, audio = config.video, config.audio
+    types = {
+        "video": np.dtype((np.uint8, (video.frames, video.size, video.size, 3))),
+        "audio": np.dtype((np.float32, (audio.samples,))),
+    }
+    return {modality: types[modality] for modality in modalities}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
@@ -82,9 +83,7 @@ def _allow(seconds: float | None) -> None:
 
 
 def _limit_memory() -> None:
-    with suppress(ImportError, ValueError, OSError):  # not on this system
-        import resource
-
+    with suppress(ValueError, OSError):  # not on this system
         hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
         limit = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import av
 import av.error
@@ -35,13 +34,3 @@ def ffmpeg_errors_as_rejects() -> Iterator[None]:
         yield
     except av.error.FFmpegError as error:
         raise reject_for_ffmpeg(error, Reason.CORRUPT) from error
-
-
-def forget_logged_errors() -> None:
-    """Start a file with a clean log.
-
-    PyAV adds the last line that FFmpeg logged as an error to the text of the next exception.
-    Without this the line may be about another file.
-    """
-    with suppress(av.error.FFmpegError):
-        av.error.err_check(-errno.EINVAL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import av
@@ -146,22 +146,20 @@ def _swept(
     """Decode everything, and show at each target the last frame stamped at or before it."""
     assert media.video is not None
     step = 1 / float(media.video.average_rate or media.video.guessed_rate or 25)
-    clock = _Clock(media, packets, targets_s[0], step)
     context = media.video.codec_context
     context.flush_buffers()
+    frames = _decoded(context, packets, deadline)
     done = 0
     previous: VideoFrame | None = None
     previous_s = float("-inf")
-    for frame in _decoded(context, packets, deadline):
-        at = clock.of(frame)
+    for frame, at in _timed(media, packets, frames, targets_s[0] - step, step):
         if at < previous_s:
             continue
         after = bisect_left(targets_s, at - TOLERANCE_S, lo=done)
         if after > done:
             # Nothing is displayed before the first frame: it stands in.
-            yield DisplayedFrame(
-                previous or frame, previous_s if previous else at, at, range(done, after)
-            )
+            shown, shown_s = (previous, previous_s) if previous else (frame, at)
+            yield DisplayedFrame(shown, shown_s, at, range(done, after))
             done = after
         previous, previous_s = frame, at
         if done == len(targets_s):
@@ -172,45 +170,36 @@ def _swept(
     context.flush_buffers()
 
 
-class _Clock:
-    """When decoded frames are shown, where packets do not say so reliably."""
+def _timed(
+    media: Media, packets: Sequence[Packet], frames: Iterable[VideoFrame], at: float, step: float
+) -> Iterator[tuple[VideoFrame, float]]:
+    """Decoded frames and when they are shown, where packets do not say so reliably.
 
-    def __init__(self, media: Media, packets: Sequence[Packet], start_s: float, step: float):
-        assert media.video is not None
-        self._media, self._video = media, media.video
-        self._packets, self._step = packets, step
-        self._counted = _counted(media, packets)
-        self._delay: int | None = None  # of the decoder, in ticks
-        self._backwards = [0, 0]  # times that presentation and decoding stamps ran backwards
-        self._last = [-(1 << 63), -(1 << 63)]
-        self._at = start_s - step
-
-    def of(self, frame: VideoFrame) -> float:
-        """Media time of the decoder's next frame."""
-        stamp = self._decoding_time(frame) if self._counted else self._best_effort(frame)
-        if stamp is None:
-            self._at += self._step
+    Args:
+        at: media time of the frame before the first, where the first has no stamp.
+        step: seconds between frames without stamps.
+    """
+    assert media.video is not None
+    counted = _counted(media, packets)
+    delay: int | None = None  # of the decoder, in ticks
+    backwards, last = [0, 0], [-(1 << 63)] * 2  # times that each kind of stamp ran backwards
+    for frame in frames:
+        stamp, other = frame.pts, frame.dts
+        if counted:
+            first = packets[0].dts
+            if delay is None and other is not None and first is not None:
+                delay = other - first
+            stamp = None if delay is None or other is None else other - delay
         else:
-            self._at = self._media.seconds(stamp, self._video)
-        return self._at
-
-    def _decoding_time(self, frame: VideoFrame) -> int | None:
-        first = self._packets[0].dts
-        if frame.dts is None or first is None:
-            return None
-        if self._delay is None:
-            self._delay = frame.dts - first
-        return frame.dts - self._delay
-
-    def _best_effort(self, frame: VideoFrame) -> int | None:
-        """The stamp that ran backwards less often, which libavcodec calls so and PyAV hides."""
-        for kind, stamp in enumerate((frame.pts, frame.dts)):
-            self._backwards[kind] += stamp is None or stamp <= self._last[kind]
-            self._last[kind] = stamp if stamp is not None else self._last[kind]
-        first, second = frame.pts, frame.dts
-        if self._backwards[0] > self._backwards[1]:
-            first, second = second, first
-        return first if first is not None else second
+            for kind, each in enumerate((stamp, other)):
+                backwards[kind] += each is None or each <= last[kind]
+                last[kind] = each if each is not None else last[kind]
+            # "Best effort", which PyAV hides: the stamp that ran backwards less often.
+            if backwards[0] > backwards[1]:
+                stamp, other = other, stamp
+            stamp = stamp if stamp is not None else other
+        at = at + step if stamp is None else media.seconds(stamp, media.video)
+        yield frame, at
 
 
 def _decoded(

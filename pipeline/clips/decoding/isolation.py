@@ -80,19 +80,16 @@ def close() -> None:
         _CHILD = None
 
 
-def _asked(*question: Any, limit_s: float) -> Any:
+def _asked(*question: Any, limit_s: float, again: bool = True) -> Any:
     """The child's one answer to a question; tried again after a crash, not after a time-out."""
-    reject = Reject(Reason.CRASHED)
-    for _ in range(2):
-        try:
-            with _LOCK:
-                (answer,) = _child().ask(question, limit_s)
-                return answer
-        except _Ended as ended:
-            reject = ended.reject
-            if reject.reason is Reason.TIMEOUT:
-                break
-    return reject
+    try:
+        with _LOCK:
+            (answer,) = _child().ask(question, limit_s)
+            return answer
+    except Reject as reject:
+        if again and reject.reason is not Reason.TIMEOUT:
+            return _asked(*question, limit_s=limit_s, again=False)
+        return reject
 
 
 def _decode(
@@ -112,17 +109,9 @@ def _decode(
                 if not isinstance(answer, Reject):
                     answer = DecodedClip(*map(child.memory.read, answer))
                 results[numbers[place]] = answer
-    except _Ended as ended:
-        return ended.reject
+    except Reject as reject:
+        return reject
     return None
-
-
-class _Ended(Exception):
-    """The child died, or was ended, before it had answered."""
-
-    def __init__(self, reject: Reject) -> None:
-        super().__init__(reject)
-        self.reject = reject
 
 
 class _Child:
@@ -134,13 +123,13 @@ class _Child:
         self.pipe = ours
         # A plain child rather than multiprocessing's: that would import the worker's main module
         # again, and a daemonic worker may not have children.
-        environment = dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))
+        path = os.pathsep.join(p for p in sys.path if p)
         handles = (theirs.fileno(), self.memory.handle)
         self.process = subprocess.Popen(
             [sys.executable, "-c", _MAIN, *map(str, handles)],
             pass_fds=handles,
             stdin=subprocess.DEVNULL,
-            env=environment,
+            env={**os.environ, "PYTHONPATH": path},
         )
         theirs.close()
         self.tired = False
@@ -149,7 +138,7 @@ class _Child:
         """Answers as they come.
 
         Raises:
-            _Ended: the child did not live to give them all.
+            Reject: TIMEOUT or CRASHED: the child did not live to give them all.
             UserError: it is the user's to put right, and not the file's doing.
         """
         finished = False
@@ -171,7 +160,7 @@ class _Child:
                     raise answer
                 yield answer
         except (EOFError, OSError) as error:  # TimeoutError is one
-            raise _Ended(self._autopsy(isinstance(error, TimeoutError))) from error
+            raise self._autopsy(isinstance(error, TimeoutError)) from error
         finally:
             # An interrupted worker must not find this question's answers under the next one.
             self.tired = self.tired or not finished
@@ -204,7 +193,6 @@ class _Child:
 
 _LOCK = threading.RLock()
 _CHILD: _Child | None = None
-_OWNER = 0  # a forked worker must not share its parent's child
 _MAIN = """
 import sys
 from pipeline.clips.decoding.child import serve
@@ -213,17 +201,18 @@ serve(*map(int, sys.argv[1:]))
 
 
 def _child() -> _Child:
-    global _CHILD, _OWNER
-    if os.getpid() != _OWNER:
-        _CHILD, _OWNER = None, os.getpid()
+    global _CHILD
     if _CHILD is None or not _CHILD.usable:
-        if _CHILD is not None:
-            _CHILD.close()
+        close()
         _CHILD = _Child()
     return _CHILD
 
 
-@atexit.register
-def _end() -> None:
-    if os.getpid() == _OWNER:
-        close()
+def _forget() -> None:
+    """A forked worker must not share its parent's child."""
+    global _CHILD
+    _CHILD = None
+
+
+os.register_at_fork(after_in_child=_forget)
+atexit.register(close)

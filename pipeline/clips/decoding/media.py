@@ -7,6 +7,7 @@ timestamp, as ``ffmpeg -ss`` does; everywhere else timestamps are taken as they 
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 import time
@@ -28,7 +29,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from pipeline.clips.decoding.decoder import Source
-from pipeline.clips.decoding.ffmpeg_errors import forget_logged_errors, reject_for_ffmpeg
+from pipeline.clips.decoding.ffmpeg_errors import reject_for_ffmpeg
 from pipeline.clips.decoding.ranges import RangeReader
 from pipeline.clips.decoding.tracks import choose_tracks, needs_first_packet
 from pipeline.clips.rejects import Reason, Reject
@@ -60,6 +61,7 @@ class Media:
         video, audio: the tracks to use, each one or None.
         floating: whether it is a transport or program stream: no index, and any first timestamp.
         origin_s: timestamp, in seconds, of media time 0.
+        head: its first bytes.
     """
 
     container: InputContainer
@@ -67,12 +69,10 @@ class Media:
     audio: AudioStream | None
 
     def __init__(self, source: Source, timeout_s: float, lean: bool, hardware: bool) -> None:
-        self._source = source
-        self._lean = lean
-        self._hardware = hardware
-        self._timeout_s = timeout_s
+        self._source, self._timeout_s = source, timeout_s
+        self._lean, self._hardware = lean, hardware
         self._handle: RangeReader | None = None
-        self._head = b""
+        self.head = b""
 
     def load(self) -> None:
         """Open, choose the tracks, and set the decoders to one thread.
@@ -81,20 +81,23 @@ class Media:
             Reject: nothing in it can be used.
             Exception: what storage or libavformat reports; see `reject_for_ffmpeg`.
         """
-        forget_logged_errors()
+        # PyAV adds the last line that FFmpeg logged as an error to the text of the next exception.
+        # Without this the line may be about another file.
+        with suppress(av.error.FFmpegError):
+            av.error.err_check(-errno.EINVAL)
         if isinstance(self._source, bytes):
-            self._head = self._source[:_HEAD]
+            self.head = self._source[:_HEAD]
             place: Any = io.BytesIO(self._source)
         elif self._source.is_local:
             # An error here says in the system's words what is wrong.
             with open(self._source.uri, "rb") as stream:
-                self._head = stream.read(_HEAD)
-            if not self._head:
+                self.head = stream.read(_HEAD)
+            if not self.head:
                 raise Reject(Reason.EMPTY_FILE)
             place = f"file:{self._source.uri}"
         else:
             place = self._handle = RangeReader(self._source)
-            self._head = self._handle.read(_HEAD)
+            self.head = self._handle.read(_HEAD)
             self._handle.seek(0)
         self.container = av.open(
             place,
@@ -103,7 +106,7 @@ class Media:
             metadata_errors="replace",
             buffer_size=1 << 16,
             hwaccel=nvidia() if self._hardware else None,
-            options={"protocol_whitelist": "file"} | (_lean(self._head) if self._lean else {}),
+            options={"protocol_whitelist": "file"} | (_lean(self.head) if self._lean else {}),
         )
         name = self.container.format.name
         names = set(name.split(","))
@@ -150,11 +153,6 @@ class Media:
         if self._handle is not None:
             self._handle.close()
             self._handle = None
-
-    @property
-    def unopenable(self) -> Reason:
-        """Why libavformat made nothing of it."""
-        return Reason.CORRUPT if _MEDIA_HEAD.match(self._head) else Reason.NOT_MEDIA
 
     def packets(self, tracks: Sequence[Stream], deadline: float) -> Iterator[Packet]:
         """Packets of these tracks from here on, across damaged stretches, as a player reads.
@@ -234,9 +232,8 @@ def opened(source: Source, timeout_s: float, lean: bool = True, hardware: bool =
     media = Media(source, timeout_s, lean, hardware)
     try:
         media.load()
-    except BaseException as error:
+    except Exception as error:
         media.close()
-        if isinstance(error, Exception):
-            raise reject_for_ffmpeg(error, media.unopenable) from error
-        raise
+        otherwise = Reason.CORRUPT if _MEDIA_HEAD.match(media.head) else Reason.NOT_MEDIA
+        raise reject_for_ffmpeg(error, otherwise) from error
     return media

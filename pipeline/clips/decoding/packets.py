@@ -89,8 +89,9 @@ def _collect(media: Media, video: Interval | None, audio: Interval | None, deadl
     tracks = [s for s, r in ((media.video, video), (media.audio, audio)) if s is not None and r]
     for packet in media.packets(tracks, deadline):
         is_video = packet.stream.type == "video"
-        track, other = (frames, samples) if is_video else (samples, frames)
-        if track.add(packet) > other.end_s + _INTERLEAVE_S:
+        reached = frames.add(packet) if is_video else samples.add(packet)
+        other = samples if is_video else frames
+        if reached > other.end_s + _INTERLEAVE_S:
             other.done = True
         if frames.done and samples.done:
             break
@@ -109,10 +110,6 @@ class _TrackPackets:
         self.packets: list[Packet] = []
         self.size = 0
 
-    def add(self, packet: Packet) -> float:
-        """Take a packet; the media time that the track has reached in decoding order."""
-        raise NotImplementedError
-
     def keep(self, packet: Packet) -> None:
         if not self.done:
             self.packets.append(packet)
@@ -129,6 +126,7 @@ class _VideoPackets(_TrackPackets):
         self.later = 0  # packets in a row that are shown after the interval
 
     def add(self, packet: Packet) -> float:
+        """Take a packet; the media time that the track has reached in decoding order."""
         shown = self.media.seconds_of(packet, packet.stream)
         if shown is not None and shown <= self.start_s and starts(packet) and not packet.is_discard:
             self.packets.clear()
@@ -151,6 +149,7 @@ class _AudioPackets(_TrackPackets):
         self.before: deque[Packet] = deque(maxlen=3)
 
     def add(self, packet: Packet) -> float:
+        """Take a packet; the media time that the track has reached in decoding order."""
         at = self.media.seconds_of(packet, packet.stream)
         if at is not None and at < self.start_s - PREROLL_S:
             self.before.append(packet)

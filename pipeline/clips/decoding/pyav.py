@@ -60,12 +60,7 @@ class PyAVDecoder(Decoder):
     ) -> list[np.ndarray | None]:
         with ffmpeg_errors_as_rejects():
             stretches = decode_stretches(self._media, self._span.audio, *self._audio)
-            return [
-                resampled(stretches, start_s, count, rate)
-                if any(s.is_near(start_s, end_s) for s in stretches)
-                else None
-                for start_s, end_s in windows
-            ]
+            return [resampled(stretches, start_s, count, rate) for start_s, _ in windows]
 
     def claims_video(self, time_s: float) -> bool:
         assert self._media.video is not None

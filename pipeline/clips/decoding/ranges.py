@@ -12,7 +12,7 @@ from pipeline.clips.rejects import Reason, Reject, reject_for
 from pipeline.storage import Location
 
 
-class RangeReader(io.RawIOBase):
+class RangeReader:
     """A remote file as a file object: range reads of whole blocks, of which it keeps a few.
 
     Containers jump between their index, video and audio. With blocks a jump back costs nothing,
@@ -26,7 +26,6 @@ class RangeReader(io.RawIOBase):
     KEPT = 16
 
     def __init__(self, source: Location) -> None:
-        super().__init__()
         try:
             info = source.info()
             if info.type == pyarrow.fs.FileType.NotFound:
@@ -42,12 +41,6 @@ class RangeReader(io.RawIOBase):
         self._position = 0
         self._block = lru_cache(maxsize=self.KEPT)(self._read_block)
         self.requests = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
     def tell(self) -> int:
         return self._position
@@ -68,10 +61,8 @@ class RangeReader(io.RawIOBase):
         return data
 
     def close(self) -> None:
-        if not self.closed and hasattr(self, "_file"):
-            self._block.cache_clear()
-            self._file.close()
-        super().close()
+        self._block.cache_clear()
+        self._file.close()
 
     def _read_block(self, number: int) -> bytes:
         self.requests += 1

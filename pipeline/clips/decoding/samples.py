@@ -39,10 +39,6 @@ class Stretch:
     frames: list[AudioFrame]
     end_s: float
 
-    def is_near(self, start_s: float, end_s: float) -> bool:
-        """Whether it has samples of this interval, or within `OUTSIDE_S` of it."""
-        return self.start_s < end_s + OUTSIDE_S and self.end_s > start_s - OUTSIDE_S
-
 
 def decode_stretches(
     media: Media, packets: Iterable[Packet], start_s: float, end_s: float
@@ -84,11 +80,19 @@ def decode_stretches(
     return stretches
 
 
-def resampled(stretches: Sequence[Stretch], start_s: float, count: int, rate: int) -> np.ndarray:
-    """Mono float32 [count] at ``rate`` from ``start_s`` on, -1 to 1, zero between stretches."""
+def resampled(
+    stretches: Sequence[Stretch], start_s: float, count: int, rate: int
+) -> np.ndarray | None:
+    """Mono float32 [count] at ``rate`` from ``start_s`` on, -1 to 1, zero between stretches.
+
+    None: no stretch lies within `OUTSIDE_S`.
+    """
+    end_s = start_s + count / rate
+    if not any(s.start_s < end_s + OUTSIDE_S and s.end_s > start_s - OUTSIDE_S for s in stretches):
+        return None
     out = np.zeros(count, np.float32)
     for stretch in stretches:
-        first_s, frames = _needed(stretch, start_s, start_s + count / rate)
+        first_s, frames = _needed(stretch, start_s, end_s)
         if not frames:
             continue
         data = _mono(frames, rate)

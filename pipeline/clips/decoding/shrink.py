@@ -126,10 +126,10 @@ def _samples(
 ) -> AudioFrame | None:
     """int16 mono from `begin` to `end`, zero where there is no audio; None without any."""
     stretches = decode_stretches(media, packets, begin, end)
-    if not any(s.is_near(begin, end) for s in stretches):
-        return None
     rate = config.audio.rate
     wave = resampled(stretches, begin, math.ceil((end - begin) * rate), rate)
+    if wave is None:
+        return None
     levels = np.round(wave[None] * 32767).astype(np.int16)
     samples: Any = AudioFrame.from_ndarray(levels, format="s16", layout="mono")
     samples.sample_rate, samples.pts, samples.time_base = rate, 0, Fraction(1, rate)
