@@ -6,6 +6,7 @@ Sections of `kmeans.py` that run in a process of their own: the result is a line
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -32,6 +33,7 @@ def scale(folder: str, n: str, d: str, k: str, budget: str) -> dict[str, Any]:
     from pipeline.config import ClusteringConfig
 
     write_features(Path(folder), "mixture", int(n), int(d), int(k))
+    os.environ["TMPDIR"] = folder  # where shards map what is beyond their memory
     ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200_000_000)
     peak, over = [0.0], threading.Event()
 
@@ -52,9 +54,7 @@ def scale(folder: str, n: str, d: str, k: str, budget: str) -> dict[str, Any]:
     watcher.start()
     steps: list[KMeansProgress] = []
     place = Location.of(folder)
-    config = ClusteringConfig(
-        k=int(k), iterations=5, pca_dim=0, memory_budget_mb=int(budget), scratch=folder
-    )
+    config = ClusteringConfig(k=int(k), iterations=5, pca_dim=0, max_memory_mb=int(budget))
     task = ClusteringTask((place / "features",), int(n), None, config, 0, place / "out")
     clustering = cluster(task, on_progress=steps.append)
     over.set()
