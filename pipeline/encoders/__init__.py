@@ -26,7 +26,7 @@ __all__ = [
 def build(config: EncoderConfig, seed: int) -> nn.ModuleDict:
     """Both encoders with random weights, ``{"video": …, "audio": …}``; each has a ``dim``.
 
-    The same seed gives the same weights, whatever was drawn before.
+    The weights depend on the seed alone, not on earlier random draws.
 
     Raises:
         UserError: there is no such network.
@@ -39,8 +39,8 @@ def build(config: EncoderConfig, seed: int) -> nn.ModuleDict:
 def channels_last(networks: nn.ModuleDict) -> nn.ModuleDict:
     """The same networks, their weights laid out with the channels last, in place.
 
-    Decoded frames already lie so. On CPUs a step of R(2+1)D takes 0.77 of the time it takes
-    otherwise, one of the audio network 0.85.
+    Decoded frames have this layout. On CPUs a step of R(2+1)D then takes 0.77 of the time, a step
+    of the audio network 0.85.
     """
     networks["video"].to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     networks["audio"].to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,6 +1,6 @@
 """The networks that can be encoders, by name.
 
-A new one is a function in a file of its own and an entry in `ARCHITECTURES`. An encoder outside
+To add one, write a function in a file of its own and add it to `ARCHITECTURES`. An encoder outside
 this package needs no entry: ``encoders.video=package.module:function`` names the function.
 
 | modality | input | features |
@@ -27,29 +27,22 @@ EPS = 1e-5  # of BatchNorm: PyTorch's default, which runs and torchvision's weig
 
 @dataclass(frozen=True)
 class Architecture:
-    """
-    Attributes:
-        path: ``package.module:function``. The function takes nothing and returns a network with
-            random weights and the attribute ``dim``. Its module imports stock packages only: an
-            export brings a copy of it (``encoder.py``).
-        torchvision: code that makes torchvision's own network with the same tensors, as
-            ``network``; empty: torchvision has none.
-        released_eps: eps of BatchNorm in weights (``.pth``, ``.pt``) that others released.
+    """A network, by the function that makes it.
+
+    The function takes nothing and returns a network with random weights and the attribute ``dim``.
+    Its module imports stock packages only: an export includes a copy of it (``encoder.py``).
     """
 
-    path: str
-    torchvision: str = ""
-    released_eps: float = EPS
+    path: str  # ``package.module:function``
+    torchvision: str = ""  # code for torchvision's ``network`` with the same tensors, if it has one
+    released_eps: float = EPS  # of BatchNorm in weights (``.pth``, ``.pt``) that others released
 
     @property
     def function(self) -> str:
         return self.path.rpartition(":")[2]
 
     def make(self) -> nn.Module:
-        """
-        Raises:
-            UserError: the function cannot be imported.
-        """
+        """A new network; raises UserError if the function cannot be imported."""
         module, _, function = self.path.partition(":")
         try:
             maker: Callable[[], nn.Module] = getattr(import_module(module), function)
@@ -82,8 +75,7 @@ ARCHITECTURES: dict[str, dict[str, Architecture]] = {
     "video": {
         "r2plus1d_18": Architecture("pipeline.encoders.video:r2plus1d_18", _R2PLUS1D_18),
         # The released XDC weights have eps 1e-3 (HumamAlwassel/XDC, model/r2plus1d_18.py). Their
-        # momentum of 0.9 is Caffe2's, the share of the old statistic that is kept; in PyTorch's
-        # terms it is the default 0.1.
+        # momentum 0.9 is Caffe2's, the share of the old statistic: PyTorch's default 0.1.
         "r2plus1d_18_xdc": Architecture("pipeline.encoders.video:r2plus1d_18_xdc", "", 1e-3),
         "r2plus1d_small": Architecture("pipeline.encoders.video:r2plus1d_small"),
     },
@@ -96,13 +88,7 @@ ARCHITECTURES: dict[str, dict[str, Architecture]] = {
 
 
 def architecture(modality: str, name: str) -> Architecture:
-    """
-    Args:
-        name: of `ARCHITECTURES`, or ``package.module:function``.
-
-    Raises:
-        UserError: there is no such network.
-    """
+    """From `ARCHITECTURES`, or a ``package.module:function``; raises UserError for other names."""
     known: Mapping[str, Architecture] = ARCHITECTURES[modality]
     if name in known:
         return known[name]
@@ -126,10 +112,7 @@ def blank(modality: str, name: str) -> nn.Module:
 
 
 def check_encoders(config: EncoderConfig) -> None:
-    """
-    Raises:
-        UserError: a network does not exist, cannot be imported, or lacks its dimension.
-    """
+    """Raise UserError if a network does not exist, cannot be imported, or lacks its ``dim``."""
     for modality in ARCHITECTURES:
         name = getattr(config, modality)
         if not isinstance(getattr(blank(modality, name), "dim", None), int):

@@ -15,9 +15,9 @@ def new_head(dim: int, k: int, kind: str) -> nn.Sequential:
     New every round, because labels permute freely between two clusterings.
 
     Args:
-        kind: ``linear``, or ``batchnorm``: behind a BatchNorm without parameters. Average-pooled
-            features of a new encoder lie several deviations from zero, and until the linear layer
-            has unlearned their common part it teaches the encoder little.
+        kind: ``linear``, or ``batchnorm``: after a BatchNorm without parameters. Average-pooled
+            features of a new encoder lie several deviations from zero. Until the linear layer has
+            unlearned their common part, it teaches the encoder little.
     """
     norm = nn.BatchNorm1d(dim, affine=False) if kind == "batchnorm" else nn.Identity()
     linear = nn.Linear(dim, k)
@@ -28,7 +28,7 @@ def new_head(dim: int, k: int, kind: str) -> nn.Sequential:
 
 @torch.no_grad()
 def folded(head: nn.Module) -> nn.Linear:
-    """The head as it is in evaluation, as one linear layer on the encoder's features."""
+    """The head in eval mode, as one linear layer on the encoder's features."""
     assert isinstance(head, nn.Sequential)
     norm, linear = head
     assert isinstance(linear, nn.Linear)

@@ -1,7 +1,4 @@
-"""Features without learning: what an encoder must beat to have learned anything.
-
-They take the encoders' place, on the same inputs.
-"""
+"""Features without learning, on the encoders' inputs: what an encoder must beat."""
 
 from __future__ import annotations
 
@@ -23,10 +20,7 @@ class MeanColour(nn.Module):
 
 
 class CoarseLogMel(nn.Module):
-    """spectrogram float [B, 1, mels, frames] → [B, 11·mels].
-
-    Every mel band at ten steps of time, and its deviation over time.
-    """
+    """spectrogram float [B, 1, mels, frames] → [B, 11·mels]: bands at ten times, and deviations."""
 
     def forward(self, spectrogram_B1MF: Tensor) -> Tensor:
         x = spectrogram_B1MF.squeeze(1)

@@ -15,10 +15,10 @@ from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, R2Plus1dSte
 class Conv2Plus1DPerConv(Conv2Plus1D):
     """A (2+1)D convolution whose middle width follows from its own widths, not its block's.
 
-    That is the rule of Caffe2's builder and hence of the released XDC weights:
-    floor(27·in·out / (9·in + 3·out)) (HumamAlwassel/XDC, model/r2plus1d_18.py). In torchvision
-    the block decides once for both of its convolutions, so that the second one of the first block
-    of layers 2 to 4 is narrower there (230 / 460 / 921 channels against 288 / 576 / 1152).
+    Caffe2's builder and so the released XDC weights use floor(27·in·out / (9·in + 3·out))
+    (HumamAlwassel/XDC, model/r2plus1d_18.py). torchvision computes one width for both convolutions
+    of a block, so in layers 2 to 4 the second one of the first block is narrower there (230 / 460 /
+    921 channels, not 288 / 576 / 1152).
     """
 
     def __init__(

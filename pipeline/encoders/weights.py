@@ -48,12 +48,11 @@ def load_weights(modules: nn.Module, place: Location) -> None:
 def read_tensors(place: Location) -> dict[str, Tensor]:
     """Named tensors of a ``.safetensors``, ``.pth`` or ``.pt`` file, on the CPU.
 
-    Pickled files are read with torch's restricted unpickler, so that no code in them runs.
-    Weights kept under ``state_dict`` or ``model``, and names that begin with ``module.`` (DDP), are
-    understood.
+    Pickled files are read with torch's restricted unpickler, so that no code in them runs. Weights
+    may lie under ``state_dict`` or ``model``; their names may begin with ``module.`` (DDP).
 
     Raises:
-        UserError: there is no such file, or it holds anything else than named tensors.
+        UserError: there is no such file, or it holds anything but named tensors.
     """
     if not place.info().is_file:
         raise UserError(f"there is no file {place}")
@@ -104,8 +103,7 @@ def encoder_of(
     """The architecture of this name with these tensors, in eval mode on the CPU.
 
     Args:
-        place: where they were read.
-        eps: of every BatchNorm; None: PyTorch's.
+        place: where they were read; eps: of every BatchNorm, None: PyTorch's.
 
     Raises:
         UserError: tensors differ from the architecture's; one line names them.
@@ -116,8 +114,7 @@ def encoder_of(
         raise UserError(
             f"{place} fits no encoder; against the nearest, {name}, {in_one_line(differing)}"
         )
-    # In a new dict: one that was saved with its BatchNorms' version would want the counters of
-    # batches, which may be absent here.
+    # A new dict: by the version saved with BatchNorm's state, torch would demand batch counters.
     values = {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
     network.load_state_dict(values, assign=True)
     for module in network.modules():
@@ -129,7 +126,7 @@ def encoder_of(
 def differing_tensors(state: State, network: nn.Module) -> list[str]:
     """How `state` differs from what `network` holds: ``name 64×3×7×7, not 64×1×7×7`` and so on.
 
-    ``num_batches_tracked`` may be absent: weights that come from Caffe2 know no such counter.
+    ``num_batches_tracked`` may be absent: weights from Caffe2 have no such counter.
     """
     expected = network.state_dict()
     differing = [

@@ -1,7 +1,7 @@
 """Classifiers on frozen features: trained on clips, tested on examples.
 
-Each chooses its one strength on a part of the training examples, whole sources at a time. It scores
-every class for a clip. The scores of an example are the mean over its clips.
+Each chooses its strength on held-out training sources. An example's scores, one for each class, are
+the mean over its clips.
 """
 
 from __future__ import annotations
@@ -29,15 +29,10 @@ VALIDATION = 0.2  # share of the training sources on which the strength is chose
 
 @dataclass(frozen=True)
 class ClipFeatures:
-    """Features of the clips that could be embedded.
+    """Features of the clips that could be embedded."""
 
-    Attributes:
-        values: float32 [n, d].
-        example: int64 [n], ascending.
-    """
-
-    values: np.ndarray
-    example: np.ndarray
+    values: np.ndarray  # float32 [n, d]
+    example: np.ndarray  # int64 [n], ascending
 
     def of(self, examples: np.ndarray) -> ClipFeatures:
         """Only the clips of these examples."""
@@ -83,18 +78,12 @@ def neighbours(strength: float, clips: int, seed: int) -> Any:
 
 @dataclass(frozen=True)
 class Classifier:
-    """How a protocol classifies.
+    """How a protocol classifies."""
 
-    Attributes:
-        make: strength, number of training rows, seed → an unfitted scikit-learn classifier.
-        strengths: candidates, weakest first; parameter: what they are called.
-        averages_first: sees one averaged feature an example instead of its clips.
-    """
-
-    make: Callable[[float, int, int], Any]
-    strengths: Sequence[float]
-    parameter: str
-    averages_first: bool = False
+    make: Callable[[float, int, int], Any]  # strength, training rows, seed → unfitted classifier
+    strengths: Sequence[float]  # candidates, weakest first
+    parameter: str  # what a strength is called
+    averages_first: bool = False  # one averaged feature an example instead of its clips
 
 
 CLASSIFIERS = {
@@ -108,28 +97,20 @@ CLASSIFIERS = {
 
 @dataclass(frozen=True)
 class FittedClassifier:
-    """
-    Attributes:
-        model: of scikit-learn.
-        num_classes: of all examples; it was perhaps trained on fewer.
-        chosen: the strength, by its name.
-    """
+    """A classifier after training."""
 
     classifier: Classifier
-    model: Any
-    num_classes: int
-    chosen: dict[str, float]
+    model: Any  # of scikit-learn
+    num_classes: int  # of all examples; training may have seen fewer
+    chosen: dict[str, float]  # the strength, by its name
 
     def predict(
         self, features: ClipFeatures, examples: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """
-        Args:
-            examples: int64, of which at least one has features.
+        """The `examples` that have features, int64 [n], and their scores, float64 [n, classes].
 
-        Returns:
-            int64 [n], the examples that have features, and their scores, float64 [n, classes]:
-            decision values or shares of the votes, -inf for a class not trained on.
+        Scores are decision values or shares of the votes, -inf for a class not trained on. At least
+        one example must have features.
         """
         asked = features.of(examples)
         if self.classifier.averages_first:
@@ -154,10 +135,8 @@ def fit(
 ) -> FittedClassifier:
     """Choose the strength on a part of the training examples, then train on all of them.
 
-    With one source there is no part to choose on: the middle strength is taken.
-
-    Args:
-        train: int64, labelled examples, of which at least one has features.
+    With one source there is no part to choose on: the middle strength is taken. At least one of
+    `train`, int64, labelled examples, must have features.
     """
     if classifier.averages_first:
         features = features.averaged()

@@ -1,8 +1,7 @@
 """Labelled examples and the clips that stand for each: what every protocol evaluates.
 
-An example is what has a label: a video, a recording, a cut. It is seen as one clip or as several,
-uniformly spaced over its window, each taken as in embedding (centre crop); the scores that a
-classifier gives them are averaged.
+An example is a labelled video, recording or cut, seen as one clip or as several, uniformly spaced
+over its window. Each clip is taken as in embedding (centre crop). Their scores are averaged.
 """
 
 from __future__ import annotations
@@ -28,19 +27,12 @@ _MIN_S = 0.04  # of an example: one frame at 25 fps
 
 @dataclass(frozen=True)
 class Examples(LabelledExamples):
-    """Examples with the clips that stand for each.
+    """Examples with the clips that stand for each."""
 
-    Attributes:
-        clips: one row a clip; those of an example follow each other.
-        example: int64 [clips], the example that each clip belongs to.
-        windows: the examples' whole windows, one row an example: what fine-tuning samples in.
-        counts: of examples: listed, missing, rejected, unlabelled.
-    """
-
-    clips: ClipTable
-    example: np.ndarray
-    windows: ClipTable
-    counts: dict[str, int]
+    clips: ClipTable  # one row a clip; those of an example follow each other
+    example: np.ndarray  # int64 [clips], the example that each clip belongs to
+    windows: ClipTable  # one row an example, its whole window: what fine-tuning samples in
+    counts: dict[str, int]  # of examples: listed, missing, rejected, unlabelled
 
     @classmethod
     def of(
@@ -52,10 +44,7 @@ class Examples(LabelledExamples):
         seen: tuple[ClipTable, np.ndarray],
         counts: dict[str, int],
     ) -> Examples:
-        """
-        Args:
-            labelled: of `numbered`; sources: by name; seen: clips, of `spread`.
-        """
+        """`labelled` comes from `numbered`, `seen` from `spread`; `sources` are their names."""
         labels, _ = labelled
         encoded = sources.combine_chunks().dictionary_encode()
         numbers, names = encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
@@ -64,7 +53,7 @@ class Examples(LabelledExamples):
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Those that some clip has."""
+        """The modalities that some clip has."""
         return tuple(m for m in MODALITIES if self.clips.count((m,)))
 
 
@@ -72,9 +61,8 @@ def of_run(clips: ClipTable, place: Location, test_split: str, config: Config, n
     """A run's own labelled clips; their file is their source.
 
     Args:
-        place: folder for the table of clips, where an example is seen as several.
+        place: folder for the table of clips, where `n`, clips an example, is more than one.
         test_split: see `sides_of`.
-        n: clips an example.
 
     Raises:
         UserError: no clip has a label, or none is on one of the sides.
@@ -91,8 +79,7 @@ def of_dataset(media: LabelledMedia, place: Location, config: Config, n: int) ->
     """A dataset's examples, probed once and kept in `place`.
 
     Args:
-        place: a folder of this dataset alone (`LabelledMedia.fingerprint`).
-        n: clips an example.
+        place: a folder of this dataset alone (`LabelledMedia.fingerprint`); n: clips an example.
 
     Raises:
         UserError: no example could be used, or none has a label.
@@ -146,12 +133,10 @@ def clips_of_each(windows: ClipTable, config: ClipsConfig, n: int) -> np.ndarray
 def spread(
     windows: ClipTable, place: Location, config: ClipsConfig, n: int
 ) -> tuple[ClipTable, np.ndarray]:
-    """A clips table with `n` clips for every window, uniformly spaced from its first to its last.
+    """A table of `n` clips a window, kept in `place`, and int64 [clips], the window of each clip.
 
-    A window no longer than a clip is seen once. With one clip for each it is `windows` itself.
-
-    Returns:
-        The table, kept in `place`, and int64 [clips], the window of each clip.
+    Clips are uniformly spaced over their window. A window no longer than a clip is seen once. With
+    one clip for every window the table is `windows` itself.
     """
     times = clips_of_each(windows, config, n)
     if (times == 1).all():

@@ -24,21 +24,15 @@ BOTH = "both"  # features of the two modalities side by side, each of length one
 
 @dataclass(frozen=True)
 class FeatureSource:
-    """Where features come from: a round's encoders, or no encoder at all.
+    """Where features come from: a round's encoders, a baseline's, or no encoder at all."""
 
-    Attributes:
-        name: shown in the report.
-        weights: safetensors of both encoders; None: features without learning (encoders/raw.py).
-        round: the round whose encoders they are, where they are one's.
-    """
-
-    name: str
-    weights: Location | None
-    round: int | None
+    name: str  # shown in the report
+    weights: Location | None  # safetensors of both encoders; None: no learning (encoders/raw.py)
+    round: int | None  # whose encoders these are; None: no round's
 
     @property
     def folder(self) -> str:
-        """Of its features. Other weights have another one, also under the same round's number."""
+        """Folder of its features; other weights get another, even with the same round number."""
         if self.weights is None:
             return self.name
         digest = hashlib.blake2b(self.weights.read_bytes(), digest_size=4).hexdigest()
@@ -76,22 +70,20 @@ def sources_of(
 
 @dataclass(frozen=True)
 class ExampleFeatures:
-    """Features of the examples' clips. They are made when asked for, and kept.
+    """Features of the examples' clips, made when asked for and kept in `place`.
 
-    Attributes:
-        place: folder for features; those of a round's encoders on the run's own clips lie in the
-            round's directory instead, where pretraining makes them, too.
-        modalities: video, audio or both, which is made of the other two.
+    Features of a round's encoders on the run's own clips lie in the round's directory instead,
+    where pretraining makes them, too.
     """
 
     run: Run
     examples: Examples
     place: Location
-    modalities: Sequence[str]
+    modalities: Sequence[str]  # video, audio or both, which is made of the other two
 
     @cached_property
     def published(self) -> PublishedClips:
-        """The clips for decoding; the run's own by way of its clip store, where it has one."""
+        """The clips for decoding; the run's own use its clip store, where it has one."""
         clips = self.examples.clips
         if not self.own:
             return clips.publish()
@@ -127,11 +119,7 @@ class ExampleFeatures:
 
 
 def side_by_side(first: ClipFeatures, second: ClipFeatures) -> ClipFeatures:
-    """Averaged features of both modalities, each of length one, for the examples that have both.
-
-    Returns:
-        One row an example, float32 [n, d1 + d2].
-    """
+    """Averaged features, each of length one, float32 [n, d1 + d2]; n examples have both."""
     a, b = first.averaged(), second.averaged()
     both = np.intersect1d(a.example, b.example)
     values = [part.of(both).averaged().values for part in (a, b)]

@@ -22,19 +22,12 @@ FROZEN = (*CLASSIFIERS, "retrieval", "clusters")
 
 @dataclass(frozen=True)
 class Scored:
-    """How a protocol did on the test examples.
+    """How a protocol did on the test examples."""
 
-    Attributes:
-        examples: int64 [n], those that have features.
-        right: float64 [n], 1 where the answer is right: what the first of the figures averages.
-        figures: by name, each in [0, 1].
-        chosen: hyperparameters, by name.
-    """
-
-    examples: np.ndarray
-    right: np.ndarray
-    figures: dict[str, float]
-    chosen: dict[str, float]
+    examples: np.ndarray  # int64 [n], those that have features
+    right: np.ndarray  # float64 [n], 1 where the answer is right: the first figure is their mean
+    figures: dict[str, float]  # by name, each in [0, 1]
+    chosen: dict[str, float]  # hyperparameters, by name
 
 
 def evaluate_features(
@@ -44,12 +37,9 @@ def evaluate_features(
     splits: Mapping[str, Split],
     seed: int,
 ) -> dict[str, Any]:
-    """One protocol on one kind of features, over all splits: see `summary`.
+    """One protocol of `FROZEN` on one kind of features, over all splits: see `summary`.
 
     Splits with the same training side share a classifier.
-
-    Args:
-        protocol: one of `FROZEN`.
 
     Raises:
         UserError: no example of a side has features.
@@ -84,16 +74,12 @@ def evaluate_features(
 def split_figures(
     data: LabelledExamples, split: Split, trained: np.ndarray, scored: Scored, seed: int
 ) -> dict[str, Any]:
-    """One split's figures with their circumstances.
-
-    Args:
-        trained: int64, those of the training side that have features.
+    """One split's figures; `trained`, int64, are the training examples that have features.
 
     Returns:
         ``figures`` and ``chosen`` of `scored`; ``interval``: 95% bootstrap interval of the first
-        figure, over the sources of the test examples; ``chance``: accuracy of always naming the
-        commonest class of the training examples; ``train``, ``test``: numbers of examples that have
-        features; ``without_features``: how many have none.
+        figure, over the test sources; ``chance``: accuracy of always naming the commonest training
+        class; ``train``, ``test``: examples that have features; ``without_features``: all others.
     """
     tested = data.labels[scored.examples]
     commonest = np.bincount(data.labels[trained]).argmax()
@@ -123,10 +109,9 @@ def summary(by_split: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def accuracies(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
-    """Right answers float64 [n]; accuracy, its mean over classes and, above five, the top five's.
+    """Right answers, float64 [n], and accuracies of `scores`, float64 [n, classes].
 
-    Args:
-        scores: float64 [n, classes].
+    These are accuracy, its mean over classes and, with more than five classes, top-5 accuracy.
     """
     right = (scores.argmax(axis=1) == labels).astype(float)
     _, place = np.unique(labels, return_inverse=True)
@@ -141,10 +126,9 @@ def accuracies(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, dict
 def bootstrap_interval(
     values: np.ndarray, groups: np.ndarray, seed: int, draws: int = 1000
 ) -> tuple[float, float]:
-    """95% interval of the mean of `values`, float64 [n], by the bootstrap over whole groups.
+    """95% interval of the mean of `values`, float64 [n], by the bootstrap over `groups`, int64 [n].
 
-    Args:
-        groups: int64 [n]; examples of one source are not independent, so they are drawn together.
+    Examples of one source are not independent, so they are drawn together.
     """
     _, group = np.unique(groups, return_inverse=True)
     sums, counts = np.bincount(group, values), np.bincount(group)
@@ -158,13 +142,10 @@ def bootstrap_interval(
 def recalls(
     features: ClipFeatures, labels: np.ndarray, split: Split
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether a test example finds its class among its nearest training examples.
+    """Test examples, int64 [n], and whether their nearest hold their class, bool [n, len(RECALLS)].
 
     As in SeLaVi: features of length one for each clip, averaged over an example's clips; the
     training examples are the gallery, nearest by Euclidean distance.
-
-    Returns:
-        int64 [n], the test examples that have features, and bool [n, len(RECALLS)].
     """
     averaged = features.averaged()
     gallery, asked = averaged.of(split.train), averaged.of(split.test)
@@ -178,11 +159,7 @@ def recalls(
 def cluster_measures(
     features: ClipFeatures, labels: np.ndarray, examples: np.ndarray, seed: int
 ) -> dict[str, float]:
-    """Agreement with the labels of k-means with as many clusters as classes, on averaged features.
-
-    Args:
-        examples: int64, which ones to cluster.
-    """
+    """Agreement of `labels` with k-means of the averaged features, as many clusters as classes."""
     averaged = features.averaged().of(examples)
     classes = labels[averaged.example]
     k = min(len(np.unique(classes)), len(classes))

@@ -31,22 +31,14 @@ _LABEL = "label"  # name of what the head predicts
 
 @dataclass(frozen=True)
 class Recipe:
-    """A schedule of SGD with momentum 0.9, its rate falling in steps.
+    """A schedule of SGD with momentum 0.9, its rate falling in steps."""
 
-    Attributes:
-        frozen: only the FC layer learns; BatchNorm stays in eval mode.
-        lr: at a batch of 32.
-        epochs: each of them sees every training example `clips_per_example` times; those that are
-            no longer than a clip once.
-        milestones: shares of the epochs after which the rate is multiplied by 0.1.
-    """
-
-    frozen: bool
-    lr: float
+    frozen: bool  # only the FC layer learns; BatchNorm stays in eval mode
+    lr: float  # at a batch of 32
     weight_decay: float
     epochs: int = 8
-    clips_per_example: int = 10
-    milestones: tuple[float, ...] = (0.25, 0.5, 0.75)
+    clips_per_example: int = 10  # in each epoch; 1 where the example is no longer than a clip
+    milestones: tuple[float, ...] = (0.25, 0.5, 0.75)  # shares of the epochs; then the rate × 0.1
     batch_size: int = 32
 
 
@@ -62,27 +54,17 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class FineTuning:
-    """One encoder, fine-tuned on the labels of examples.
-
-    Attributes:
-        weights: safetensors of both encoders to begin with.
-        modality: whose encoder.
-        place: folder for what is trained and embedded. It is used again, under a name that depends
-            on all that it depends on.
-    """
+    """One encoder, fine-tuned on the labels of examples."""
 
     run: Run
     examples: Examples
-    weights: Location
+    weights: Location  # safetensors of both encoders to begin with
     modality: str
     recipe: Recipe
-    place: Location
+    place: Location  # folder for weights and features, reused: their names hash all inputs
 
     def predict(self, split: Split, title: str) -> tuple[np.ndarray, np.ndarray]:
         """Train on one side of the split, score the other.
-
-        Args:
-            title: shown to the user.
 
         Returns:
             int64 [n], the test examples with features, and float64 [n, classes]: the logits of
@@ -124,7 +106,7 @@ class FineTuning:
         return average(logits, self.examples.example[seen[present]])
 
     def _settings(self, split: Split) -> Config:
-        """The run's settings with the recipe's schedule; how many workers there are stays."""
+        """The run's settings with the recipe's schedule; the number of workers stays."""
         recipe, config = self.recipe, self.run.config
         each = clips_of_each(self.examples.windows, config.clips, recipe.clips_per_example)
         learning = LearningConfig(
@@ -144,8 +126,7 @@ class FineTuning:
         return config.model_copy(update={"learning": learning})
 
     def _published(self, config: Config) -> PublishedClips:
-        """The examples' windows, by way of a clip store where pretraining has one too: an epoch of
-        fine-tuning may see each of them ten times."""
+        """The windows, with a clip store if the run has one: an epoch may see each ten times."""
         windows = self.examples.windows
         if windows.location == self.run.clips:
             return publish_clips(windows, self.run.location, config)
@@ -156,7 +137,7 @@ class FineTuning:
 
 
 def _chosen_clips(clips: ClipTable, indices: np.ndarray, place: Location) -> ClipTable:
-    """A clips table of some clips alone, renumbered, kept in `place`."""
+    """A table of these clips alone, renumbered, kept in `place`."""
     part = place / "part-000000.parquet"
     if not part.exists():
         rows = clips.rows(indices, SCHEMA.names).drop_columns(["clip_index"])

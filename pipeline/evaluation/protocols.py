@@ -2,8 +2,8 @@
 
     dataset → examples → clips → features (Ray Data, kept) → protocol, by split → mean and spread
 
-Features and clips lie in ``RUN/evaluation/<dataset>-<fingerprint>/``; what is finished there is
-used again, an unfinished pass is done again.
+Features and clips lie in ``RUN/evaluation/<dataset>-<fingerprint>/``. Finished ones are reused; an
+unfinished pass starts again.
 """
 
 from __future__ import annotations
@@ -39,34 +39,22 @@ from pipeline.methods import MODALITIES
 from pipeline.run import Run
 from pipeline.telemetry.console import say
 
-PSEUDO_LABELS = "pseudo-labels"  # the clusters that a round's features were given
+PSEUDO_LABELS = "pseudo-labels"  # a round's clusters of the run's own clips
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to evaluate, as the user asked.
+    """What to evaluate, as the user asked."""
 
-    Attributes:
-        rounds: whose encoders.
-        protocols: some of `FROZEN` and `RECIPES`; ``pseudo-labels`` of the run's own clips, which
-            ``clusters`` asks for as well.
-        folds: names of splits; empty: the dataset's official ones.
-        modalities: video, audio, both; empty: every one that the examples have.
-        baselines: beside the rounds: random, raw, supervised[:TABLE:COLUMN].
-        clips_per_video: how many clips stand for an example, in training and in testing.
-        test_split: of a run's own clips, the value of the split column to test on.
-        lr, epochs: of fine-tuning, where they differ from the protocol's recipe.
-    """
-
-    rounds: tuple[int, ...]
-    protocols: tuple[str, ...]
-    folds: tuple[str, ...] = ()
-    modalities: tuple[str, ...] = ()
-    baselines: tuple[str, ...] = ()
-    clips_per_video: int = 10
-    test_split: str = "test"
-    lr: float | None = None
-    epochs: int | None = None
+    rounds: tuple[int, ...]  # whose encoders
+    protocols: tuple[str, ...]  # of `FROZEN` and `RECIPES`; pseudo-labels, which clusters implies
+    folds: tuple[str, ...] = ()  # names of splits; empty: the dataset's official ones
+    modalities: tuple[str, ...] = ()  # video, audio, both; empty: all that the examples have
+    baselines: tuple[str, ...] = ()  # random, raw, supervised[:TABLE:COLUMN]
+    clips_per_video: int = 10  # for each example, in training and in testing
+    test_split: str = "test"  # of a run's own clips: the value of the split column to test on
+    lr: float | None = None  # of fine-tuning; None: the recipe's
+    epochs: int | None = None  # of fine-tuning; None: the recipe's
 
     @property
     def tuned(self) -> dict[str, Recipe]:
@@ -79,10 +67,10 @@ class Request:
 
 
 def evaluate_rounds(run: Run, rounds: Sequence[int], test_split: str) -> dict[str, Any]:
-    """How the encoders grew: the protocol ``linear`` for every round, on the run's own clips.
+    """How the encoders improved: the protocol ``linear`` for every round, on the run's own clips.
 
-    Every example is one clip, as in pretraining, so that features which rounds kept serve. The
-    clusters of the rounds are compared with the labels, too. See `evaluate`.
+    Every example is one clip, as in pretraining, so that features kept by rounds are reused. The
+    rounds' clusters are compared with the labels, too. See `evaluate`.
     """
     clips = ClipTable.open(run.clips)
     request = Request(
@@ -96,10 +84,7 @@ def evaluate_rounds(run: Run, rounds: Sequence[int], test_split: str) -> dict[st
 
 
 def evaluate(run: Run, media: LabelledMedia | None, request: Request) -> dict[str, Any]:
-    """Every protocol on every encoder and modality, over the splits asked for.
-
-    Args:
-        media: None: the run's own labelled clips.
+    """Every protocol, encoder, modality and split; without `media` on the run's own labelled clips.
 
     Returns:
         The report, with every setting; ``results`` holds a row for each encoder, modality and
@@ -173,7 +158,7 @@ def evaluate(run: Run, media: LabelledMedia | None, request: Request) -> dict[st
 
 
 def _announce(examples: Examples, splits: Mapping[str, Split], missing: tuple[str, ...]) -> None:
-    """Says what is not there, before hours are spent on what is."""
+    """Report what is missing, before hours are spent on the rest."""
     counts = examples.counts
     lost = {k: counts[k] for k in ("missing", "rejected", "unlabelled") if counts[k]}
     said = "".join(f", {count:,} {name}" for name, count in lost.items())
@@ -205,7 +190,7 @@ def _fine_tuned(tuning: FineTuning, splits: Mapping[str, Split], title: str) -> 
 
 
 def _pseudo_labels(run: Run, examples: Examples, source: FeatureSource) -> list[dict[str, Any]]:
-    """The clusters that the round's features were given, against the labels."""
+    """The clusters of the round's features, against the labels."""
     if source.round is None:
         return []
     rows = []

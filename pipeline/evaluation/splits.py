@@ -15,11 +15,7 @@ from pipeline.evaluation.datasets.labelled import TEST, TRAIN, is_test_by_hash
 
 @dataclass(frozen=True)
 class Split:
-    """The labelled examples of one split.
-
-    Attributes:
-        train, test: int64, ascending; no source has examples in both.
-    """
+    """Labelled examples of one split, int64, ascending; no source has examples on both sides."""
 
     train: np.ndarray
     test: np.ndarray
@@ -27,28 +23,19 @@ class Split:
 
 @dataclass(frozen=True)
 class LabelledExamples:
-    """
-    Attributes:
-        labels: int64 [examples], an index into `classes`, -1 where there is none.
-        classes: the labels' names.
-        sources: int64 [examples], what an example was cut from, an index into `source_names`.
-        sides: name of a split → ``train``, ``test`` or empty, object [examples].
-    """
+    """Examples with their labels, their sources and their sides in each split."""
 
-    labels: np.ndarray
-    classes: list[str]
-    sources: np.ndarray
+    labels: np.ndarray  # int64 [examples], an index into `classes`, -1 where there is none
+    classes: list[str]  # the labels' names
+    sources: np.ndarray  # int64 [examples], what each was cut from, an index into `source_names`
     source_names: list[str]
-    sides: dict[str, np.ndarray]
+    sides: dict[str, np.ndarray]  # split → ``train``, ``test`` or empty, object [examples]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def split(self, name: str) -> Split:
-        """
-        Raises:
-            UserError: there is nothing to train or to test on, or a source is on both sides.
-        """
+        """The split; raises UserError if a side is empty or a source is on both sides."""
         labelled = self.labels >= 0
         train = np.flatnonzero((self.sides[name] == TRAIN) & labelled)
         test = np.flatnonzero((self.sides[name] == TEST) & labelled)
@@ -71,11 +58,8 @@ class LabelledExamples:
 def sides_of(clips: ClipTable, test_split: str) -> np.ndarray:
     """The side of each clip of a run, ``train``, ``test`` or empty, object [N].
 
-    The split column decides. Where it is empty for all clips, a hash of the file's URI puts three
-    files in ten on the test side.
-
-    Args:
-        test_split: the value of the split column to test on.
+    The split column decides; its value `test_split` is tested on. Where the column is empty for all
+    clips, a hash of the file's URI puts three files in ten on the test side.
     """
     given = clips.column("split").to_numpy(zero_copy_only=False)
     if any(side is not None for side in given):
@@ -88,10 +72,7 @@ def sides_of(clips: ClipTable, test_split: str) -> np.ndarray:
 
 
 def check_sides(clips: ClipTable, sides: np.ndarray) -> None:
-    """
-    Raises:
-        UserError: no clip is for training, or none for testing; it says what the table holds.
-    """
+    """Raise UserError unless there are training and test clips; it says what the table holds."""
     train, test = ((sides == side).sum() for side in (TRAIN, TEST))
     if train and test:
         return

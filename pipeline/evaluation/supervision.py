@@ -1,8 +1,7 @@
 """Supervised encoders: what labels would have taught the same encoders from the same clips.
 
-Trained from the run's random encoders with its own learning settings, as many epochs as all its
-rounds together, on the training side of its own clips. The labels take the pseudo-labels' place:
-each encoder has one head.
+They start from the run's random encoders and learn with its settings, for as many epochs as all its
+rounds together, on the training side of its clips. Each encoder has one head, for labels.
 """
 
 from __future__ import annotations
@@ -31,14 +30,9 @@ _LABEL = "label"
 
 @dataclass(frozen=True)
 class Supervision:
-    """Which labels: the clips' own, or a column of another table of the same cuts.
+    """Which labels: the clips' own, or a column of another table of the same cuts."""
 
-    Attributes:
-        table: a cuts table, local or a URI; empty: the run's clips table.
-        column: of that table.
-    """
-
-    table: str = ""
+    table: str = ""  # a cuts table, local or a URI; empty: the run's clips table
     column: str = _LABEL
 
     @classmethod
@@ -59,7 +53,7 @@ class Supervision:
 
     @property
     def name(self) -> str:
-        """As the report shows it."""
+        """Shown in the report."""
         return f"{NAME} by {self.column}" if self.table else NAME
 
     def labels(self, clips: ClipTable) -> tuple[np.ndarray, int]:

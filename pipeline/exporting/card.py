@@ -121,11 +121,7 @@ with torch.inference_mode():
 def model_card(
     facts: dict[str, Any], preprocessing: dict[str, Any], license: str, torchvision: str
 ) -> str:
-    """The README of a folder with these config.json and preprocessor_config.json.
-
-    Args:
-        torchvision: code that makes torchvision's own network as ``network``, or empty.
-    """
+    """The README beside the two JSON files; `torchvision`: as in `Architecture`."""
     modality, settings = facts["modality"], dict(preprocessing)
     eps, region = facts["batchnorm_eps"], settings.get("region")
     batchnorm = f" BatchNorm has eps {eps} and, in PyTorch's terms, momentum 0.1." if eps else ""

@@ -2,7 +2,7 @@
 
     video/  model.safetensors         weights, by the names of the network's parameters
             config.json               architecture, dimension, BatchNorm eps, where it comes from
-            preprocessor_config.json  what becomes of a clip before the encoder sees it
+            preprocessor_config.json  how a clip is prepared for the encoder
             README.md                 the model card: how it was trained, and code that loads it
             encoder.py                the network, where torchvision has none of these shapes
             torchvision.pt            as asked: a state dict for torchvision's network
@@ -43,20 +43,14 @@ _FILES = ("config.json", "torchvision.pt", "model.onnx", "model.pt2", "encoder.p
 
 @dataclass(frozen=True)
 class Export:
-    """What is taken out of a run, and how.
-
-    Attributes:
-        formats: some of `FORMATS`; safetensors is always written.
-        front_end: whether the graphs begin before the front end.
-        license: of the weights, as the model card states it (an SPDX identifier).
-    """
+    """What is exported from a run, and how."""
 
     run: Run
     round: int
     modality: str
-    formats: Collection[str] = ("safetensors",)
-    front_end: bool = False
-    license: str = "unknown"
+    formats: Collection[str] = ("safetensors",)  # of `FORMATS`; safetensors is always written
+    front_end: bool = False  # whether the graphs begin before the front end
+    license: str = "unknown"  # of the weights, as the model card states it (an SPDX identifier)
 
     @property
     def architecture(self) -> str:
@@ -68,7 +62,7 @@ class Export:
         return architecture(self.modality, self.architecture)
 
     def check(self) -> None:
-        """Reject at once what could only fail after minutes.
+        """Fail at once instead of after minutes.
 
         Raises:
             UserError: the formats do not fit the architecture, the options or the environment.
@@ -83,7 +77,7 @@ class Export:
             graphs.require_onnx()
 
     def write(self, folder: Location) -> None:
-        """Write the folder; files of an earlier export that are not made anew go.
+        """Write the folder; delete files of an earlier export that are not replaced.
 
         Raises:
             UserError: see `check`.

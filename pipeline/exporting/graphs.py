@@ -1,7 +1,7 @@
 """Encoders as graphs that run without Python code of ours: ONNX and `torch.export`.
 
-The batch is the only free dimension. Each file is run once as its readers will run it, and must
-give what the encoder gives.
+The batch is the only free dimension. Each file is run once, as its readers will run it, and must
+compute what the encoder computes.
 """
 
 from __future__ import annotations
@@ -27,17 +27,11 @@ _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 @dataclass(frozen=True)
 class Graph:
-    """What a file computes.
+    """What a file computes."""
 
-    Attributes:
-        module: in eval mode, on the CPU.
-        input: name of its only input; the output is named ``features``, float32 [B, dim].
-        examples: three inputs, drawn from a fixed seed: two to trace with, one to check with.
-    """
-
-    module: nn.Module
-    input: str
-    examples: Tensor
+    module: nn.Module  # in eval mode, on the CPU
+    input: str  # name of its only input; the output is named ``features``, float32 [B, dim]
+    examples: Tensor  # three inputs, drawn from a fixed seed: two to trace, one to check with
 
 
 def graph(encoder: nn.Module, modality: str, clips: ClipsConfig, front_end: bool) -> Graph:
@@ -69,10 +63,7 @@ def graph(encoder: nn.Module, modality: str, clips: ClipsConfig, front_end: bool
 
 
 def require_onnx() -> None:
-    """
-    Raises:
-        UserError: a package that ONNX files need is missing.
-    """
+    """Raise UserError if a package that ONNX files need is missing."""
     for name in _ONNX_PACKAGES:
         try:
             importlib.import_module(name)
@@ -84,7 +75,7 @@ def require_onnx() -> None:
 
 
 def trace(graph: Graph) -> torch.export.ExportedProgram:
-    """The graph by `torch.export`, without what it tells of the machine it was made on."""
+    """The graph by `torch.export`, without paths of the machine that made it."""
     dynamic = ({0: torch.export.Dim("batch", min=1)},)
     with torch.no_grad():
         program = torch.export.export(graph.module, (graph.examples[:2],), dynamic_shapes=dynamic)
@@ -145,7 +136,7 @@ def onnx_file(graph: Graph, program: torch.export.ExportedProgram) -> bytes:
 
 
 def _compare(reader: str, graph: Graph, run: Callable[[Tensor], np.ndarray]) -> None:
-    """Compare on another batch size than the traced one."""
+    """Compare at a batch size other than the traced one."""
     media = graph.examples[2:]
     with torch.no_grad():
         expected = graph.module(media).numpy()

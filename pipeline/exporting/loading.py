@@ -31,9 +31,8 @@ def load_encoder(
             torchvision's ``r2plus1d_18`` (with or without ``fc``), of a released XDC checkpoint, or
             of an encoder of ours. A path or URI.
         modality: ``video`` or ``audio``; needed where the source holds both.
-        eps: of every BatchNorm. Given by the source where it is known: a ``.pth`` / ``.pt`` with
-            the widths of ``r2plus1d_18_xdc`` is taken for released weights (1e-3), all else has
-            PyTorch's 1e-5.
+        eps: of every BatchNorm; None: the source's. A ``.pth`` / ``.pt`` with the widths of
+            ``r2plus1d_18_xdc`` counts as released weights (1e-3); others have PyTorch's 1e-5.
 
     Raises:
         UserError: there is nothing to load, the modality is not clear, or tensors fit no

@@ -15,32 +15,21 @@ from pipeline.reproduction.trials import Preset, Trial
 
 @dataclass(frozen=True)
 class Comparison:
-    """A claim that one trial's linear probe is more accurate than another's on the test cuts.
+    """A claim that one trial's linear probe is more accurate than another's on the test cuts."""
 
-    Attributes:
-        better, worse: names of trials; ``random``: round 0 of `better`.
-        modality: whose encoder.
-        claim: what the paper says, in short.
-    """
-
-    better: str
-    worse: str
-    modality: str
-    claim: str
+    better: str  # name of a trial
+    worse: str  # name of a trial; ``random``: round 0 of `better`
+    modality: str  # whose encoder
+    claim: str  # what the paper says, in short
 
 
 @dataclass(frozen=True)
 class Finding:
-    """
-    Attributes:
-        key: F1 to F7 the paper's (F1T: F1, fine-tuned), A1 to A4 our own; title: of its section.
-        trials: all that it needs.
-        comparisons: the claims that are tested.
-    """
+    """A finding and the claims that test it."""
 
-    key: str
-    title: str
-    trials: tuple[Trial, ...]
+    key: str  # F1 to F7 the paper's (F1T: F1, fine-tuned), A1 to A4 our own
+    title: str  # of its section
+    trials: tuple[Trial, ...]  # all that it needs
     comparisons: tuple[Comparison, ...]
 
 
@@ -68,7 +57,7 @@ _TUNED = tuple(
 def _claims(
     *claims: tuple[str, str, str], of: Sequence[str] = MODALITIES
 ) -> tuple[Comparison, ...]:
-    """Better trial, worse trial and claim; each for every one of these modalities."""
+    """Better trial, worse trial and claim, for each of these modalities."""
     return tuple(Comparison(better, worse, m, claim) for better, worse, claim in claims for m in of)
 
 

@@ -38,11 +38,7 @@ def features_of(
     config: Config,
     title: str,
 ) -> Mapping[str, Features]:
-    """By modality, features of every list, made now unless they are there.
-
-    Args:
-        folders: list → modality → where they are.
-    """
+    """Features of every list, by modality, made unless `folders` (by list, modality) have them."""
     found: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     for name, (clips, published) in lists.items():
         todo = {m: f for m, f in folders[name].items() if not (f / "DONE").exists()}
@@ -109,7 +105,7 @@ def clusters_of(this: Round, modality: str, clips: ClipTable, config: Config) ->
 
 
 def signals(this: Round, assigned: Mapping[str, np.ndarray], clips: ClipTable) -> dict[str, float]:
-    """What a user without labels could go by; compared with the probes in the study.
+    """Signals for users without labels; the study compares them with the probes.
 
     Args:
         assigned: modality → its clusters of `clips`, int32 [N].
@@ -134,8 +130,7 @@ def contents(
 ) -> dict[str, Any]:
     """
     Args:
-        assigned: int32 [N], clusters, -1 for none; labels: int64 [N], -1 for none.
-        names: of the labels.
+        assigned: int32 [N], clusters, -1 for none; labels: int64 [N], -1 for none; names: theirs.
         examples: whether to add ``clusters`` and ``confused``.
 
     Returns:
@@ -156,10 +151,7 @@ def contents(
 
 
 def _purest(table: np.ndarray, names: list[str]) -> list[dict[str, Any]]:
-    """
-    Args:
-        table: [clusters, labels], numbers of clips.
-    """
+    """The purest clusters of `table`, numbers of clips [clusters, labels]."""
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     purest = np.argsort(-share.max(axis=1), kind="stable")[:_CLUSTERS]
     leading = np.argsort(-share, axis=1, kind="stable")[:, :_LABELS]

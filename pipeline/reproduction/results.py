@@ -20,33 +20,27 @@ Key = tuple[str, str, int]  # preset, trial, seed
 
 @dataclass(frozen=True)
 class TrialResult:
-    """
-    Attributes:
-        preset, trial: their names (`PRESETS` and `FINDINGS` in findings.py).
-        method, cuts: as in `Trial`; base: the name of the trial that was fine-tuned.
-        overrides: settings after the world's and the preset's own.
-        world: folder of the world; clips: how many were learned from.
-        about: machine, versions, commit and date (`pipeline.telemetry.machine.about`).
-        seconds: of the last attempt; cost: ``round`` and ``embed`` → round → seconds.
-        rounds: one dict a round that was examined: ``round``; ``probe`` (modality → split →
-            figures of a linear probe); ``signals`` (name → value); ``contents`` (modality → what
-            its clusters hold, see probing.py). ``agreement_estimated`` marks a round from before
-            agreement was adjusted for chance (benchmarks/findings-study.md).
+    """The result of one trial with one seed.
+
+    Each of the examined `rounds` holds ``round``; ``probe`` (modality → split → figures of a linear
+    probe); ``signals`` (name → value); ``contents`` (modality → what its clusters hold, see
+    probing.py). ``agreement_estimated`` marks a round from before agreement was adjusted for chance
+    (benchmarks/findings-study.md).
     """
 
-    preset: str
-    trial: str
+    preset: str  # name in `PRESETS` (findings.py)
+    trial: str  # name in `FINDINGS` (findings.py)
     seed: int
-    method: str
-    cuts: str
-    world: str
-    clips: int
-    seconds: int
-    about: dict[str, Any]
+    method: str  # as in `Trial`
+    cuts: str  # as in `Trial`
+    world: str  # folder of the world
+    clips: int  # how many were learned from
+    seconds: int  # of the last attempt
+    about: dict[str, Any]  # machine, versions, commit, date (`pipeline.telemetry.machine.about`)
     rounds: list[dict[str, Any]]
-    base: str | None = None
-    overrides: Sequence[str] = ()
-    cost: dict[str, dict[str, float]] = field(default_factory=dict)
+    base: str | None = None  # name of the trial that was fine-tuned
+    overrides: Sequence[str] = ()  # settings after the world's and the preset's own
+    cost: dict[str, dict[str, float]] = field(default_factory=dict)  # round/embed → round → seconds
 
     @property
     def key(self) -> Key:
@@ -74,7 +68,7 @@ def read_results(place: Location) -> dict[Key, TrialResult]:
 def write_result(place: Location, result: TrialResult) -> None:
     """Add a result, or replace the one with its key; the file is written whole or not at all.
 
-    Only one command at a time may write to a file: of two, one could lose the other's line.
+    Only one command at a time may write to a file: two could lose each other's lines.
     """
     results = read_results(place) | {result.key: result}
     lines = []

@@ -35,26 +35,19 @@ SUPERVISED, TUNED, TWINS = "supervised", "tuned", "twins"
 
 @dataclass(frozen=True)
 class Trial:
-    """
-    Attributes:
-        name: in results and of its folder.
-        method: one of `METHODS`; ``supervised:<column>[:<modality>]``: that column of the cuts as
-            labels, for as many epochs as all rounds of the others; ``tuned:<column>``: the encoders
-            of another trial, fine-tuned on that column for a round's epochs; ``twins:<modality>``:
-            see twins.py.
-        cuts: the list that is learned from (`worlds.LISTS`).
-        settings: that differ from the world's.
-        every_round: examine all rounds, not only the last.
-        base: the trial that is fine-tuned.
-        short: whether it may end early, with the preset's ``short`` settings.
+    """One way of training encoders.
+
+    Its `method` is one of `METHODS`; ``supervised:<column>[:<modality>]``: that column of the cuts
+    as labels, for as many epochs as all rounds of the others; ``tuned:<column>``: the encoders of
+    `base`, fine-tuned on that column for a round's epochs; or ``twins:<modality>``: see twins.py.
     """
 
-    name: str
+    name: str  # in results and of its folder
     method: str
-    cuts: str = TRAIN
-    settings: tuple[str, ...] = ()
-    every_round: bool = False
-    short: bool = False
+    cuts: str = TRAIN  # the list that is learned from (`worlds.LISTS`)
+    settings: tuple[str, ...] = ()  # those that differ from the world's
+    every_round: bool = False  # examine all rounds, not only the last
+    short: bool = False  # may end early, with the preset's ``short`` settings
     base: Trial | None = None
 
     @property
@@ -71,28 +64,23 @@ class Trial:
         return tuple(m for m in MODALITIES if m in self.method.split(":")) or MODALITIES
 
     def fits(self, world: World) -> bool:
-        """Whether the world has the labels that it needs."""
+        """Whether the world has the labels that the trial needs."""
         return self.kind not in (SUPERVISED, TUNED) or self.detail in world.labels
 
 
 @dataclass(frozen=True)
 class Preset:
-    """
-    Attributes:
-        settings: of all trials, after the world's own.
-        short: further settings of trials that are compared with the first round of others, which
-            costs a third.
-        findings: keys of what is tested by default; seeds: of every trial.
-        generated: files of the generated world and, where not the usual ones, its classes and
-            places (`worlds.generated`).
+    """Settings for all trials of a study.
+
+    `short` ones are for trials compared with the first round of others: a third of the cost.
     """
 
     name: str
-    settings: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()  # of all trials, after the world's own
     short: tuple[str, ...] = ()
-    findings: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = (0,)
-    generated: Mapping[str, int] = field(default_factory=dict)
+    findings: tuple[str, ...] = ()  # keys of what is tested by default
+    seeds: tuple[int, ...] = (0,)  # of every trial
+    generated: Mapping[str, int] = field(default_factory=dict)  # arguments of `worlds.generated`
 
 
 def run_trial(trial: Trial, world: World, seed: int, preset: Preset, out: Location) -> TrialResult:
@@ -106,7 +94,7 @@ def run_trial(trial: Trial, world: World, seed: int, preset: Preset, out: Locati
         own.append(f"method={trained_as.method}")
     config = settings.load([*world.settings, *preset.settings, *overrides, *own])
     if trial.cuts != TRAIN:
-        # Epochs as long as on all training cuts: other lists are compared at equal compute.
+        # Epochs as long as on all training cuts, to compare lists at equal compute.
         clips = len(world.list_of(TRAIN, out).read_table())
         size = {"epoch_clips": round(clips * (1 - config.learning.held_out))}
         learning = config.learning.model_copy(update=size)

@@ -1,7 +1,7 @@
-"""The control of XDC: two encoders of one and the same modality teach each other.
+"""The control of XDC: two encoders of the same modality teach each other.
 
-Two runs from different random weights, in which every round each one learns the pseudo-labels of
-the other. What cross-modal training gains over this, it gains from the second modality.
+Two runs start from different random weights. Every round each learns the other's pseudo-labels.
+What cross-modal training gains over this, it gains from the second modality.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _OTHER_SEED = 10_000  # added to the seed for the second encoder
 
 @dataclass(frozen=True)
 class Twin(Pretraining):
-    """One of the two: the pseudo-labels it is given are those of the other one."""
+    """One of the two: it learns the pseudo-labels of the other."""
 
     others: list[Twin] = field(default_factory=list)
 
@@ -34,12 +34,10 @@ class Twin(Pretraining):
 
 
 def pretrain_twins(cuts: Location, config: Config, modality: str) -> Run:
-    """The first one, to ``config.rounds`` rounds, and the other as far as that needs it; from
-    wherever they stand.
+    """Resume both: the first for ``config.rounds`` rounds, the other as far as that needs it.
 
-    Args:
-        cuts: a cuts table, indexed for both if it was not before.
-        config: of the first one; the second one lies in its folder.
+    The cuts table is indexed for both if it was not before. `config` is that of the first one; the
+    second one lies in its folder.
     """
     method = Method({modality: (modality,)}, (Update({modality: (modality,)}),))
     keep = config.embedding.model_copy(update={"keep": True})  # the other may be behind

@@ -4,7 +4,7 @@
     OUT/<world>/clips/<list>/           the list, indexed
     OUT/<world>/store/<list>-<digest>/  its clips, decoded once, where the settings ask for it
 
-No encoder ever learns from a held-out cut, neither with labels nor without.
+No encoder ever learns from a held-out cut, with or without labels.
 """
 
 from __future__ import annotations
@@ -35,18 +35,15 @@ _NEEDED = ("uri", "start_s", "end_s", "label", "split")
 
 @dataclass(frozen=True)
 class World:
-    """
-    Attributes:
-        name: of its folder.
-        settings: what suits its clips, as `pipeline.config.load` takes it.
-        labels: the columns that supervision can take.
-        cuts: all its labelled cuts, made in a folder if they must be: columns ``uri`` (absolute),
-            ``start_s``, ``end_s``, ``label``, ``split`` (train, val, test) and perhaps more.
+    """A source of clips.
+
+    `cuts` gives all labelled cuts, made in a folder if necessary: columns ``uri`` (absolute),
+    ``start_s``, ``end_s``, ``label``, ``split`` (train, val, test) and perhaps more.
     """
 
-    name: str
-    settings: tuple[str, ...]
-    labels: tuple[str, ...]
+    name: str  # of its folder
+    settings: tuple[str, ...]  # what suits its clips, as `pipeline.settings.load` takes it
+    labels: tuple[str, ...]  # the columns that supervision can take
     cuts: Callable[[Location], pa.Table]
 
     def list_of(self, name: str, out: Location) -> Location:
@@ -61,12 +58,12 @@ class World:
     ) -> tuple[ClipTable, PublishedClips]:
         """A list, indexed and published for decoding."""
         place = out / self.name / "clips" / name
-        index(self.list_of(name, out).full_uri, place, config)  # what is known is left out
+        index(self.list_of(name, out).full_uri, place, config)  # skips known clips
         clips = ClipTable.open(place / "clips")
         return clips, publish_clips(clips, place, self.stored(name, out, config))
 
     def stored(self, name: str, out: Location, config: Config) -> Config:
-        """`config` with the list's clip store, which all runs share that cut their clips alike."""
+        """`config` with the list's clip store, shared by all runs with the same clip settings."""
         alike = hashlib.blake2b(config.clips.model_dump_json().encode(), digest_size=4).hexdigest()
         place = (out / self.name / "store" / f"{name}-{alike}").full_uri
         return config.model_copy(update={"store": config.store.model_copy(update={"place": place})})
@@ -96,10 +93,7 @@ def _config(name: str) -> str:
 
 
 def _read(place: Location) -> pa.Table:
-    """
-    Raises:
-        UserError: the table is missing or lacks a column.
-    """
+    """A cuts table with absolute URIs; raises UserError if it is missing or lacks a column."""
     if not place.exists():
         raise UserError(f"there is no cuts table at {place}")
     table = pa.csv.read_csv(pa.BufferReader(place.read_bytes()))
@@ -118,7 +112,7 @@ def _train(cuts: pa.Table) -> pa.Table:
 
 
 def _anywhere(cuts: pa.Table) -> pa.Table:
-    """As many cuts of the same lengths from the same files, anywhere in what was cut of them."""
+    """As many cuts of the same files and lengths, anywhere within the span of a file's cuts."""
     train = _train(cuts)
     start, end = (train[name].to_numpy() for name in ("start_s", "end_s"))
     files = train["uri"].combine_chunks().dictionary_encode().indices.to_numpy()
@@ -131,7 +125,7 @@ def _anywhere(cuts: pa.Table) -> pa.Table:
 
 
 def _share(one_in: int) -> Callable[[pa.Table], pa.Table]:
-    """The training cuts of one file in so many."""
+    """The training cuts of one file in `one_in`."""
 
     def chosen(cuts: pa.Table) -> pa.Table:
         train = _train(cuts)

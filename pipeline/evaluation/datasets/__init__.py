@@ -1,10 +1,10 @@
 """Public datasets in their published form, read into labelled examples with official splits.
 
-``KIND:ROOT`` names one: `KINDS` says what can be read, `read` reads it. Media that a list names and
-that are not there are counted and named, never dropped in silence.
+``KIND:ROOT`` names one: `KINDS` lists the kinds, `read` reads one. Listed media that are missing
+are counted and named, never dropped in silence.
 
-A new dataset is a reader in a file of its own and a line in `KINDS`; the first line of the reader's
-docstring is its line in ``jobs/evaluate.py --help``.
+To add a dataset, write a reader in a file of its own and add it to `KINDS`. The first line of the
+reader's docstring appears in ``jobs/evaluate.py --help``.
 """
 
 from __future__ import annotations

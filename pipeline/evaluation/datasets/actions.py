@@ -28,7 +28,7 @@ _UCF_NAME = re.compile(r"v_(?P<action>.+)_g(?P<group>\d+)_c\d+$")
 def read_ucf101(root: Location) -> LabelledMedia:
     """UCF101: ``classInd.txt``, ``trainlist0N.txt``, ``testlist0N.txt`` and the ``.avi`` files.
 
-    The videos of a group (``g07``) are cut from one recording, which is their source.
+    Videos of a group (``g07``) are cut from one recording: their source.
 
     Raises:
         UserError: a list is missing, or names a class that ``classInd.txt`` lacks.
@@ -60,7 +60,7 @@ def read_ucf101(root: Location) -> LabelledMedia:
 def read_hmdb51(root: Location) -> LabelledMedia:
     """HMDB51: ``<class>_test_splitN.txt`` (1 train, 2 test, 0 neither) and the ``.avi`` files.
 
-    Which films the videos were cut from is not published; the source is the video itself.
+    The films that the videos were cut from are not published, so each video is its own source.
 
     Raises:
         UserError: there are no such lists, or a line is not a name and 0, 1 or 2.
@@ -96,9 +96,9 @@ _KINETICS_SIDES = {"train": TRAIN, "val": "val", "validate": "val", "validation"
 def read_kinetics(root: Location) -> LabelledMedia:
     """Kinetics: its CSV lists and trimmed files ``<id>_<start>_<end>.*``, or folders alone.
 
-    With lists the files may lie anywhere below `root`; a file named by the id alone is taken to
-    be the whole video, of which the list's seconds are used. Without lists: ``train/<class>/``,
-    ``val/<class>/``. The split ``val`` tests on the validation videos, ``test`` on the test ones.
+    With lists the files may lie anywhere below `root`. A file named by the id alone counts as the
+    whole video; the list gives the seconds. Without lists: ``train/<class>/``, ``val/<class>/``.
+    The split ``val`` tests on the validation videos, ``test`` on the test ones.
 
     Raises:
         UserError: there are neither lists nor folders.

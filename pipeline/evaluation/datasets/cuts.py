@@ -45,8 +45,8 @@ _ALIASES = {
 def read_folders(root: Location, kind: str = "folders") -> LabelledMedia:
     """A folder a class: ``<class>/…``, or ``train|val|test/<class>/…``.
 
-    Without folders for the sides, three files in ten are for testing, by a hash of their path. With
-    ``val`` and no ``test`` the former is tested on.
+    Without folders for the sides, a hash of the path puts three files in ten on the test side.
+    Without ``test``, ``val`` is tested on.
 
     Raises:
         UserError: no folder holds media.
@@ -72,13 +72,13 @@ def read_folders(root: Location, kind: str = "folders") -> LabelledMedia:
 def read_table(place: Location) -> LabelledMedia:
     """A CSV with a header or a Parquet table: a file and a label a row.
 
-    Columns (other names are known, see `_ALIASES`): ``uri`` and ``label``, and perhaps ``start_s``
-    and ``end_s``, ``source``, ``split`` (train, val, test) and ``fold``: every fold is tested on
-    once, by what the others teach. Without ``split`` and ``fold`` three sources in ten are for
-    testing. Relative URIs start at the table's folder. Further columns are kept.
+    Columns (`_ALIASES` lists other names): ``uri``, ``label`` and perhaps ``start_s``, ``end_s``,
+    ``source``, ``split`` (train, val, test) and ``fold``: every fold is tested on once, with the
+    others for training. Without ``split`` and ``fold`` three sources in ten are for testing.
+    Relative URIs start at the table's folder. Further columns are kept.
 
     Raises:
-        UserError: the table is missing or lacks a column, or a number is none.
+        UserError: the table is missing or lacks a column, or a time is not a number.
     """
     rows = _rows(place)
     columns = {

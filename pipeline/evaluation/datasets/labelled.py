@@ -27,53 +27,33 @@ _VIDEO = ("3gp", "avi", "flv", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", 
 _SOUND = ("aac", "flac", "m4a", "mp3", "ogg", "opus", "wav", "wma")
 _MEDIA = frozenset((*_VIDEO, *_SOUND))
 TRAIN, TEST, NEITHER = "train", "test", ""
-Window = tuple[float | None, float | None]  # start and end in seconds
-WHOLE: Window = (None, None)
+Window = tuple[float | None, float | None]  # start and end in the file, in seconds
+WHOLE: Window = (None, None)  # the whole file
 
 
 @dataclass(frozen=True)
 class ListedExample:
-    """A row of a dataset's lists.
+    """A row of a dataset's lists."""
 
-    Attributes:
-        name: as the lists have it.
-        uri: of the media file; None: it is missing.
-        label: None: the example has none, or several.
-        source: what it was cut from.
-        sides: name of a split → ``train`` or ``test``; a split that is not named has it on neither.
-        window: start and end in the file, in seconds; None: the whole file.
-        others: the dataset's own further columns, the same ones for every example.
-    """
-
-    name: str
-    uri: str | None
-    label: str | None
-    source: str
-    sides: Mapping[str, str]
+    name: str  # as the lists have it
+    uri: str | None  # of the media file; None: it is missing
+    label: str | None  # None: the example has none, or several
+    source: str  # what it was cut from
+    sides: Mapping[str, str]  # split → ``train`` or ``test``; on neither side of any other split
     window: Window = WHOLE
-    others: Mapping[str, str | None] = field(default_factory=dict)
+    others: Mapping[str, str | None] = field(default_factory=dict)  # further columns, in all rows
 
 
 @dataclass(frozen=True)
 class LabelledMedia:
-    """The examples of a dataset whose files are there.
+    """The examples of a dataset whose files are there."""
 
-    Attributes:
-        kind: the reader's name.
-        root: what the reader was given.
-        table: `SCHEMA` and the dataset's own further columns, one row an example.
-        splits: name of a split or fold → ``train``, ``test`` or empty, object [rows]; the first
-            ones are the official ones.
-        default: the splits that a full evaluation averages over.
-        missing: names of listed examples whose media file is not there.
-    """
-
-    kind: str
-    root: Location
-    table: pa.Table
-    splits: dict[str, np.ndarray]
-    default: tuple[str, ...]
-    missing: tuple[str, ...]
+    kind: str  # the reader's name
+    root: Location  # what the reader was given
+    table: pa.Table  # `SCHEMA` and the dataset's further columns, one row an example
+    splits: dict[str, np.ndarray]  # ``train``, ``test`` or empty, object [rows]; official first
+    default: tuple[str, ...]  # the splits that a full evaluation averages over
+    missing: tuple[str, ...]  # names of listed examples whose media file is not there
 
     @classmethod
     def listed(
@@ -84,10 +64,7 @@ class LabelledMedia:
         splits: Sequence[str],
         default: Sequence[str] = (),
     ) -> LabelledMedia:
-        """What a reader found in a dataset's lists.
-
-        Args:
-            default: empty: all splits.
+        """What a reader found in a dataset's lists; an empty `default` means all splits.
 
         Raises:
             UserError: nothing is listed, or none of the listed files is there.
@@ -129,7 +106,7 @@ class FileTree:
     """All files below a folder, found by name wherever they lie.
 
     People unpack and transcode datasets in their own ways, so media are found by their name
-    without suffix; the folder they lie in decides between equal names.
+    without suffix. Their folder decides between equal names.
 
     Raises:
         UserError: there is no such folder, or it is empty.
@@ -154,11 +131,10 @@ class FileTree:
         return (self.root / path).full_uri
 
     def find(self, stem: str, folder: str | None = None, fold_case: bool = False) -> str | None:
-        """URI of the media file with this name, whatever its suffix; None where there is none.
+        """URI of the media file with this name and any suffix; None where there is none.
 
-        Args:
-            folder: the name of its folder, preferred where several files have the name.
-            fold_case: take a name that differs in case, too.
+        Of several files, one inside a `folder` of this name is preferred. `fold_case` also accepts
+        a name that differs in case.
         """
         alike = self._by_stem.get(stem.casefold(), [])
         found = [path for path in alike if stem_of(path) == stem] or (alike if fold_case else [])
@@ -168,8 +144,7 @@ class FileTree:
     def find_cut(
         self, stems: Iterable[str], whole: str, window: Window, folder: str | None = None
     ) -> tuple[str | None, Window]:
-        """URI and window of a cut: its own file by the first of `stems` that is there, or its
-        seconds of the `whole` recording."""
+        """URI and window of a cut: the first file of `stems`, or its seconds of the `whole` one."""
         cut = next((uri for stem in stems if (uri := self.find(stem, folder))), None)
         return (cut, WHOLE) if cut else (self.find(whole), window)
 
@@ -190,7 +165,7 @@ class FileTree:
 
 
 def sides_of_part(part: str, splits: Iterable[str]) -> dict[str, str]:
-    """Sides of an example where each split tests on the part of its name: ``test``, ``val``."""
+    """Sides of an example of a part; each split tests on the part of its name (test, val)."""
     return dict.fromkeys(splits, TRAIN) if part == TRAIN else {part: TEST}
 
 
@@ -199,7 +174,7 @@ def stem_of(path: str) -> str:
 
 
 def is_test_by_hash(name: str, share: float = 0.3) -> bool:
-    """Whether a file belongs to the test side where nobody has split the set."""
+    """Whether a file is for testing where nobody has split the set."""
     digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") / 2**32 < share
 
@@ -211,11 +186,7 @@ def read_lines(place: Location) -> list[str]:
 
 
 def seconds(text: str, place: Location, row: int) -> float:
-    """A time in a list.
-
-    Raises:
-        UserError: it is none.
-    """
+    """A time in a list; raises UserError if it is not a number."""
     try:
         return float(text)
     except ValueError:

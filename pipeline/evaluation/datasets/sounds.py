@@ -25,11 +25,7 @@ _DCASE_SIDES = {"scenes_stereo_testset": TEST, "scenes_stereo": TRAIN}
 def read_esc50(root: Location, only_esc10: bool = False) -> LabelledMedia:
     """ESC-50: ``meta/esc50.csv`` and ``audio/``; five folds, each tested on once.
 
-    A subset of it may have a column ``split`` (train, test) of its own, which is then a further
-    split of that name.
-
-    Args:
-        only_esc10: the ten classes of ESC-10.
+    A subset's own column ``split`` (train, test) becomes a further split of that name.
 
     Raises:
         UserError: ``esc50.csv`` is missing or lacks columns.
@@ -84,7 +80,7 @@ def read_dcase2014(root: Location) -> LabelledMedia:
         if named is None:
             raise UserError(f"{root / path} is not named by its class and two digits")
         counts[side] += 1
-        # The sets were recorded apart: bus01 of the one is not bus01 of the other.
+        # Recorded separately: bus01 of one set is not bus01 of the other.
         source = f"{side} {stem_of(path)}"
         examples.append(ListedExample(path, tree.uri(path), named[1], source, {"1": side}))
     if not all(counts.values()):
@@ -98,11 +94,11 @@ def read_dcase2014(root: Location) -> LabelledMedia:
 def read_vggsound(root: Location) -> LabelledMedia:
     """VGGSound: ``vggsound.csv`` (id, start, label, train or test; no header) and 10 s files.
 
-    Files are named ``<id>_<start, six digits>.*``; one named by the id alone is taken to be the
-    whole video, of which the ten seconds from the start are used.
+    Files are named ``<id>_<start, six digits>.*``. One named by the id alone counts as the whole
+    video, of which the ten seconds from the start are used.
 
     Raises:
-        UserError: the list is missing or a line has not four fields.
+        UserError: the list is missing or a line does not have these four fields.
     """
     tree = FileTree(root)
     place = tree.one("vggsound.csv")
@@ -127,11 +123,10 @@ _AUDIOSET_LISTS = {
 def read_audioset(root: Location) -> LabelledMedia:
     """AudioSet: the ``*_segments.csv`` lists, ``class_labels_indices.csv``, and segments' files.
 
-    A segment's file is ``<id>_<start>*`` (seconds with or without leading zeros, or
-    milliseconds) or ``Y<id>.*``, cut already; ``<id>.*`` is taken to be the whole video. The split
-    ``balanced`` trains on the balanced list, ``all`` on the unbalanced one as well. Most segments
-    carry several labels (column ``labels``, joined by ``|``); the protocols here choose one class,
-    so that ``label`` is null for those.
+    A segment's file is ``<id>_<start>*`` (seconds with or without leading zeros, or milliseconds)
+    or ``Y<id>.*``, already cut; ``<id>.*`` counts as the whole video. The split ``balanced`` trains
+    on the balanced list, ``all`` on the unbalanced one as well. Most segments have several labels
+    (column ``labels``, joined by ``|``). Protocols choose one class, so their ``label`` is null.
 
     Raises:
         UserError: lists are missing, or name a label that the index of labels lacks.
