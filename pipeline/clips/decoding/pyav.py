@@ -11,9 +11,8 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from pipeline.clips.decoding.decoder import Decoder, Frame, Interval, MediaInfo, Source, View
-from pipeline.clips.decoding.ffmpeg_errors import ffmpeg_errors_as_rejects
 from pipeline.clips.decoding.frames import displayed_frames
-from pipeline.clips.decoding.media import Media, opened
+from pipeline.clips.decoding.media import Media, ffmpeg_errors_as_rejects, opened
 from pipeline.clips.decoding.packets import Span, read_packets
 from pipeline.clips.decoding.probe import probe_media
 from pipeline.clips.decoding.samples import decode_stretches, resampled

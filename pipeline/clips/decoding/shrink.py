@@ -27,9 +27,8 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from pipeline.clips.decoding.decoder import OUTSIDE_S, Interval, load_decoder
-from pipeline.clips.decoding.ffmpeg_errors import reject_for_ffmpeg
 from pipeline.clips.decoding.frames import displayed_frames
-from pipeline.clips.decoding.media import Media, opened
+from pipeline.clips.decoding.media import Media, opened, reject_for_ffmpeg
 from pipeline.clips.decoding.packets import read_packets
 from pipeline.clips.decoding.pyav import PyAVCudaDecoder
 from pipeline.clips.decoding.samples import decode_stretches, resampled
