@@ -28,7 +28,7 @@ from typing import Any
 
 from pipeline.clips.decoding.decode import ClipRequest, DecodedClip
 from pipeline.clips.decoding.decoder import MediaInfo, Source
-from pipeline.clips.decoding.shared_memory import SharedMemory, anonymous_file
+from pipeline.clips.decoding.shared_memory import SharedMemory
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
@@ -113,7 +113,7 @@ class _Child:
     """The worker's end of a decoding process."""
 
     def __init__(self) -> None:
-        self.memory = SharedMemory(anonymous_file())
+        self.memory = SharedMemory()
         ours, theirs = Pipe()
         self.pipe = ours
         # A plain child rather than multiprocessing's: that would import the worker's main module

@@ -19,23 +19,22 @@ class Place:
     dtype: str
 
 
-def anonymous_file() -> int:
-    """Handle of memory that has no name, so that nothing is left behind when both ends are gone."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("clips")
-    with tempfile.TemporaryFile() as stream:
-        return os.dup(stream.fileno())
-
-
 class SharedMemory:
     """One end's view of the memory; it grows with what one question's answers need.
 
     Args:
-        handle: of `anonymous_file`, or inherited from the process that made it.
+        handle: inherited from the process that made the memory; None: make it. It has no name, so
+            that nothing is left behind when both ends are gone.
     """
 
-    def __init__(self, handle: int) -> None:
-        self.handle = handle
+    def __init__(self, handle: int | None = None) -> None:
+        if handle is not None:
+            self.handle = handle
+        elif hasattr(os, "memfd_create"):
+            self.handle = os.memfd_create("clips")
+        else:
+            with tempfile.TemporaryFile() as stream:
+                self.handle = os.dup(stream.fileno())
         self._view: mmap.mmap | None = None
         self._end = 0
 
