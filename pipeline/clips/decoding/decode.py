@@ -71,14 +71,8 @@ class _Plan:
     view: View
     frames_s: tuple[float, ...]  # one per frame; empty where no video is wanted
     audio_s: tuple[float, ...]  # start and end; empty where no audio is wanted
-
-    @property
-    def start_s(self) -> float:
-        return min(self.frames_s[:1] + self.audio_s[:1])
-
-    @property
-    def end_s(self) -> float:
-        return max(self.frames_s[-1:] + self.audio_s[-1:])
+    start_s: float  # of all these
+    end_s: float
 
 
 def probe(source: Source, timeout_s: float = 30.0, decoder: str = "cpu") -> MediaInfo | Reject:
@@ -160,8 +154,9 @@ def _plan(number: int, request: ClipRequest, media: Decoder, config: ClipsConfig
     window = (begin, begin + window_s)
     size, side = config.video.size, max(config.video.size, request.short_side)
     view = View(size, side, request.crop_x, request.crop_y, config.video.region)
-    timing = (times if video else (), window if audio else ())
-    return _Plan(number, request.centre_s, view, *timing)
+    frames_s, audio_s = times if video else (), window if audio else ()
+    edges_s = [*frames_s[:1], *frames_s[-1:], *audio_s]
+    return _Plan(number, request.centre_s, view, frames_s, audio_s, min(edges_s), max(edges_s))
 
 
 def _groups(plans: Sequence[_Plan]) -> list[list[_Plan]]:

@@ -20,8 +20,7 @@ from pipeline.clips.rejects import Reason, Reject
 # Timestamps are rounded to the container's tick: a frame meant to appear exactly at a target
 # may be stamped this much after it.
 TOLERANCE_S = 0.002
-# Codecs whose decoders leave out, on demand, frames that no other frame refers to. (HEVC's do so
-# only without temporal layers, see `_droppable`.)
+# Codecs whose decoders leave out, on demand, frames that no other frame refers to.
 _SKIPPING = {"h264", "mpeg1video", "mpeg2video", "vp8"}
 
 

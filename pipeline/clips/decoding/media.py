@@ -13,10 +13,10 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import av
-import av.error
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
@@ -28,7 +28,7 @@ from av.video.stream import VideoStream
 from pipeline.clips.decoding.decoder import Source
 from pipeline.clips.decoding.ranges import RangeReader
 from pipeline.clips.decoding.tracks import choose_tracks, needs_first_packet, nvidia
-from pipeline.clips.rejects import Reason, Reject, described, reject_for
+from pipeline.clips.rejects import Reason, Reject, reject_for
 
 av.logging.set_level(av.logging.PANIC)
 
@@ -237,7 +237,7 @@ def reject_for_ffmpeg(error: BaseException, otherwise: Reason) -> Reject:
         otherwise = Reason.TIMEOUT
     elif isinstance(error, av.error.DecoderNotFoundError | av.error.PatchWelcomeError):
         otherwise = Reason.UNSUPPORTED
-    return Reject(otherwise, described(error))
+    return replace(reject_for(error, otherwise), reason=otherwise)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class PyAVDecoder(Decoder):
         self.has_video = media.video is not None
         self.has_audio = media.audio is not None
         self._media = media
-        self._span = Span()
+        self._span = Span([], [])
         self._audio: Interval = (0.0, 0.0)
 
     @classmethod

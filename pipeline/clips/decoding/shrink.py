@@ -38,7 +38,6 @@ from pipeline.storage import Location
 
 # Matroska counts milliseconds, `frames.TOLERANCE_S` forgives twice that.
 _TICK = Fraction(1, 1000)
-_LEAST_FPS = 30.0
 # Constant quality: hard to tell from the source at this size. Each frame of "jpeg" stands alone,
 # "h264" is a fifth of its size and decodes at most seven frames for the one that is wanted.
 _CODECS = {
@@ -72,7 +71,7 @@ def _stored_clip(media: Media, begin: float, end: float, config: ClipsConfig, co
     if video:
         # Every frame of usual video, of faster video those 30 times a second: whatever is sampled
         # later shows the instant that it asks for, to within a frame.
-        rate = max(config.video.fps, _LEAST_FPS)
+        rate = max(config.video.fps, 30.0)
         targets = [begin + i / rate for i in range(math.floor((end - begin) * rate) + 1)]
         shown = displayed_frames(media, span.video, targets, deadline)
         frames = _shrunk(shown, begin, end, config.video, codec)

@@ -1,4 +1,4 @@
-"""Which of a file's tracks to use, and what their decoders need to know first."""
+"""Which of a file's tracks to use, by which decoder, and what that needs to know first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from functools import cache
 from typing import Any
 
 import av
-import av.error
 from av.audio.stream import AudioStream
 from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
