@@ -94,9 +94,7 @@ def _check(place: Location, config: Config) -> None:
         made.write_json(needs)
         return
     has = made.read_json()
-    other = [
-        f"{key}: {has.get(key)} → {value}" for key, value in needs.items() if has.get(key) != value
-    ]
+    other = [f"{key}: {has.get(key)} → {now}" for key, now in needs.items() if has.get(key) != now]
     if other:
         raise UserError(
             f"the clip store {place} was made for other settings (there → here): "

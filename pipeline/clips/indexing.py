@@ -69,8 +69,8 @@ def index(source: str, run: Location, config: Config, retry_rejects: bool = Fals
     chunks = _chunks_by_file(todo, FILES_PER_TASK)
     _probe(todo, chunks, scan, config)
     clips = _append(run / "clips", _scanned(scan, len(chunks), "clips"), known.num_clips)
-    tables = _scanned(scan, len(chunks), "rejects")
-    rejected = pa.concat_tables([rejects.SCHEMA.empty_table(), *tables])
+    none = rejects.SCHEMA.empty_table()
+    rejected = pa.concat_tables([none, *_scanned(scan, len(chunks), "rejects")])
     known.add_rejects(run / REJECTS, rejected, tried=todo)
     scan.delete()
     return IndexReport(
@@ -110,8 +110,7 @@ class _Known:
         again = pc.is_in(self.rejected["uri"], tried["uri"].combine_chunks())
         attempts = dict(zip(self.rejected["uri"].to_pylist(), self.rejected["attempt"].to_pylist()))
         attempt = [attempts.get(uri, 0) + 1 for uri in new["uri"].to_pylist()]
-        column = new.schema.get_field_index("attempt")
-        new = new.set_column(column, "attempt", pa.array(attempt, pa.int32()))
+        new = new.drop_columns("attempt").append_column("attempt", pa.array(attempt, pa.int32()))
         place.write_table(pa.concat_tables([self.rejected.filter(pc.invert(again)), new]))
 
 

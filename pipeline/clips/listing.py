@@ -23,7 +23,6 @@ SCHEMA = pa.schema(
         ("split", pa.string()),
     ]
 )
-_TABLES = (".csv", ".parquet")
 _WILDCARDS = "*?["
 
 
@@ -52,7 +51,8 @@ def list_media(source: str, label_column: str = "label") -> pa.Table:
     if info.type == pyarrow.fs.FileType.NotFound:
         raise UserError(f"there is nothing at {place}; check the path, the bucket and its region")
     if info.is_file:
-        return _cuts(place, label_column) if place.name.endswith(_TABLES) else _files([place])
+        is_table = place.name.endswith((".csv", ".parquet"))
+        return _cuts(place, label_column) if is_table else _files([place])
     found = _below(place)
     if not found:
         raise UserError(f"there are no files in {place}")

@@ -52,12 +52,7 @@ def reject_for(error: BaseException, otherwise: Reason) -> Reject:
     if isinstance(error, Reject):
         return error
     reason = next((reason for kind, reason in _SYSTEM if isinstance(error, kind)), otherwise)
-    return Reject(reason, described(error))
-
-
-def described(error: BaseException) -> str:
-    """What a reject says about its exception, at most 300 characters."""
-    return f"{type(error).__name__}: {error}"[:300]
+    return Reject(reason, f"{type(error).__name__}: {error}"[:300])
 
 
 SCHEMA = pa.schema(

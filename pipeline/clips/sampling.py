@@ -6,6 +6,7 @@ from the rank of a worker or the order of arrival.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,12 +55,7 @@ def centred(
 
 
 def augmented(
-    start_s: float,
-    end_s: float,
-    config: ClipsConfig,
-    video: bool,
-    audio: bool,
-    key: tuple[int, ...],
+    start_s: float, end_s: float, config: ClipsConfig, video: bool, audio: bool, key: Sequence[int]
 ) -> Draw:
     """A clip at a random time, scale and place, mirrored half of the time.
 

@@ -173,8 +173,8 @@ class DecodeSlot:
     def _assembled(self, decoded: dict[int, DecodedClip | Reject], B: int) -> dict[str, Any]:
         """The columns of both modalities, zero where there is nothing."""
         columns: dict[str, Any] = {"has_video": np.zeros(B, bool), "has_audio": np.zeros(B, bool)}
-        for modality, dtype in _clip_types(self.config, self.modalities).items():
-            columns[modality] = np.zeros(B, dtype)
+        for modality in self.modalities:
+            columns[modality] = np.zeros(B, _clip_types(self.config)[modality])
         for place, outcome in decoded.items():
             for modality in self.modalities:
                 data = getattr(outcome, modality, None)
@@ -199,7 +199,8 @@ def stream(
     # Not `ray.data.range`: its reading tasks would hold as many cores as the decoding.
     dataset = ray.data.from_blocks([pa.table({"id": ids}) for ids in tasks if len(ids)])
     # A task's slots leave it one by one, so that consumers in turn get slots in turn.
-    clip_bytes = sum(t.itemsize for t in _clip_types(decode.config, decode.modalities).values())
+    types = _clip_types(decode.config)
+    clip_bytes = sum(types[modality].itemsize for modality in decode.modalities)
     dataset.context.target_max_block_size = order.batch_size * clip_bytes
     return dataset.map_batches(decode, batch_size=1, **cost)
 
@@ -221,11 +222,10 @@ def run_numbered(
         progress.meter.add(None, **{name: int(column.sum()) for name, column in counts.items()})
 
 
-def _clip_types(config: ClipsConfig, modalities: Sequence[str]) -> dict[str, np.dtype]:
+def _clip_types(config: ClipsConfig) -> dict[str, np.dtype]:
     """By modality the type of a decoded clip's array, with its shape."""
     video, audio = config.video, config.audio
-    types = {
+    return {
         "video": np.dtype((np.uint8, (video.frames, video.size, video.size, 3))),
         "audio": np.dtype((np.float32, (audio.samples,))),
     }
-    return {modality: types[modality] for modality in modalities}

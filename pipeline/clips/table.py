@@ -44,7 +44,6 @@ SCHEMA = pa.schema(
 
 # What decoding needs of a clip: this much of the table is held in every node's object store.
 DECODING_COLUMNS = ["uri", "start_s", "end_s", "has_video", "has_audio"]
-_READERS = 8  # parts that are read at once to be published
 
 
 def clip_id(uri: str, start_s: float, end_s: float) -> str:
@@ -128,7 +127,7 @@ class ClipTable:
         def put(part: str) -> ray.ObjectRef:
             return ray.put((self.location / part).read_table(DECODING_COLUMNS).combine_chunks())
 
-        with ThreadPoolExecutor(_READERS) as pool:
+        with ThreadPoolExecutor(8) as pool:  # parts that are read at once
             return PublishedClips(self, list(pool.map(put, self.parts)))
 
 
@@ -169,13 +168,9 @@ _held = lru_cache(maxsize=4096)(ray.get)
 
 def write_rejects(place: Location, rejected: pa.Table, clips: ClipTable, stage: str) -> None:
     """Rows (clip_index, reason, detail) → the rejects table, with the clips' URIs and ids."""
-    indices = rejected["clip_index"].to_numpy()
-    named = clips.rows(indices, ["uri", "clip_id"])
-    count = len(rejected)
-    columns = [
-        *named.columns,
-        pa.array([stage] * count, pa.string()),
-        *rejected.select(["reason", "detail"]).columns,
-        pa.array(np.ones(count, np.int32)),
-    ]
+    named = clips.rows(rejected["clip_index"].to_numpy(), ["uri", "clip_id"])
+    why = rejected.select(["reason", "detail"])
+    stages = pa.repeat(stage, len(rejected))
+    attempts = pa.repeat(pa.scalar(1, pa.int32()), len(rejected))
+    columns = [*named.columns, stages, *why.columns, attempts]
     place.write_table(pa.table(columns, schema=rejects.SCHEMA))

@@ -34,7 +34,11 @@ def serve(pipe_handle: int, memory_handle: int) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _limit_memory()
+    with suppress(ValueError, OSError):  # not on this system
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        limit = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     pipe = Connection(pipe_handle)
     shared = SharedMemory(memory_handle)
     asked = 0
@@ -82,17 +86,7 @@ def _allow(seconds: float | None) -> None:
     signal.setitimer(signal.ITIMER_REAL, 0.0 if seconds is None else seconds + _GRACE_S)
 
 
-def _limit_memory() -> None:
-    with suppress(ValueError, OSError):  # not on this system
-        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        limit = MEMORY_LIMIT if hard == resource.RLIM_INFINITY else min(MEMORY_LIMIT, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 def _resident() -> int:
-    try:
-        with open("/proc/self/statm") as stream:
-            return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
+    with suppress(OSError), open("/proc/self/statm") as stream:
+        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0

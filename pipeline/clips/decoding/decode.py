@@ -67,17 +67,12 @@ class _Plan:
     """The `number`-th request with its times (media seconds) worked out."""
 
     number: int
-    request: ClipRequest
+    centre_s: float
+    view: View
     frames_s: tuple[float, ...]  # one per frame; empty where no video is wanted
     audio_s: tuple[float, ...]  # start and end; empty where no audio is wanted
-
-    @property
-    def start_s(self) -> float:
-        return min(self.frames_s[:1] + self.audio_s[:1])
-
-    @property
-    def end_s(self) -> float:
-        return max(self.frames_s[-1:] + self.audio_s[-1:])
+    start_s: float  # of all these
+    end_s: float
 
 
 def probe(source: Source, timeout_s: float = 30.0, decoder: str = "cpu") -> MediaInfo | Reject:
@@ -157,7 +152,11 @@ def _plan(number: int, request: ClipRequest, media: Decoder, config: ClipsConfig
     window_s = config.audio.window_s
     begin = times[0] if config.audio.align == "start" else request.centre_s - window_s / 2
     window = (begin, begin + window_s)
-    return _Plan(number, request, times if video else (), window if audio else ())
+    size, side = config.video.size, max(config.video.size, request.short_side)
+    view = View(size, side, request.crop_x, request.crop_y, config.video.region)
+    frames_s, audio_s = times if video else (), window if audio else ()
+    edges_s = [*frames_s[:1], *frames_s[-1:], *audio_s]
+    return _Plan(number, request.centre_s, view, frames_s, audio_s, min(edges_s), max(edges_s))
 
 
 def _groups(plans: Sequence[_Plan]) -> list[list[_Plan]]:
@@ -216,7 +215,6 @@ def _videos(
     size, count = config.video.size, config.video.frames
     shown = {plan.number: plan for plan in plans if plan.frames_s}
     targets = sorted((t, n, i) for n, plan in shown.items() for i, t in enumerate(plan.frames_s))
-    views = {n: _view(plan.request, config) for n, plan in shown.items()}
     stacks = {n: np.empty((count, size, size, 3), np.uint8) for n in shown}
     missing = dict.fromkeys(shown, count)
     outside: dict[int, str] = {}
@@ -226,18 +224,13 @@ def _videos(
             if t < frame.start_s - OUTSIDE_S or t > frame.end_s + OUTSIDE_S:
                 outside[n] = f"no frame at {t:.2f} s, the nearest is at {frame.start_s:.2f} s"
                 continue
-            stacks[n][i] = rgb(views[n])
+            stacks[n][i] = rgb(shown[n].view)
             missing[n] -= 1
     videos: dict[int, np.ndarray | Reject] = {**stacks}
     for n, plan in shown.items():
         if n in outside:
-            bad_cut = missing[n] == count and not media.claims_video(plan.request.centre_s)
+            bad_cut = missing[n] == count and not media.claims_video(plan.centre_s)
             videos[n] = Reject(Reason.BAD_CUT if bad_cut else Reason.CORRUPT, outside[n])
         elif missing[n]:
             videos[n] = Reject(Reason.CORRUPT, "no frame could be decoded there")
     return videos
-
-
-def _view(request: ClipRequest, config: ClipsConfig) -> View:
-    size, region = config.video.size, config.video.region
-    return View(size, max(size, request.short_side), request.crop_x, request.crop_y, region)

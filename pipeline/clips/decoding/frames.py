@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import av
@@ -19,8 +20,7 @@ from pipeline.clips.rejects import Reason, Reject
 # Timestamps are rounded to the container's tick: a frame meant to appear exactly at a target
 # may be stamped this much after it.
 TOLERANCE_S = 0.002
-# Codecs whose decoders leave out, on demand, frames that no other frame refers to. (HEVC's do so
-# only without temporal layers, see `_droppable`.)
+# Codecs whose decoders leave out, on demand, frames that no other frame refers to.
 _SKIPPING = {"h264", "mpeg1video", "mpeg2video", "vp8"}
 
 
@@ -127,17 +127,11 @@ def _planned(
     media: Media, packets: Sequence[Packet], runs: _Runs, wanted: _Wanted, deadline: float
 ) -> Iterator[DisplayedFrame]:
     assert media.video is not None
-    context = media.video.codec_context
-    needed = wanted if _droppable(context, packets) else None
+    needed = wanted if _droppable(media.video.codec_context, packets) else None
     for first, last in runs:
-        context.flush_buffers()
-        try:
-            for frame in _decoded(context, packets[first : last + 1], deadline, needed):
-                if frame.pts in wanted:
-                    yield DisplayedFrame(frame, *wanted[frame.pts])
-        finally:
-            context.skip_frame = "DEFAULT"
-    context.flush_buffers()
+        for frame in _decoded(media, packets[first : last + 1], deadline, needed):
+            if frame.pts in wanted:
+                yield DisplayedFrame(frame, *wanted[frame.pts])
 
 
 def _swept(
@@ -146,9 +140,7 @@ def _swept(
     """Decode everything, and show at each target the last frame stamped at or before it."""
     assert media.video is not None
     step = 1 / float(media.video.average_rate or media.video.guessed_rate or 25)
-    context = media.video.codec_context
-    context.flush_buffers()
-    frames = _decoded(context, packets, deadline)
+    frames = _decoded(media, packets, deadline)
     done = 0
     previous: VideoFrame | None = None
     previous_s = float("-inf")
@@ -167,7 +159,6 @@ def _swept(
     if previous is not None and done < len(targets_s):
         length = float((previous.duration or 0) * (media.video.time_base or 0)) or step
         yield DisplayedFrame(previous, previous_s, previous_s + length, range(done, len(targets_s)))
-    context.flush_buffers()
 
 
 def _timed(
@@ -203,27 +194,29 @@ def _timed(
 
 
 def _decoded(
-    context: VideoCodecContext,
-    packets: Sequence[Packet],
-    deadline: float,
-    needed: Container[int | None] | None = None,
+    media: Media, packets: Sequence[Packet], deadline: float, needed: _Wanted | None = None
 ) -> Iterator[VideoFrame]:
     """Frames of a run of packets, as the decoder gives them; damaged packets give none.
 
     Args:
         needed: stamps of frames that must not be left out; None: all.
     """
+    assert media.video is not None
+    context = media.video.codec_context
+    context.flush_buffers()
     skipping = False
-    for packet in [*packets, None]:
-        if time.monotonic() > deadline:
-            raise Reject(Reason.TIMEOUT, "decoding frames")
-        if needed is not None and packet is not None and (packet.pts not in needed) != skipping:
-            skipping = not skipping
-            context.skip_frame = "NONREF" if skipping else "DEFAULT"
-        try:
-            yield from context.decode(packet)
-        except (av.error.FFmpegError, ValueError):
-            continue
+    try:
+        for packet in [*packets, None]:
+            if time.monotonic() > deadline:
+                raise Reject(Reason.TIMEOUT, "decoding frames")
+            if needed is not None and packet is not None and (packet.pts not in needed) != skipping:
+                skipping = not skipping
+                context.skip_frame = "NONREF" if skipping else "DEFAULT"
+            with suppress(av.error.FFmpegError, ValueError):
+                yield from context.decode(packet)
+    finally:
+        context.skip_frame = "DEFAULT"
+        context.flush_buffers()
 
 
 def _droppable(context: VideoCodecContext, packets: Sequence[Packet]) -> bool:

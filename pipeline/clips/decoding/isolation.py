@@ -28,7 +28,7 @@ from typing import Any
 
 from pipeline.clips.decoding.decode import ClipRequest, DecodedClip
 from pipeline.clips.decoding.decoder import MediaInfo, Source
-from pipeline.clips.decoding.shared_memory import SharedMemory, anonymous_file
+from pipeline.clips.decoding.shared_memory import SharedMemory
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
@@ -46,15 +46,32 @@ def decode_clips_isolated(
         UserError: there is no such decoder as `ClipsConfig.decoder`.
     """
     results: dict[int, DecodedClip | Reject] = {}
-    stopped = _decode(source, requests, list(range(len(requests))), config, results)
+
+    def decode(numbers: Sequence[int]) -> Reject | None:
+        """Fill in results as far as they come; what stopped them, if anything."""
+        question = ("decode", source, [requests[number] for number in numbers], config)
+        try:
+            with _LOCK:
+                child = _child()
+                for place, answer in child.ask(question, config.timeout_s * (1 + len(numbers))):
+                    # Arrays of our own: the next clip may overwrite those in shared memory.
+                    if not isinstance(answer, Reject):
+                        answer = DecodedClip(*map(child.memory.read, answer))
+                    results[numbers[place]] = answer
+        except Reject as reject:
+            return reject
+        return None
+
+    everything = range(len(requests))
+    stopped = decode(everything)
     if stopped is not None:
         # One alone that took too long would take as long again.
         hopeless = len(requests) == 1 and stopped.reason is Reason.TIMEOUT
-        for number in range(len(requests)):
+        for number in everything:
             if number not in results:
-                again = None if hopeless else _decode(source, requests, [number], config, results)
+                again = None if hopeless else decode([number])
                 results.setdefault(number, again or stopped)
-    return [results[number] for number in range(len(requests))]
+    return [results[number] for number in everything]
 
 
 def probe_isolated(
@@ -92,33 +109,11 @@ def _asked(*question: Any, limit_s: float, again: bool = True) -> Any:
         return reject
 
 
-def _decode(
-    source: Source,
-    requests: Sequence[ClipRequest],
-    numbers: list[int],
-    config: ClipsConfig,
-    results: dict[int, DecodedClip | Reject],
-) -> Reject | None:
-    """Fill in results as far as they come; what stopped them, if anything."""
-    question = ("decode", source, [requests[number] for number in numbers], config)
-    try:
-        with _LOCK:
-            child = _child()
-            for place, answer in child.ask(question, config.timeout_s * (1 + len(numbers))):
-                # Arrays of our own: the next clip may overwrite those in shared memory.
-                if not isinstance(answer, Reject):
-                    answer = DecodedClip(*map(child.memory.read, answer))
-                results[numbers[place]] = answer
-    except Reject as reject:
-        return reject
-    return None
-
-
 class _Child:
     """The worker's end of a decoding process."""
 
     def __init__(self) -> None:
-        self.memory = SharedMemory(anonymous_file())
+        self.memory = SharedMemory()
         ours, theirs = Pipe()
         self.pipe = ours
         # A plain child rather than multiprocessing's: that would import the worker's main module
@@ -144,21 +139,18 @@ class _Child:
         finished = False
         try:
             self.pipe.send(question)
-            while True:
+            while not finished:
                 # The child's own alarm ends it; this is for one that cannot even be alarmed.
                 if not self.pipe.poll(2 * limit_s + _START_S):
                     raise TimeoutError
                 kind, answer = self.pipe.recv()
-                if kind == "end":
-                    last, self.tired = answer
-                    finished = True
-                    if last is not None:
-                        yield last
-                    return
+                finished = kind != "answer"
                 if kind == "error":
-                    finished = True
                     raise answer
-                yield answer
+                if kind == "end":
+                    answer, self.tired = answer
+                if answer is not None:
+                    yield answer
         except (EOFError, OSError) as error:  # TimeoutError is one
             raise self._autopsy(isinstance(error, TimeoutError)) from error
         finally:

@@ -11,17 +11,14 @@ import errno
 import io
 import re
 import time
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from functools import cache
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import av
-import av.error
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
-from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Stream
@@ -29,10 +26,11 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from pipeline.clips.decoding.decoder import Source
-from pipeline.clips.decoding.ffmpeg_errors import reject_for_ffmpeg
 from pipeline.clips.decoding.ranges import RangeReader
-from pipeline.clips.decoding.tracks import choose_tracks, needs_first_packet
-from pipeline.clips.rejects import Reason, Reject
+from pipeline.clips.decoding.tracks import choose_tracks, needs_first_packet, nvidia
+from pipeline.clips.rejects import Reason, Reject, reject_for
+
+av.logging.set_level(av.logging.PANIC)
 
 # How files of the common formats begin: MP4 and QuickTime, Matroska, AVI and WAV, Ogg, FLAC, MP3
 # with tags, FLV, Windows Media, MPEG program and video streams.
@@ -51,6 +49,9 @@ _FLOATING_CLOCKS = {"mpegts", "mpeg", "vob"}
 _NOT_OURS = {"hls", "concat", "dash", "imf", "sdp", "rtsp", "webm_dash_manifest", "ffmetadata"} | {
     *("srt", "ass", "webvtt", "tty", "microdvd", "subviewer", "sami", "lrc", "stl")
 }
+
+# FFmpeg's errors that are the system's, too.
+_OF_THE_SYSTEM = FileNotFoundError | IsADirectoryError | TimeoutError | MemoryError
 
 
 class Media:
@@ -208,17 +209,6 @@ def _lean(head: bytes) -> dict[str, str]:
     return {"skip_estimate_duration_from_pts": "1"}
 
 
-@cache
-def nvidia() -> HWAccel | None:
-    """NVIDIA's decoder, or libavcodec's for codecs that it does not know; None: no such GPU."""
-    try:
-        HWAccel("cuda").create(av.Codec("h264", "r"))
-    except (OSError, av.error.FFmpegError, RuntimeError, NotImplementedError) as error:
-        warnings.warn(f"clips.decoder=cuda: the CPU decodes here ({error})", stacklevel=2)
-        return None
-    return HWAccel("cuda", allow_software_fallback=True)
-
-
 def opened(source: Source, timeout_s: float, lean: bool = True, hardware: bool = False) -> Media:
     """Open a file for reading, to be used in a ``with`` statement.
 
@@ -237,3 +227,23 @@ def opened(source: Source, timeout_s: float, lean: bool = True, hardware: bool =
         otherwise = Reason.CORRUPT if _MEDIA_HEAD.match(media.head) else Reason.NOT_MEDIA
         raise reject_for_ffmpeg(error, otherwise) from error
     return media
+
+
+def reject_for_ffmpeg(error: BaseException, otherwise: Reason) -> Reject:
+    """`reject_for`, for FFmpeg's errors as well."""
+    if not isinstance(error, av.error.FFmpegError) or isinstance(error, _OF_THE_SYSTEM):
+        return reject_for(error, otherwise)
+    if isinstance(error, av.error.ExitError):
+        otherwise = Reason.TIMEOUT
+    elif isinstance(error, av.error.DecoderNotFoundError | av.error.PatchWelcomeError):
+        otherwise = Reason.UNSUPPORTED
+    return replace(reject_for(error, otherwise), reason=otherwise)
+
+
+@contextmanager
+def ffmpeg_errors_as_rejects() -> Iterator[None]:
+    """FFmpeg's errors in a ``with`` block are raised as rejects, corrupt by default."""
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        raise reject_for_ffmpeg(error, Reason.CORRUPT) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from av.packet import Packet
 
@@ -33,8 +33,8 @@ class Span:
         audio: of the interval, with what the decoder needs before it.
     """
 
-    video: list[Packet] = field(default_factory=list)
-    audio: list[Packet] = field(default_factory=list)
+    video: list[Packet]
+    audio: list[Packet]
 
 
 def read_packets(
@@ -48,8 +48,11 @@ def read_packets(
     start_s = min(
         video[0] if video else float("inf"), audio[0] - PREROLL_S if audio else float("inf")
     )
+    stream = media.tracks[0]
     for retreat_s in _RETREATS_UNINDEXED_S if media.floating else _RETREATS_S:
-        if not _seek(media, start_s - retreat_s):
+        stamp = media.timestamp(start_s - retreat_s, stream)
+        before = stream.start_time is not None and stamp < stream.start_time
+        if before or not media.seek(stamp, stream=stream):
             break
         span = _collect(media, video, audio, deadline)
         if _reaches(media, span, video, audio):
@@ -64,13 +67,6 @@ def starts(packet: Packet) -> bool:
     AVI indices mark the placeholders of DivX' packed frames (1 to 8 bytes) as keyframes, too.
     """
     return packet.is_keyframe and packet.size > 8
-
-
-def _seek(media: Media, seconds: float) -> bool:
-    stream = media.tracks[0]
-    stamp = media.timestamp(seconds, stream)
-    begin = stream.start_time
-    return (begin is None or stamp >= begin) and media.seek(stamp, stream=stream)
 
 
 def _rewind(media: Media) -> None:

@@ -11,9 +11,8 @@ import numpy as np
 from av.video.frame import VideoFrame
 
 from pipeline.clips.decoding.decoder import Decoder, Frame, Interval, MediaInfo, Source, View
-from pipeline.clips.decoding.ffmpeg_errors import ffmpeg_errors_as_rejects
 from pipeline.clips.decoding.frames import displayed_frames
-from pipeline.clips.decoding.media import Media, opened
+from pipeline.clips.decoding.media import Media, ffmpeg_errors_as_rejects, opened
 from pipeline.clips.decoding.packets import Span, read_packets
 from pipeline.clips.decoding.probe import probe_media
 from pipeline.clips.decoding.samples import decode_stretches, resampled
@@ -29,7 +28,7 @@ class PyAVDecoder(Decoder):
         self.has_video = media.video is not None
         self.has_audio = media.audio is not None
         self._media = media
-        self._span = Span()
+        self._span = Span([], [])
         self._audio: Interval = (0.0, 0.0)
 
     @classmethod

@@ -23,8 +23,6 @@ PREROLL_S = 0.1
 # A time stamp this far from the end of the samples before it starts a new stretch; less is
 # rounding (Matroska and FLV count milliseconds).
 _JUMP_S = 0.02
-# Samples taken from the resampler at once.
-_PULLED = 1 << 16
 
 
 @dataclass
@@ -134,9 +132,8 @@ def _mono(frames: Sequence[AudioFrame], rate: int) -> np.ndarray:
     )
     sink = graph.add("abuffersink")
     shape = graph.add("aformat", f"sample_rates={rate}:sample_fmts=flt:channel_layouts=mono")
-    graph.link_nodes(source, shape, sink)
-    graph.configure()
-    graph.set_audio_frame_size(_PULLED)
+    graph.link_nodes(source, shape, sink).configure()
+    graph.set_audio_frame_size(1 << 16)  # samples that are pulled at once
     for frame in frames:
         frame.pts = None
         source.push(frame)

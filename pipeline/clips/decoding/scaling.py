@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -23,27 +22,22 @@ from pipeline.clips.decoding.decoder import Region, View
 _SHRINKS = 1 / 1.5
 
 
-@dataclass(frozen=True)
-class Cut:
-    """A rectangle of the coded frame, the size it is scaled to, and the square within that."""
+class Cut(NamedTuple):
+    """Along one edge of the coded frame: what is cut, and where the square lies in that."""
 
-    x: int
-    y: int
-    width: int
-    height: int
-    scaled_width: int
-    scaled_height: int
-    left: int
-    top: int
+    start: int
+    length: int
+    scaled: int  # length that it is scaled to
+    offset: int  # of the square, after scaling
 
 
-def cut(view: View, width: int, height: int, turns: int, align_x: int, align_y: int) -> Cut:
-    """Place a view on a coded frame.
+def cut(view: View, width: int, height: int, turns: int, align: tuple[int, int]) -> tuple[Cut, Cut]:
+    """Place a view on a coded frame, along x and along y.
 
     Args:
         width, height: of the coded frame.
         turns: quarter turns counter-clockwise that make it upright.
-        align_x, align_y: luma samples of one chroma sample; the rectangle starts on a multiple.
+        align: luma samples of one chroma sample, (x, y); the rectangle starts on a multiple.
     """
     upright_w, upright_h = (height, width) if turns % 2 else (width, height)
     x, y, w, h = region_within(view.region, upright_w, upright_h)
@@ -57,25 +51,23 @@ def cut(view: View, width: int, height: int, turns: int, align_x: int, align_y: 
         left, top = width - left - side, height - top - side
     elif turns == 3:
         left, top = top, height - left - side
-    x, w, scaled_w, left = _edge(left, side, width, align_x, view.size)
-    y, h, scaled_h, top = _edge(top, side, height, align_y, view.size)
-    return Cut(x, y, w, h, scaled_w, scaled_h, left, top)
+    across = _cut_edge(left, side, width, align[0], view.size)
+    return across, _cut_edge(top, side, height, align[1], view.size)
 
 
-def _edge(start: float, side: float, length: int, align: int, size: int) -> tuple[int, ...]:
-    """Along one edge of the frame: where to cut, how much, the size it is scaled to, and where the
-    square starts in that."""
+def _cut_edge(start: float, side: float, length: int, align: int, size: int) -> Cut:
     scale = size / side
     if scale <= _SHRINKS:
         # Rounded to whole chroma samples, which is less than one pixel of the result.
         taken = min(max(align, round(side / align) * align), length)
-        return min(round(start / align) * align, (length - taken) // align * align), taken, size, 0
+        first = min(round(start / align) * align, (length - taken) // align * align)
+        return Cut(first, taken, size, 0)
     # Enlarged, that would show: take more than needed, and cut the square out of the result, which
     # is made of even size (libswscale takes half as long again for an odd one).
     first = int(start) // align * align
     last = min(length, -(-math.ceil(start + side - 1e-6) // align) * align)
     scaled = max(size, round((last - first) * scale / 2) * 2)
-    return first, last - first, scaled, min(scaled - size, round((start - first) * scale))
+    return Cut(first, last - first, scaled, min(scaled - size, round((start - first) * scale)))
 
 
 def region_within(region: Region | None, width: int, height: int) -> Region:
@@ -124,29 +116,29 @@ def filter_graph(kind: FrameKind, steps: Sequence[tuple[str, str]]) -> Graph:
 def to_rgb(frame: VideoFrame, view: View) -> np.ndarray:
     """RGB uint8 [size, size, 3] of a view of the frame, upright."""
     kind = FrameKind.of(frame)
-    graph, place = _graph(view, kind)
+    graph, x, y = _graph(view, kind)
     graph.vpush(frame)
     scaled = graph.vpull().to_ndarray()
-    square = scaled[place.top : place.top + view.size, place.left : place.left + view.size]
+    square = scaled[y.offset : y.offset + view.size, x.offset : x.offset + view.size]
     return np.rot90(square, kind.turns) if kind.turns else square
 
 
 # Kept for later clips of the same kind: it takes as long to build as a frame. One thread decodes in
 # a process.
 @lru_cache(maxsize=16)
-def _graph(view: View, kind: FrameKind) -> tuple[Graph, Cut]:
-    """What crops, scales and converts, and what it cuts."""
+def _graph(view: View, kind: FrameKind) -> tuple[Graph, Cut, Cut]:
+    """What crops, scales and converts, and what it cuts along x and y."""
     chroma = [
         c for c in VideoFormat(kind.format, kind.width, kind.height).components if c.is_chroma
     ]
     align_x = max([1, *(round(kind.width / c.width) for c in chroma if c.width)])
     align_y = max([1, *(round(kind.height / c.height) for c in chroma if c.height)])
-    place = cut(view, kind.width, kind.height, kind.turns, align_x, align_y)
+    x, y = cut(view, kind.width, kind.height, kind.turns, (align_x, align_y))
     steps = []
-    if (place.width, place.height) != (kind.width, kind.height):
-        steps.append(("crop", f"{place.width}:{place.height}:{place.x}:{place.y}:exact=1"))
+    if (x.length, y.length) != (kind.width, kind.height):
+        steps.append(("crop", f"{x.length}:{y.length}:{x.start}:{y.start}:exact=1"))
     # Averaging areas is the faster filter, and as good where several pixels become one.
-    flags = "area" if place.scaled_width <= _SHRINKS * place.width else "bilinear"
-    steps.append(("scale", f"{place.scaled_width}:{place.scaled_height}:flags={flags}"))
+    flags = "area" if x.scaled <= _SHRINKS * x.length else "bilinear"
+    steps.append(("scale", f"{x.scaled}:{y.scaled}:flags={flags}"))
     steps.append(("format", "rgb24"))
-    return filter_graph(kind, steps), place
+    return filter_graph(kind, steps), x, y

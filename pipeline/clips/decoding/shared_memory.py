@@ -5,37 +5,29 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from dataclasses import dataclass
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class Place:
-    """Where in shared memory an array lies."""
-
-    offset: int  # in bytes
-    shape: tuple[int, ...]
-    dtype: str
-
-
-def anonymous_file() -> int:
-    """Handle of memory that has no name, so that nothing is left behind when both ends are gone."""
-    if hasattr(os, "memfd_create"):
-        return os.memfd_create("clips")
-    with tempfile.TemporaryFile() as stream:
-        return os.dup(stream.fileno())
+# Where in shared memory an array lies: its shape, dtype and offset in bytes.
+Place = tuple[tuple[int, ...], str, int]
 
 
 class SharedMemory:
     """One end's view of the memory; it grows with what one question's answers need.
 
     Args:
-        handle: of `anonymous_file`, or inherited from the process that made it.
+        handle: inherited from the process that made the memory; None: make it. It has no name, so
+            that nothing is left behind when both ends are gone.
     """
 
-    def __init__(self, handle: int) -> None:
-        self.handle = handle
+    def __init__(self, handle: int | None = None) -> None:
+        if handle is not None:
+            self.handle = handle
+        elif hasattr(os, "memfd_create"):
+            self.handle = os.memfd_create("clips")
+        else:
+            with tempfile.TemporaryFile() as stream:
+                self.handle = os.dup(stream.fileno())
         self._view: mmap.mmap | None = None
         self._end = 0
 
@@ -47,25 +39,25 @@ class SharedMemory:
         """Copy an array to behind the one before; None stands for no array."""
         if array is None:
             return None
-        place = Place(self._end, array.shape, array.dtype.str)
+        place = (array.shape, array.dtype.str, self._end)
         self._end += -(-array.nbytes // 64) * 64
         size = os.fstat(self.handle).st_size
         if self._end > size:
             os.ftruncate(self.handle, max(2 * size, self._end, 1 << 20))
-        self._mapped(place)[...] = array
+        self._mapped(*place)[...] = array
         return place
 
     def read(self, place: Place | None) -> np.ndarray | None:
         """A copy, since the next question's answers overwrite it."""
-        return None if place is None else self._mapped(place).copy()
+        return None if place is None else self._mapped(*place).copy()
 
     def close(self) -> None:
         if self.handle >= 0:
             os.close(self.handle)
             self.handle = -1
 
-    def _mapped(self, place: Place) -> np.ndarray:
+    def _mapped(self, shape: tuple[int, ...], dtype: str, offset: int) -> np.ndarray:
         size = os.fstat(self.handle).st_size
         if self._view is None or len(self._view) < size:
             self._view = mmap.mmap(self.handle, size)
-        return np.ndarray(place.shape, place.dtype, self._view, place.offset)
+        return np.ndarray(shape, dtype, self._view, offset)

@@ -14,22 +14,20 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
-from av.container import OutputContainer
 from av.filter import Graph
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from pipeline.clips.decoding.decoder import OUTSIDE_S, Interval, load_decoder
-from pipeline.clips.decoding.ffmpeg_errors import reject_for_ffmpeg
-from pipeline.clips.decoding.frames import displayed_frames
-from pipeline.clips.decoding.media import Media, opened
+from pipeline.clips.decoding.decoder import OUTSIDE_S, load_decoder
+from pipeline.clips.decoding.frames import DisplayedFrame, displayed_frames
+from pipeline.clips.decoding.media import Media, opened, reject_for_ffmpeg
 from pipeline.clips.decoding.packets import read_packets
 from pipeline.clips.decoding.pyav import PyAVCudaDecoder
 from pipeline.clips.decoding.samples import decode_stretches, resampled
@@ -40,7 +38,6 @@ from pipeline.storage import Location
 
 # Matroska counts milliseconds, `frames.TOLERANCE_S` forgives twice that.
 _TICK = Fraction(1, 1000)
-_LEAST_FPS = 30.0
 # Constant quality: hard to tell from the source at this size. Each frame of "jpeg" stands alone,
 # "h264" is a fifth of its size and decodes at most seven frames for the one that is wanted.
 _CODECS = {
@@ -70,7 +67,14 @@ def _stored_clip(media: Media, begin: float, end: float, config: ClipsConfig, co
     video = (begin, end) if media.video is not None else None
     audio = (begin, end) if media.audio is not None else None
     span = read_packets(media, video, audio, deadline)
-    frames = _frames(media, span.video, (begin, end), config, codec, deadline) if video else []
+    frames: list[VideoFrame] = []
+    if video:
+        # Every frame of usual video, of faster video those 30 times a second: whatever is sampled
+        # later shows the instant that it asks for, to within a frame.
+        rate = max(config.video.fps, 30.0)
+        targets = [begin + i / rate for i in range(math.floor((end - begin) * rate) + 1)]
+        shown = displayed_frames(media, span.video, targets, deadline)
+        frames = _shrunk(shown, begin, end, config.video, codec)
     samples = _samples(media, span.audio, begin, end, config) if audio else None
     if not frames and samples is None:
         raise Reject(Reason.CORRUPT, f"nothing between {begin:.2f} and {end:.2f} s")
@@ -81,7 +85,12 @@ def _stored_clip(media: Media, begin: float, end: float, config: ClipsConfig, co
         # Every track is made before the first packet is written.
         tracks: list[tuple[Any, list[Any]]] = []
         if frames:
-            tracks.append((_video_track(out, frames[0], codec), frames))
+            name, options = _CODECS[codec]
+            track: Any = out.add_stream(name, rate=30, options=options)
+            first = frames[0]
+            track.width, track.height, track.pix_fmt = first.width, first.height, first.format.name
+            track.time_base = track.codec_context.time_base = _TICK
+            tracks.append((track, frames))
         if samples is not None:
             track = out.add_stream("flac", rate=samples.sample_rate, layout="mono")
             tracks.append((track, [samples]))
@@ -91,28 +100,18 @@ def _stored_clip(media: Media, begin: float, end: float, config: ClipsConfig, co
     return data.getvalue()
 
 
-def _frames(
-    media: Media,
-    packets: Sequence[Packet],
-    interval: Interval,
-    config: ClipsConfig,
-    codec: str,
-    deadline: float,
+def _shrunk(
+    shown: Iterable[DisplayedFrame], begin: float, end: float, config: VideoConfig, codec: str
 ) -> list[VideoFrame]:
     """The frames displayed in an interval, shrunk and stamped in ticks since its start."""
-    begin, end = interval
-    # Every frame of usual video, of faster video those 30 times a second: whatever is sampled
-    # later shows the instant that it asks for, to within a frame.
-    rate = max(config.video.fps, _LEAST_FPS)
-    targets = [begin + i / rate for i in range(math.floor((end - begin) * rate) + 1)]
     shrunk: dict[int, VideoFrame] = {}
     graphs: dict[FrameKind, Graph] = {}
-    for item in displayed_frames(media, packets, targets, deadline):
+    for item in shown:
         if item.start_s > end + OUTSIDE_S or item.end_s < begin - OUTSIDE_S:
             continue
         kind = FrameKind.of(item.frame)
         if kind not in graphs:
-            graphs[kind] = _shrinking_graph(kind, config.video, codec)
+            graphs[kind] = _shrinking_graph(kind, config, codec)
         graphs[kind].vpush(item.frame)
         frame = graphs[kind].vpull()
         stamp = max(0, round((item.start_s - begin) / _TICK))
@@ -134,14 +133,6 @@ def _samples(
     samples: Any = AudioFrame.from_ndarray(levels, format="s16", layout="mono")
     samples.sample_rate, samples.pts, samples.time_base = rate, 0, Fraction(1, rate)
     return samples
-
-
-def _video_track(out: OutputContainer, first: VideoFrame, codec: str) -> Any:
-    name, options = _CODECS[codec]
-    track: Any = out.add_stream(name, rate=30, options=options)
-    track.width, track.height, track.pix_fmt = first.width, first.height, first.format.name
-    track.time_base = track.codec_context.time_base = _TICK
-    return track
 
 
 def _shrinking_graph(kind: FrameKind, config: VideoConfig, codec: str) -> Graph:

@@ -1,10 +1,14 @@
-"""Which of a file's tracks to use, and what their decoders need to know first."""
+"""Which of a file's tracks to use, by which decoder, and what that needs to know first."""
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
 from typing import Any
 
+import av
 from av.audio.stream import AudioStream
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
@@ -75,3 +79,14 @@ def needs_first_packet(stream: VideoStream) -> bool:
     header = context.extradata or b""
     predictive_444 = header[:2] == bytes((1, 244))  # version and profile of an avcC box
     return predictive_444 or (context.pix_fmt or "").startswith("yuv444")
+
+
+@cache
+def nvidia() -> HWAccel | None:
+    """NVIDIA's decoder, or libavcodec's for codecs that it does not know; None: no such GPU."""
+    try:
+        HWAccel("cuda").create(av.Codec("h264", "r"))
+    except (OSError, av.error.FFmpegError, RuntimeError, NotImplementedError) as error:
+        warnings.warn(f"clips.decoder=cuda: the CPU decodes here ({error})", stacklevel=2)
+        return None
+    return HWAccel("cuda", allow_software_fallback=True)

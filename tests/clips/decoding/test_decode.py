@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.clips.decoding.decode import ClipRequest, decode_clips, probe
 from pipeline.clips.decoding.decoder import View
-from pipeline.clips.decoding.media import nvidia
 from pipeline.clips.decoding.scaling import cut
+from pipeline.clips.decoding.tracks import nvidia
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
 from tests.clips.decoding.media_factory import VIDEO, GeneratedVideo, turn, write
@@ -78,14 +78,12 @@ def test_pixel_formats(tmp_path, pix_fmt):
 def test_a_cut_lies_inside_its_picture(turns, size, crop):
     for region in (None, (10, 20, 33, 41), (-5, -5, 10_000, 10_000)):
         for short_side in (112, 128, 160):
-            place = cut(View(112, short_side, *crop, region), *size, turns, 2, 2)
-            assert place.x >= 0
-            assert place.y >= 0
-            assert 1 <= place.width <= size[0] - place.x
-            assert 1 <= place.height <= size[1] - place.y
-            assert 0 <= place.left <= place.scaled_width - 112
-            assert 0 <= place.top <= place.scaled_height - 112
-            assert place.scaled_width * place.scaled_height < 400 * 400
+            x, y = cut(View(112, short_side, *crop, region), *size, turns, (2, 2))
+            for edge, length in zip((x, y), size):
+                assert edge.start >= 0
+                assert 1 <= edge.length <= length - edge.start
+                assert 0 <= edge.offset <= edge.scaled - 112
+            assert x.scaled * y.scaled < 400 * 400
 
 
 def test_no_handles_or_threads_are_left(tmp_path):
