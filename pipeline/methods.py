@@ -20,8 +20,7 @@ MODALITIES = ("video", "audio")
 
 @dataclass(frozen=True)
 class Update:
-    """One pass of learning: per encoder that is trained, the clusterings that its heads predict,
-    one head each."""
+    """One pass of learning: trained encoder → clusterings that it predicts, one head each."""
 
     heads: Mapping[str, tuple[str, ...]]
 
@@ -37,14 +36,10 @@ class Update:
 
 @dataclass(frozen=True)
 class Method:
-    """
-    Attributes:
-        clusterings: name → modalities whose features are clustered (more than one: concatenated).
-        updates: one round's updates, in order; an encoder is trained at most once a round.
-    """
+    """The clusterings and updates of one round."""
 
-    clusterings: Mapping[str, tuple[str, ...]]
-    updates: tuple[Update, ...]
+    clusterings: Mapping[str, tuple[str, ...]]  # name → modalities, features concatenated
+    updates: tuple[Update, ...]  # in order; an encoder is trained at most once a round
 
     def modalities_of(self, update: Update) -> tuple[str, ...]:
         """Modalities whose features the update's clusterings need."""
@@ -82,10 +77,7 @@ METHODS: Mapping[str, Method] = {
 
 
 def get(name: str) -> Method:
-    """
-    Raises:
-        UserError: there is no such method.
-    """
+    """Raises UserError if there is no such method."""
     if name not in METHODS:
         raise UserError(f"unknown method {name!r}; choose one of {', '.join(METHODS)}")
     return METHODS[name]

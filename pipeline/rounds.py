@@ -126,7 +126,7 @@ class Pretraining:
             self.cluster(last, name, now).close()
 
     def settled(self, last: Round) -> bool:
-        """Whether another round would learn what the last one did, as far as the settings care."""
+        """Whether the last round changed the clusters so little that another one is not needed."""
         config = self.run.config
         if not config.settled_nmi or last.number < config.min_rounds:
             return False

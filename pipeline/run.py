@@ -74,17 +74,11 @@ class Round:
 
 @dataclass(frozen=True)
 class Encoders:
-    """Both encoders at one moment of a round.
-
-    Attributes:
-        run: whose they are.
-        weights: safetensors of both.
-        trained: modality → the round that trained its encoder last. What is made of this encoder,
-            its features and their clusters, lies in that round's directory.
-    """
+    """Both encoders at one moment of a round."""
 
     run: Run
-    weights: Location
+    weights: Location  # safetensors of both
+    # Modality → the round that trained its encoder last, and holds its features and clusters.
     trained: Mapping[str, int]
 
     def updated(self, encoders: Sequence[str], weights: Location, number: int) -> Encoders:
@@ -114,10 +108,7 @@ class Run:
 
     @staticmethod
     def place(config: Config) -> Location:
-        """
-        Raises:
-            UserError: the settings name no run directory.
-        """
+        """Raises UserError if the settings name no run directory."""
         if not config.run:
             raise UserError("no run directory: add run=PATH, the one that jobs/index.py filled")
         return Location.of(config.run)
@@ -204,7 +195,7 @@ class Run:
 
 
 def check(config: Config, method: Method, clips: ClipTable) -> None:
-    """Refuse at once what could only fail hours later.
+    """Raise at once what would only fail hours later.
 
     Raises:
         UserError: k exceeds the number of clips that can be clustered, the decoder is unknown or

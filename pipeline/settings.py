@@ -14,8 +14,7 @@ from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.storage import Location
 
-# Settings that have another name now; their values carry over.
-RENAMED = {
+RENAMED = {  # settings that have another name now; their values carry over
     "clustering.memory_budget_mb": "clustering.max_memory_mb",
     "embedding.actors": "embedding.min_actors",
     "embedding.precision": "precision",
@@ -25,8 +24,7 @@ RENAMED = {
     "learning.precision": "precision",
     "learning.prefetch_mb": "learning.max_prefetch_mb",
 }
-# Settings that are gone, and what to do now.
-GONE = {
+GONE = {  # settings that are gone, and what to do now
     "clips.video.mean": "frames are normalised by the statistics of Kinetics",
     "clips.video.std": "frames are normalised by the statistics of Kinetics",
     "clustering.eigen_power": "clustering.whiten=true stands for -0.5",
@@ -78,10 +76,7 @@ def build(tree: dict[str, Any]) -> Config:
 
 
 def saved(file: Location) -> Config:
-    """A run's ``config.yaml``, which may be older than some settings and have some that are gone.
-
-    A setting that is younger than the run has its default, which is what was done before.
-    """
+    """A run's ``config.yaml`` without gone settings; newer ones default to what was done before."""
     tree = yaml.safe_load(file.read_bytes())
     for old in (*RENAMED, *GONE):
         *sections, name = old.split(".")

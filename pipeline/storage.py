@@ -37,8 +37,7 @@ def _file_system(root: str) -> tuple[pyarrow.fs.FileSystem, str]:
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"cannot open {root!r} as a storage place: {error}") from error
     if isinstance(fs, pyarrow.fs.S3FileSystem):
-        # The same with more patience than a URI can ask for: a request is tried up to ten times,
-        # waiting longer each time, where the default gives up after three.
+        # More patience than a URI can ask for: ten tries, ever longer apart; the default is three.
         _, (options,) = fs.__reduce__()
         patient = pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=10)
         options |= {"retry_strategy": patient, "connect_timeout": 10.0}
@@ -51,14 +50,10 @@ class Location:
     """A folder or file on any file system pyarrow knows: a path, ``s3://``, ``gs://``, ``hdfs://``…
 
     Picklable: only the URI travels, each process opens its own connection.
-
-    Attributes:
-        uri: absolute URI without a trailing slash; a local path is ``/absolute/path``.
-        query: connection options (``endpoint_override=…``) that came with the URI.
     """
 
-    uri: str
-    query: str = field(default="", repr=False)
+    uri: str  # absolute, without a trailing slash; a local path is ``/absolute/path``
+    query: str = field(default="", repr=False)  # connection options: ``endpoint_override=…``
 
     @classmethod
     def of(cls, place: str | os.PathLike[str] | Location) -> Location:
@@ -176,10 +171,7 @@ class Location:
         self.write_bytes(sink.getbuffer())
 
     def sweep(self) -> None:
-        """Remove what writers that were killed left unfinished in this folder and below.
-
-        For the folder's only writer: another one's unfinished files go, too.
-        """
+        """Remove unfinished files here and below, of all writers: only for a folder's only one."""
         for info in self.children(recursive=True) if self.is_local else ():
             if _UNFINISHED.search(info.path):
                 os.unlink(info.path)

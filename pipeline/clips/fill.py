@@ -76,7 +76,7 @@ def fill(clips: PublishedClips, place: Location, config: Config) -> ClipStore:
 
 
 def _check(place: Location, config: Config) -> None:
-    """Refuse a store that lacks something these settings need."""
+    """Raise if the store was made for other settings; note them in a new one."""
     video, audio = config.clips.video, config.clips.audio
     needs = {
         "short_side": max(video.short_side, video.train_short_side[1], video.size),
@@ -104,7 +104,7 @@ def _check(place: Location, config: Config) -> None:
 
 @dataclass(frozen=True)
 class _FillShard:
-    """A shard's number in, its tar and index on storage, counts out."""
+    """Writes the tar and the index of a shard, by its number; returns counts."""
 
     clips: PublishedClips
     place: Location

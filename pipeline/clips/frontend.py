@@ -21,8 +21,7 @@ DEVIATION_FLOOR = 1e-5  # added to a clip's deviation, which is 0 in digital sil
 
 
 class FramesToInput(nn.Module):
-    """uint8 frames [B, T, H, W, 3] → float32 network input [B, 3, T, H, W], with the channels
-    still last in memory.
+    """uint8 frames [B, T, H, W, 3] → float32 input [B, 3, T, H, W], channels last in memory.
 
     A clip is mirrored as a whole, never frame by frame (as FAIR's VMZ does).
     """
@@ -44,7 +43,7 @@ class FramesToInput(nn.Module):
 
 
 def mel_settings(config: AudioConfig) -> dict[str, Any]:
-    """What torchaudio's `MelSpectrogram` is made with (plain values, also for JSON)."""
+    """Arguments of torchaudio's `MelSpectrogram`: plain values, also for JSON."""
     hop = max(config.samples // config.spectrogram_frames, 1)
     window = max(round(config.rate * config.fft_window_ms / 1000), hop)
     return {
@@ -79,8 +78,8 @@ class LogMel(nn.Module):
         if self.normalize == "none":
             x = torch.log(power + FLOOR)
         else:
-            # The same less a constant, which the mean takes out, too; but silence is exactly 0
-            # here, where there its mean's rounding error would be divided by DEVIATION_FLOOR.
+            # The same less a constant, which the mean removes too; but silence is exactly 0 here,
+            # so that no rounding error of its mean is divided by DEVIATION_FLOOR.
             x = torch.log1p(power / FLOOR)
             mean = x.mean(dim=(1, 2), keepdim=True)
             deviation = x.std(dim=(1, 2), keepdim=True)

@@ -53,11 +53,9 @@ class IndexReport:
 
 
 def index(source: str, run: Location, config: Config, retry_rejects: bool = False) -> IndexReport:
-    """List, probe, cut, and append to ``run/clips`` and ``run/rejects``; resumable by file chunks.
+    """List (`list_media`), probe, cut, and append to ``run/clips`` and ``run/rejects``.
 
-    Args:
-        source: see `list_media`.
-        retry_rejects: probe again what an earlier run rejected.
+    Resumable by chunks of files. `retry_rejects` probes again what an earlier run rejected.
 
     Raises:
         UserError: there is nothing to index at `source`.
@@ -219,10 +217,9 @@ def _scanned(scan: Location, num_chunks: int, kind: str) -> Iterator[pa.Table]:
 
 
 def _append(folder: Location, tables: Iterator[pa.Table], first: int) -> int:
-    """Number the clips from `first` on and write them as further parts; how many there were.
+    """Append clips as parts, numbered from `first` on; return how many.
 
-    A part holds whole chunks, hence whole files: killed between two parts, the files of the
-    missing ones are simply not known yet.
+    A part holds whole files: after a kill between two parts, the other files are not known yet.
     """
     start = first
     for number, table in enumerate(_joined(tables), len(list(folder.files(".parquet")))):
@@ -234,7 +231,7 @@ def _append(folder: Location, tables: Iterator[pa.Table], first: int) -> int:
 
 
 def _joined(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Tables one after the other, as ones of `CLIPS_PER_PART` rows or more, and the rest."""
+    """The tables joined to ones of at least `CLIPS_PER_PART` rows, and the rest."""
     held: list[pa.Table] = []
     for table in tables:
         if len(table):

@@ -1,4 +1,4 @@
-"""What there is to index: files below a folder or in a bucket, a glob, the rows of a table."""
+"""List the media to index: files of a folder, bucket or glob, or the rows of a cuts table."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def list_media(source: str, label_column: str = "label") -> pa.Table:
 
 
 def _below(folder: Location) -> list[Location]:
-    """All files below, those in hidden folders apart."""
+    """All files below, except in hidden folders."""
     try:
         infos = folder.children(recursive=True)
     except OSError as error:

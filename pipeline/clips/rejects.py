@@ -1,4 +1,4 @@
-"""What could not be used, where and why: the rows of the rejects table, and exceptions as such."""
+"""Rejects: files and clips that could not be used, and why, as rows of a table and exceptions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 
 
 class Reason(StrEnum):
-    """The closed set of reasons; `detail` of a reject carries the decoder's own words."""
+    """The closed set of reasons; `detail` of a reject quotes the decoder."""
 
     MISSING = "missing"  # no such file or object
     UNREADABLE = "unreadable"  # it is there, but storage gave an error or no permission

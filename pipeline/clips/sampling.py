@@ -59,8 +59,7 @@ def augmented(
 ) -> Draw:
     """A clip at a random time, scale and place, mirrored half of the time.
 
-    Args:
-        key: (seed, round, position, clip index): the same key gives the same draw.
+    All is drawn from the `key` (seed, round, position, clip index).
     """
     time, scale, x, y, mirror = np.random.Generator(np.random.PCG64(key)).random(5)
     earliest, latest = centre_range(start_s, end_s, config)

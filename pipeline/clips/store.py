@@ -2,9 +2,8 @@
 
     store/  store.json  000000-128.tar  000000-128.parquet  …
 
-A shard is a tar file of small Matroska files, named by clip index, which stock tools open. Its
-index is a Parquet file with the byte range of every stored clip, so that a clip is one range read.
-`fill` makes it.
+A shard is a tar file, for stock tools, of small Matroska files named by clip index. Its Parquet
+index has the byte range of every stored clip, so that a clip is one range read. `fill` makes both.
 """
 
 from __future__ import annotations
@@ -34,16 +33,11 @@ class StoredClip:
 
 @dataclass(frozen=True)
 class ClipStore:
-    """A filled store, readable from any process.
-
-    Attributes:
-        shards: names without suffix, by number.
-        index: boxed reference to `ENTRY` [N]; one copy a node.
-    """
+    """A filled store, readable from any process."""
 
     location: Location
-    shards: Sequence[str]
-    index: list[ray.ObjectRef]
+    shards: Sequence[str]  # names without suffix, by number
+    index: list[ray.ObjectRef]  # boxed reference to `ENTRY` [N]; one copy a node
 
     def read(self, clips: np.ndarray) -> list[StoredClip | None]:
         """The stored clips of clip indices; None where the store has none."""

@@ -45,19 +45,12 @@ class Augment:
 
 @dataclass(frozen=True)
 class Order:
-    """Which clips, in which order: slot s holds the indices [s·B, (s+1)·B) of the order.
+    """Which clips, in which order: slot s holds the indices [s·B, (s+1)·B) of the order."""
 
-    Attributes:
-        length: number of indices.
-        batch_size: B.
-        indices: boxed reference to int64 [length]; None: 0..length-1.
-        held_out: boxed reference to bool [slots]: slots that are not augmented; None: none.
-    """
-
-    length: int
-    batch_size: int
-    indices: list[ray.ObjectRef] | None = None
-    held_out: list[ray.ObjectRef] | None = None
+    length: int  # number of indices
+    batch_size: int  # B
+    indices: list[ray.ObjectRef] | None = None  # boxed int64 [length]; None: 0..length-1
+    held_out: list[ray.ObjectRef] | None = None  # boxed bool [slots]: not augmented; None: none
 
     @property
     def num_slots(self) -> int:
@@ -117,7 +110,7 @@ class DecodeSlot:
     def _requests(
         self, indices: np.ndarray, slot: int, held_out: bool
     ) -> tuple[dict[int, tuple[str, ClipRequest]], np.ndarray]:
-        """By place in the batch the file and what to decode of it; and bool [B], what to mirror."""
+        """The file and what to decode of it, by place in the batch; bool [B]: mirror it."""
         requests: dict[int, tuple[str, ClipRequest]] = {}
         mirror = np.zeros(len(indices), bool)
         places = np.flatnonzero(indices >= 0).tolist()
@@ -140,8 +133,7 @@ class DecodeSlot:
     def _decode(
         self, indices: np.ndarray, requests: dict[int, tuple[str, ClipRequest]]
     ) -> dict[int, DecodedClip | Reject]:
-        """From the clip store what is in it, the rest from its media; clips of one file share one
-        open."""
+        """Decode what the clip store has from there, the rest from its media, opened once each."""
         decoded = self._decode_stored(indices, requests)
         by_file: dict[str, dict[int, ClipRequest]] = defaultdict(dict)
         for place, (uri, request) in requests.items():
@@ -171,7 +163,7 @@ class DecodeSlot:
         return decoded
 
     def _assembled(self, decoded: dict[int, DecodedClip | Reject], B: int) -> dict[str, Any]:
-        """The columns of both modalities, zero where there is nothing."""
+        """The columns of the modalities, zero where there is nothing."""
         columns: dict[str, Any] = {"has_video": np.zeros(B, bool), "has_audio": np.zeros(B, bool)}
         for modality in self.modalities:
             columns[modality] = np.zeros(B, _clip_types(self.config)[modality])
@@ -187,10 +179,7 @@ class DecodeSlot:
 def stream(
     decode: DecodeSlot, *, cost: Mapping[str, Any], slots: np.ndarray | None = None
 ) -> ray.data.Dataset:
-    """A dataset of decoded batches, one row a slot, made by tasks of this `cost`.
-
-    Args:
-        slots: only these of the order; None: all.
+    """A dataset of decoded batches, one row a slot (of all or `slots`), by tasks of this `cost`.
 
     Ray Data keeps only as many decoded blocks in flight as the consumer's side can take.
     """
@@ -211,7 +200,7 @@ def run_numbered(
     cost: Mapping[str, Any],
     progress: Progress,
 ) -> None:
-    """Do numbered pieces of work in tasks of this `cost`; what each counts goes to `progress`."""
+    """Do numbered pieces of work in tasks of this `cost`; add their counts to `progress`."""
 
     def counted(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: np.array([count]) for name, count in work(int(batch["number"][0])).items()}
@@ -223,7 +212,7 @@ def run_numbered(
 
 
 def _clip_types(config: ClipsConfig) -> dict[str, np.dtype]:
-    """By modality the type of a decoded clip's array, with its shape."""
+    """Type and shape of a decoded clip's array, by modality."""
     video, audio = config.video, config.audio
     return {
         "video": np.dtype((np.uint8, (video.frames, video.size, video.size, 3))),

@@ -42,8 +42,7 @@ SCHEMA = pa.schema(
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
 
-# What decoding needs of a clip: this much of the table is held in every node's object store.
-DECODING_COLUMNS = ["uri", "start_s", "end_s", "has_video", "has_audio"]
+DECODING_COLUMNS = ["uri", "start_s", "end_s", "has_video", "has_audio"]  # published to all nodes
 
 
 def clip_id(uri: str, start_s: float, end_s: float) -> str:
@@ -54,24 +53,15 @@ def clip_id(uri: str, start_s: float, end_s: float) -> str:
 
 @dataclass(frozen=True)
 class ClipTable:
-    """A clips table on storage.
+    """A clips table on storage."""
 
-    Attributes:
-        location: folder of ``part-*.parquet``.
-        parts: file names in index order.
-        offsets: int64 [parts + 1], first clip index of each part, and N.
-    """
-
-    location: Location
-    parts: tuple[str, ...]
-    offsets: np.ndarray
+    location: Location  # folder of ``part-*.parquet``
+    parts: tuple[str, ...]  # file names in index order
+    offsets: np.ndarray  # int64 [parts + 1], first clip index of each part, and N
 
     @classmethod
     def open(cls, location: Location) -> ClipTable:
-        """
-        Raises:
-            UserError: there is no clips table, or it is empty or of another schema version.
-        """
+        """Raises UserError if there is no table, or it is empty or of another schema version."""
         parts = tuple(place.name for place in location.files(".parquet"))
         if not parts:
             raise UserError(
@@ -133,17 +123,11 @@ class ClipTable:
 
 @dataclass(frozen=True)
 class PublishedClips:
-    """The clips table in the object store: one copy a node, read without copying.
+    """The clips table in the object store: one copy a node, read without copying."""
 
-    Attributes:
-        table: the same on storage.
-        refs: one object a part, with `DECODING_COLUMNS`.
-        store: where decoding looks first.
-    """
-
-    table: ClipTable
-    refs: list[ray.ObjectRef] = field(repr=False)
-    store: ClipStore | None = None
+    table: ClipTable  # the same on storage
+    refs: list[ray.ObjectRef] = field(repr=False)  # one object a part, with `DECODING_COLUMNS`
+    store: ClipStore | None = None  # where decoding looks first
 
     def __len__(self) -> int:
         return len(self.table)
@@ -162,8 +146,7 @@ def _gather(offsets: np.ndarray, indices: np.ndarray, read: Callable[[int], pa.T
     return pa.concat_tables(pieces).take(np.argsort(by_part))
 
 
-# Tables of refs: their columns are views of the object store.
-_held = lru_cache(maxsize=4096)(ray.get)
+_held = lru_cache(maxsize=4096)(ray.get)  # tables, whose columns are views of the object store
 
 
 def write_rejects(place: Location, rejected: pa.Table, clips: ClipTable, stage: str) -> None:

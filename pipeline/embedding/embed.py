@@ -38,35 +38,23 @@ from pipeline.telemetry.progress import Meter, Progress
 
 @dataclass(frozen=True)
 class EmbeddingTask:
-    """One pass of encoders over all clips.
+    """One pass of encoders over all clips."""
 
-    Attributes:
-        clips: N clips, decoded once for all modalities.
-        weights: safetensors of the encoders; None: features without learning (encoders/raw.py).
-        out: modality → folder of the feature shards: Parquet with ``clip_index`` int64 and
-            ``features`` fixed_size_list<float16>[d], rows in any order.
-        rejects: folder for the rejects of this pass.
-        title: shown to the user.
-        ahead: nodes of the stages after it.
-    """
-
-    clips: PublishedClips
-    weights: Location | None
-    out: Mapping[str, Location]
-    rejects: Location
+    clips: PublishedClips  # N clips, decoded once for all modalities
+    weights: Location | None  # safetensors; None: features without learning (encoders/raw.py)
+    out: Mapping[str, Location]  # modality → folder of the feature shards (shards.py)
+    rejects: Location  # folder for the rejects of this pass
     config: Config
-    title: str
-    ahead: NextStages | None = None
+    title: str  # shown to the user
+    ahead: NextStages | None = None  # nodes of the stages after it
 
 
 def embed(task: EmbeddingTask) -> dict[str, Any]:
-    """Features of every clip, for the modalities of the task.
-
-    What training kept or a killed pass wrote into the same folders is not made again.
+    """Embed every clip, except what training kept or a killed pass wrote into the same folders.
 
     Returns:
-        Counts: clips, rejected, and features per modality; and the seconds it took, those until
-        the first batch was encoded also by themselves.
+        Counts (clips, rejected, features per modality), the seconds it took, and those until the
+        first batch was encoded.
     """
     config, modalities, num_clips = task.config, tuple(task.out), len(task.clips)
     for folder in task.out.values():
@@ -74,8 +62,7 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     written = Written.before(task.out, task.rejects, num_clips)
     wanted = np.flatnonzero(~written.banked)
     batch_size = min(config.embedding.batch_size, max(len(wanted), 1))
-    # A clip's features must not depend on what killed passes left: it stays in its slot, and comes
-    # again with those of the slot that are not written.
+    # Features must not depend on what killed passes left: a clip comes again with its whole slot.
     slot_of, done = np.arange(len(wanted)) // batch_size, written.clips[wanted]
     slots = np.unique(slot_of[~done])
     comes = np.isin(slot_of, slots)

@@ -1,4 +1,4 @@
-"""Features that training computed anyway, kept so that the next embedding pass need not.
+"""Features that training computed anyway, kept so that the next embedding pass skips them.
 
 As in DeepCluster-v2 (facebookresearch/swav, main_deepclusterv2.py), a clip's features are those of
 the last time that training saw it: of an augmented sample, in train mode, by an encoder that still
@@ -22,10 +22,8 @@ class MemoryBank:
     """One worker's part.
 
     Args:
-        out: modality → folder of the features.
         last_seen: bool [slots · B], see `Schedule.last_seen`.
         rows_per_file: kept on the device until there are so many.
-        rank: of the worker.
         slot: where the training goes on; what was kept from there on is removed, by rank 0.
     """
 

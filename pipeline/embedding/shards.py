@@ -38,18 +38,12 @@ def as_feature_array(features: np.ndarray, present: np.ndarray) -> pa.Array:
 
 @dataclass(frozen=True)
 class Written:
-    """What training kept and what passes that were killed wrote for good.
+    """The features that training kept and those of writes that killed passes finished."""
 
-    Attributes:
-        clips: bool [N], of both; banked: bool [N], of training.
-        passes: how many there were.
-        counts: as in `FeatureSink.counts`.
-    """
-
-    clips: np.ndarray
-    banked: np.ndarray
-    passes: int
-    counts: Counter[str]
+    clips: np.ndarray  # bool [N], of both
+    banked: np.ndarray  # bool [N], of training
+    passes: int  # how many there were
+    counts: Counter[str]  # as in `FeatureSink.counts`
 
     @classmethod
     def before(cls, out: Folders, rejects: Location, num_clips: int) -> Written:
@@ -76,13 +70,8 @@ class Written:
 class FeatureSink(Datasink[dict[str, int]]):
     """Writes feature tables as shards, one Parquet file a modality and write task.
 
-    A task that Ray runs again writes the same file names.
-
-    Args:
-        again: int64, clips of `written` that come again and are not to be written twice.
-
-    Attributes:
-        counts: clips, rejected, and features by modality, those of `written` included.
+    A task that Ray runs again writes the same file names. `counts` are clips, rejected, and
+    features by modality, with those of `written`; its clips `again` (int64) are not written twice.
     """
 
     def __init__(
@@ -119,11 +108,9 @@ class FeatureSink(Datasink[dict[str, int]]):
 
 
 def write_shards(out: Folders, name: str, table: pa.Table) -> dict[str, int]:
-    """One shard a modality, then the record by which they count; returns the record's counts.
+    """Write one shard a modality, then the record by which they count; return the record's counts.
 
-    Args:
-        table: ``clip_index``, a feature array per modality, null where absent, and ``reason``,
-            null unless the clip was rejected.
+    Columns: ``clip_index``, features per modality (null: absent), ``reason`` (null: not rejected).
     """
     for modality, folder in out.items():
         present = table.filter(table[modality].is_valid())
@@ -138,7 +125,7 @@ def write_shards(out: Folders, name: str, table: pa.Table) -> dict[str, int]:
 
 
 def finish(out: Folders) -> None:
-    """Say that the features are whole; the records have served."""
+    """Mark the features as complete and delete the records."""
     for folder in out.values():
         (folder / "DONE").write_text("")
     records(out).delete()
@@ -159,10 +146,7 @@ def _counts(record: pa.Table) -> dict[str, int]:
 
 
 def read_features(folder: Location, num_clips: int) -> tuple[np.ndarray, np.ndarray]:
-    """Feature shards as one array: float16 [N, d] (zeros where absent) and bool [N] present.
-
-    For evaluation: it holds all features of one modality.
-    """
+    """All features, for evaluation: float16 [N, d] (zeros where absent), and bool [N] present."""
     features: np.ndarray | None = None
     present = np.zeros(num_clips, bool)
     for part in folder.files(".parquet"):

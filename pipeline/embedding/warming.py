@@ -38,7 +38,7 @@ def write_random_encoders(clips: PublishedClips, config: Config, weights: Locati
 
 @ray.remote
 def _warm(weights: Location, clips: PublishedClips, order: Order, config: Config) -> bool:
-    """Write `weights`; whether there were any BatchNorm statistics to set."""
+    """Write `weights`; return whether there were any BatchNorm statistics to set."""
     use_threads("cpu")
     networks = encoders.build(config.encoders, seed=config.seed)
     front = {"video": FramesToInput(), "audio": LogMel(config.clips.audio)}

@@ -1,4 +1,4 @@
-"""Where an update's training stands, written now and then: what dies goes on from there."""
+"""Checkpoints of an update's training: the next attempt goes on from the last one."""
 
 from __future__ import annotations
 
@@ -18,24 +18,17 @@ _NAME = "checkpoint.pt"
 class TrainingState:
     """All that the rest of the training depends on.
 
-    No generator's state is among it: new heads come before the first step, and what is drawn
-    afterwards follows from a clip's place in the schedule.
-
-    Attributes:
-        schedule: digest of the schedule that it is a place in.
-        slot: batches of the schedule that were used, by all workers.
-        epochs: the finished epochs' values.
-        sums: of the unfinished epoch, over all workers: name → (sum, number of batches).
-        curve: per step, as the first worker saw it.
-        tensors: of the model and the optimiser.
+    It holds no generator: new heads come before the first step, and later draws follow from a
+    clip's place in the schedule.
     """
 
-    schedule: str = ""
-    slot: int = 0
-    epochs: list[dict[str, float]] = field(default_factory=list)
+    schedule: str = ""  # digest of the schedule that it is a place in
+    slot: int = 0  # batches of the schedule that were used, by all workers
+    epochs: list[dict[str, float]] = field(default_factory=list)  # values of the finished ones
+    # Of the unfinished epoch, over all workers: name → (sum, number of batches).
     sums: dict[str, tuple[float, int]] = field(default_factory=dict)
-    curve: dict[str, list[float]] = field(default_factory=dict)
-    tensors: dict[str, Any] = field(default_factory=dict)
+    curve: dict[str, list[float]] = field(default_factory=dict)  # per step, of the first worker
+    tensors: dict[str, Any] = field(default_factory=dict)  # of the model and the optimiser
 
     @classmethod
     def of(cls, out: Location) -> TrainingState:
@@ -48,10 +41,7 @@ class TrainingState:
 
 
 class Checkpoints:
-    """Writes states while the training goes on; a file appears whole or not at all.
-
-    A write that fails is raised by the next call.
-    """
+    """Writes states, whole or not at all, beside the training; the next call raises a failure."""
 
     def __init__(self, out: Location) -> None:
         self.place = out / _NAME

@@ -1,8 +1,7 @@
 """Update the encoders to predict pseudo-labels: Ray Train runs the workers, Ray Data feeds them.
 
 One call of `learn` is one update of a method: new heads, a new optimiser, a fixed schedule of
-batches, at most ``learning.epochs`` epochs. What a worker does is in worker.py, what one step does
-in learner.py, which knows nothing of Ray.
+batches. worker.py holds the loop of a worker, learner.py its steps, which know nothing of Ray.
 """
 
 from __future__ import annotations
@@ -34,10 +33,7 @@ _FAILURES = 3  # that Ray Train mends by itself before `_fit` looks whether they
 
 
 def learn(task: LearningTask) -> dict[str, Any]:
-    """Train the task's encoders on its labels; write weights and metrics to its folder.
-
-    Returns:
-        The metrics that were written.
+    """Train the task's encoders on its labels; write weights and metrics; return the metrics.
 
     Raises:
         UserError: no clip has the labels that the task needs, or a setting needs GPUs.
@@ -71,7 +67,7 @@ def learn(task: LearningTask) -> dict[str, Any]:
 
 
 def _decoded(task: LearningTask, schedule: Schedule) -> Callable[[], ray.data.Dataset]:
-    """Makes the dataset of the batches that are left.
+    """Make the function that makes the dataset of the batches that are left.
 
     Ray Train calls it in a process of its own, for every new group of workers.
     """
@@ -92,9 +88,9 @@ def _decoded(task: LearningTask, schedule: Schedule) -> Callable[[], ray.data.Da
 
 
 def _taken_up(task: LearningTask, schedule: ScheduleShape) -> int:
-    """Training clips that an earlier attempt's checkpoint covers; what does not belong to it goes.
+    """Training clips that an earlier attempt's checkpoint covers.
 
-    A checkpoint of another schedule is deleted, and the rejects of an attempt without one.
+    Deletes a checkpoint of another schedule, and the rejects of an attempt without a checkpoint.
     """
     state = TrainingState.of(task.out)
     if state.slot and state.schedule != schedule.digest:
@@ -132,10 +128,9 @@ def _fit(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> dict[str,
 
 class _Trainer(TorchTrainer):
     def _register_sigint_handler(self, controller: Any) -> None:
-        """Ctrl-C ends the job, as in every other stage (session.py).
+        """Leave Ctrl-C to session.py, as in every other stage.
 
-        Ray Train's handler would abort the training and leave with exit code 0, and it would
-        stay when the training is over.
+        Ray Train's handler would abort with exit code 0, and stay when the training is over.
         """
 
 

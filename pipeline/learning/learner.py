@@ -45,11 +45,9 @@ class EncodersWithHeads(nn.Module):
 
 
 class Learner:
-    """Trains `EncodersWithHeads` on batches of decoded clips.
+    """Trains `EncodersWithHeads` on batches of decoded clips; `bank` gets all their features.
 
-    Args:
-        wrap: puts the network on the device and, with several workers, into DDP.
-        bank: is given the features of every batch.
+    `wrap` puts the network on the device and, with several workers, into DDP.
     """
 
     def __init__(
@@ -81,15 +79,12 @@ class Learner:
         self.optimizer = new_optimizer(self.model, config.learning)
 
     def step(self, batches: list[Batch], progress: float, workers: int = 1) -> dict[str, Tensor]:
-        """One optimiser step.
+        """One optimiser step; returns mean losses and accuracies, still on the device (`read`).
 
         Args:
             batches: this worker's part of the step's batches; their gradients are summed, so that
                 the mean over `workers` is the mean over all batches of the step.
             progress: share of the round's steps that were taken, in [0, 1).
-
-        Returns:
-            Losses and accuracies, means over `batches`, still on the device; see `read`.
         """
         learning = self.config.learning
         rate = learning.lr * learning.step_batches * rate_factor(learning, progress)
@@ -119,10 +114,7 @@ class Learner:
         return read({"held_out_loss": loss, **named})
 
     def _losses(self, batch: Batch, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
-        """The heads' losses added up; loss and accuracy of each.
-
-        They are cross-entropy and share of right predictions, over the clips with a head's label.
-        """
+        """Summed cross-entropy; loss and accuracy of each head, over the clips with its label."""
         inputs = {m: self._input(m, batch) for m in self.spec.heads}
         with autocast(self.device, self.config.precision):
             logits = model(inputs)
@@ -146,8 +138,7 @@ class Learner:
     def _input(self, modality: str, batch: Batch) -> Tensor:
         """A modality's network input [B, …].
 
-        Places without this modality repeat others that have it, so that blanks never enter
-        BatchNorm's statistics; their label is -1.
+        Blanks (label -1) repeat other clips, so that they never enter BatchNorm's statistics.
         """
         data, mirror, present = batch[modality], batch["mirror"], batch[f"has_{modality}"]
         if 0 < present.sum() < len(data):

@@ -1,4 +1,4 @@
-"""What a round's learning sees, in which order: drawn once, the same for any number of workers."""
+"""The clips that a round learns from, in order: drawn once, the same for any number of workers."""
 
 from __future__ import annotations
 
@@ -16,20 +16,12 @@ from pipeline.config import LearningConfig
 
 @dataclass(frozen=True)
 class ScheduleShape:
-    """The steps of a schedule, without its clips.
+    """The steps of a schedule. A step takes ``step_batches`` slots, whichever workers there are."""
 
-    A *step* takes ``step_batches`` slots, whichever workers there are.
-
-    Attributes:
-        train_steps, held_out_steps: of one epoch: its training batches, then the held-out ones.
-        epochs: how many there are at most.
-        digest: tells a schedule from others: a checkpoint only continues the one it was made in.
-    """
-
-    train_steps: int
-    held_out_steps: int
-    epochs: int
-    digest: str
+    train_steps: int  # of one epoch
+    held_out_steps: int  # of one epoch, after its training steps
+    epochs: int  # how many there are at most
+    digest: str  # tells schedules apart: a checkpoint only continues the one it was made in
 
     @property
     def epoch_steps(self) -> int:
@@ -38,20 +30,13 @@ class ScheduleShape:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The batches of all epochs.
+    """The batches of all epochs."""
 
-    Attributes:
-        order: int64 [slots · batch_size], clip indices.
-        held_out: bool [slots].
-        shape: its steps.
-        labelled: clips that could be drawn; skipped: clips left out for want of a label.
-    """
-
-    order: np.ndarray
-    held_out: np.ndarray
+    order: np.ndarray  # int64 [slots · batch_size], clip indices
+    held_out: np.ndarray  # bool [slots]
     shape: ScheduleShape
-    labelled: int
-    skipped: int
+    labelled: int  # clips that could be drawn
+    skipped: int  # clips without the labels to be drawn
 
     def last_seen(self) -> np.ndarray:
         """bool [slots · batch_size]: where a clip comes for the last time."""
@@ -154,8 +139,7 @@ def file_numbers(clips: ClipTable) -> np.ndarray:
 def beside_neighbours(files: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     """int64 [n], an order in which up to `most` of one file follow each other; groups shuffled.
 
-    Args:
-        files: int64 [n], already in random order, which clips of one file keep.
+    `files` int64 [n] are already in random order, which clips of one file keep.
     """
     order = np.argsort(files, kind="stable")
     place = np.arange(len(files))

@@ -1,4 +1,4 @@
-"""What one update of a method is asked to learn, and what its workers are given."""
+"""The task of one update of a method, and of its workers."""
 
 from __future__ import annotations
 
@@ -21,15 +21,10 @@ Heads = Mapping[str, Mapping[str, int]]  # encoder → clustering it predicts �
 
 @dataclass(frozen=True)
 class PublishedLabels:
-    """What a head learns to predict, in the object store.
+    """The labels that a head learns to predict, in the object store."""
 
-    Attributes:
-        boxed: reference to int32 [N] in a list; -1 is no label.
-        k: number of clusters or classes.
-    """
-
-    boxed: list[ray.ObjectRef]
-    k: int
+    boxed: list[ray.ObjectRef]  # reference to int32 [N]; -1 is no label
+    k: int  # number of clusters or classes
 
     @classmethod
     def of(cls, labels: np.ndarray, k: int) -> Self:
@@ -39,33 +34,20 @@ class PublishedLabels:
 
 @dataclass(frozen=True)
 class LearningTask:
-    """One update: which encoders learn which labels from which clips.
+    """One update: which encoders learn which labels from which clips."""
 
-    Attributes:
-        clips: N clips.
-        heads: encoder → the labels that it predicts, one head each.
-        labels: by name, all that the heads predict.
-        weights: safetensors of both encoders before the update.
-        out: folder for ``encoders.safetensors``, ``heads.safetensors`` and, last, ``metrics.json``.
-        rejects: folder for the rejects of this update, beside those of other stages.
-        key: what is drawn depends on it alone.
-        title: shown to the user.
-        needs_all_labels: a clip must have every label to be drawn; else one is enough.
-        frozen: only the heads learn (evaluation).
-        bank: modality → folder for the features that training computes anyway; None: not kept.
-    """
-
-    clips: PublishedClips
-    heads: Mapping[str, tuple[str, ...]]
-    labels: Mapping[str, PublishedLabels]
-    weights: Location
-    out: Location
-    rejects: Location
+    clips: PublishedClips  # N clips
+    heads: Mapping[str, tuple[str, ...]]  # encoder → the labels that it predicts, one head each
+    labels: Mapping[str, PublishedLabels]  # by name, all that the heads predict
+    weights: Location  # safetensors of both encoders before the update
+    out: Location  # folder for encoders.safetensors, heads.safetensors and, last, metrics.json
+    rejects: Location  # folder for the rejects of this update, beside those of other stages
     config: Config
-    key: Key
-    title: str
-    needs_all_labels: bool = False
-    frozen: bool = False
+    key: Key  # all draws depend on it alone
+    title: str  # shown to the user
+    needs_all_labels: bool = False  # to draw a clip; else one label is enough
+    frozen: bool = False  # only the heads learn (evaluation)
+    # Modality → folder for the features that training computes anyway; None: not kept.
     bank: Mapping[str, Location] | None = None
 
     @property
@@ -76,41 +58,26 @@ class LearningTask:
 
     @property
     def rejects_prefix(self) -> str:
-        """How the names of this update's parts begin, among those of its round."""
+        """Prefix of the names of this update's parts, among those of its round."""
         return f"learn-{self.key[-1]}"
 
 
 @dataclass(frozen=True)
 class LearnerSpec:
-    """What a `Learner` is built from.
-
-    Attributes:
-        heads: which encoder predicts which labels, and their k.
-        weights: safetensors of both encoders.
-        key: seeds the new heads.
-        frozen: the encoders stay as they are, BatchNorm's statistics included; the heads learn.
-    """
+    """What a `Learner` is built from."""
 
     heads: Heads
-    weights: Location
-    key: Key
-    frozen: bool = False
+    weights: Location  # safetensors of both encoders
+    key: Key  # seeds the new heads
+    frozen: bool = False  # encoders stay, BatchNorm's statistics included; only the heads learn
 
 
 @dataclass(frozen=True)
 class WorkerTask:
-    """What each training worker is given.
-
-    Attributes:
-        task: what to learn.
-        device: ``cpu`` or ``cuda``.
-        schedule: the steps to take.
-        meter: counts the clips that were trained on.
-        last_seen: boxed bool [slots · B], see `Schedule.last_seen`; only with a bank.
-    """
+    """What each training worker is given."""
 
     task: LearningTask
-    device: str
+    device: str  # ``cpu`` or ``cuda``
     schedule: ScheduleShape
-    meter: Meter
-    last_seen: list[ray.ObjectRef] | None = None
+    meter: Meter  # counts the clips that were trained on
+    last_seen: list[ray.ObjectRef] | None = None  # boxed `Schedule.last_seen`; only with a bank

@@ -1,7 +1,7 @@
 """What each training worker runs: batches from Ray Data, steps of the `Learner`, metrics back.
 
-Ray Train's controller and helpers import this module too: what is heavy is imported by the
-function that needs it, which spares seconds of every round on small machines.
+Ray Train's controller and helpers import this module too: heavy imports stand in the function that
+needs them, which spares seconds of every round on small machines.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Clock:
         self._warned = False
 
     def is_time(self) -> bool:
-        """Every worker must ask at the same steps, and hears the same."""
+        """The same for every worker; all must ask at the same steps."""
         if not self._minutes:
             return False
         notice = ray.train.get_preemption_info() is not None and not self._warned

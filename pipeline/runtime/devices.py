@@ -12,8 +12,8 @@ import torch
 from pipeline.config import ResourcesConfig
 
 # Environment of a process that trains on a CPU: glibc keeps the memory of freed tensors for the
-# next step. By itself it gives large ones back to the kernel, which hands them out anew page by
-# page, zeroed; with two threads a step of R(2+1)D then takes 1.2 to 1.5 times as long.
+# next step. Else the kernel takes large ones back and zeroes each page anew, and with two threads a
+# step of R(2+1)D takes 1.2 to 1.5 times as long.
 KEEPS_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
@@ -42,11 +42,7 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
 
 def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """A copy of a batch on the device.
-
-    To a GPU it goes through page-locked memory, so that the host queues the step's work while the
-    copy is on its way.
-    """
+    """Copy a batch to the device; page-locked memory lets the host queue GPU work meanwhile."""
     kind = torch.from_numpy(np.empty(0, array.dtype)).dtype
     host = torch.empty(array.shape, dtype=kind, pin_memory=device.type == "cuda")
     np.copyto(host.numpy(), array)
@@ -56,8 +52,8 @@ def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
 def use_threads(device: str, workers_here: int = 1, threads: int = 0) -> None:
     """Set torch's threads of a CPU worker: `threads`, or its part of the machine's cores.
 
-    Ray sets one thread for a worker of one CPU; the stages of a round run one after another, so
-    that a CPU worker may use the cores which decoding leaves idle.
+    Ray sets one thread for a worker of one CPU. But the stages of a round run one after another,
+    and a CPU worker may use the cores that decoding leaves idle.
     """
     if device == "cpu":
         torch.set_num_threads(threads or max((os.cpu_count() or 1) // workers_here, 1))

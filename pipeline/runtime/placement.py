@@ -6,9 +6,9 @@ A cluster may give its nodes a role by the label ``role`` (cluster.yaml):
     memory   the shards of k-means
     gpu      encoder actors and training workers, and no decoding unless it is wanted there
 
-What lives as long as the run (the clips table, pseudo-labels, their index) is kept on the driver's
-node: an object or an actor anywhere else would keep a node from ever being idle, and a spot node
-would take it along. Without roles, as on a laptop, stages ask for CPUs and GPUs alone.
+What lives as long as the run (the clips table, pseudo-labels, their index) is on the driver's node:
+anywhere else an object or an actor would keep a node from ever being idle, and a spot node would
+take it along. Without roles, as on a laptop, stages ask for CPUs and GPUs alone.
 """
 
 from __future__ import annotations
@@ -27,13 +27,10 @@ MEMORY, GPU = ("memory",), ("gpu",)  # roles
 
 
 def decoding(resources: ResourcesConfig, on_gpu: bool = False, packed: bool = False) -> Options:
-    """A decoding task: its cores, in the logical CPUs that stand for them, and its part of a GPU
-    where that decodes.
+    """A decoding task: its cores, as logical CPUs, and part of a GPU for a `Decoder.on_gpu`.
 
-    Args:
-        on_gpu: whether the decoder needs one (`Decoder.on_gpu`).
-        packed: few tasks share few nodes. Ray Data would deal them to all nodes in turn, and none
-            of these would ever be idle while learning takes its clips more slowly than all decode.
+    `packed`: few tasks share few nodes. Ray Data would deal them to all nodes in turn, and none of
+    these would ever be idle while learning takes its clips more slowly than all decode.
     """
     cpus = resources.decode_cpus
     if not os.environ.get("RAY_ADDRESS"):
@@ -44,8 +41,8 @@ def decoding(resources: ResourcesConfig, on_gpu: bool = False, packed: bool = Fa
 
 
 def encoding(resources: ResourcesConfig, device: str) -> Options:
-    """An encoder actor. Ray Data would make one actor of two stages that ask for the same, and
-    decode in it, one batch after the other: it asks for a little more or less than decoding."""
+    """An encoder actor. Ray Data fuses stages with equal requests, and would then decode serially
+    inside the actor: requesting slightly different CPUs prevents that."""
     cpus = 0.51 if decoding(resources)["num_cpus"] == 0.5 else 0.5
     return _options(resources, GPU, cpus, int(device == "cuda"))
 
@@ -66,13 +63,13 @@ def clustering(config: ClusteringConfig, resources: ResourcesConfig) -> Options:
 
 
 def on_driver_node() -> Options:
-    """Something small that lives long: on the driver's node, which must last anyway."""
+    """Something small that lives long, on the driver's node, which must last anyway."""
     node = ray.get_runtime_context().get_node_id()
     return {"num_cpus": 0, "label_selector": {"ray.io/node-id": node}}
 
 
 def may_grow(resources: ResourcesConfig) -> bool:
-    """Whether more nodes may come than there are: roles say so, and a head that does no work."""
+    """Whether more nodes may join: there are roles, or the head node runs no work."""
     return has_roles(resources) or ray.cluster_resources().get("CPU", 0.0) == 0.0
 
 

@@ -25,8 +25,7 @@ _BUSY = 0.9  # share of the CPUs that decode, from which on more are asked for
 
 
 def set_up_ray_data(feeding: bool = False) -> None:
-    """Datasets print nothing, keep no order unless a stage asks for it, and pace themselves; those
-    that feed a training also mind their `Demand`."""
+    """Make datasets silent, unordered by default, paced; if `feeding` a training, with `Demand`."""
     log_once("ray_data_progress_manager_disabled")  # a warning that is not worth a line
     context = DataContext.get_current()
     context.enable_progress_bars = False
@@ -40,8 +39,7 @@ class Pace(ExecutionCallback):
     """Gives a turn of Ray Data's scheduling loop 0.1 s where it would take less than half of that.
 
     A turn waits up to 0.1 s for decoding tasks. While all outputs wait for their consumer there are
-    no tasks to wait for. In Ray 2.60 the loop then spins, and takes half a core and more from the
-    training that it waits for (ray#63544).
+    none: in Ray 2.60 the loop then spins, and takes half a core or more from training (ray#63544).
     """
 
     def __init__(self) -> None:

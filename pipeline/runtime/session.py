@@ -104,8 +104,7 @@ def _hide_restart_error() -> None:
 def run_job(main: Callable[[list[str]], None]) -> None:
     """Run a job's `main` on the command line's arguments and leave with its exit code.
 
-    0 when it ended; 2 with one clear message for a `UserError`; 130 after Ctrl-C; 143 when it was
-    told to stop; Python's traceback and 1 for anything else.
+    0: it ended; 1: a traceback; 2: one clear message of a `UserError`; 130: Ctrl-C; 143: stopped.
     """
     code = 0
     try:

@@ -13,21 +13,18 @@ from pipeline.config import Config, ResourcesConfig
 from pipeline.runtime.devices import choose_device
 from pipeline.runtime.placement import Options, clustering, may_grow, training
 
-# Seconds until a stage ends, 0 when it has; None while that is unknown.
-LeftS = Callable[[], float | None]
+LeftS = Callable[[], float | None]  # seconds until a stage ends, 0 when it has; None: unknown
 
 
 class Standby:
     """Nodes for a stage to come, asked for when the stage before it nears its end, then kept.
 
-    They are a placement group, which counts as demand of its own. Ray's other way, a request for
-    resources, does not serve beside a dataset: Ray Data's coordinator overwrites it within seconds,
-    and the autoscaler leaves out the whole of it as soon as one bundle, of Ray Data's too, exceeds
-    what the cluster may ever have.
+    They are a placement group, which counts as demand of its own. A request for resources fails
+    beside a dataset: Ray Data's coordinator overwrites it within seconds, and the autoscaler drops
+    all of it as soon as one bundle, of Ray Data's too, exceeds what the cluster may ever have.
 
     Args:
-        options: of each actor that the stage will start.
-        count: how many it will start.
+        options, count: of the actors that the stage will start.
         freed: how many of them fit where the stage before works; they are kept when it has ended.
     """
 
@@ -73,11 +70,8 @@ class Standby:
 class NextStages(ExitStack):
     """Nodes of the stages after an embedding pass, asked for when that nears its end.
 
-    Used in a ``with`` statement around embedding and clustering: at its end learning asks for
-    itself.
-
-    Args:
-        learning: whether a learning stage comes after the clustering.
+    For a ``with`` statement around embedding and clustering; `learning`, if it follows, then asks
+    for itself.
     """
 
     def __init__(self, config: Config, num_clips: int, learning: bool = True) -> None:
@@ -100,5 +94,5 @@ class NextStages(ExitStack):
             standby.before(left_s)
 
     def clustering_begins(self) -> None:
-        """It asks for itself."""
+        """Clustering asks for its own nodes from here on."""
         self._shards.release()

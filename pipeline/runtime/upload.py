@@ -22,10 +22,7 @@ _REMARKABLE = 16 * 2**20  # code is a hundredth of it
 
 
 def shipped(folder: Path) -> dict[str, int]:
-    """Path inside `folder` → bytes, of every file that Ray would send.
-
-    Found by Ray's own code, since its rules are not quite git's.
-    """
+    """Path in `folder` → bytes, of all files Ray would send; by its own rules, not quite git's."""
     folder = folder.absolute()
     files: dict[str, int] = {}
 

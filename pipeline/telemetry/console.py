@@ -46,10 +46,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 class LiveLine:
-    """One line at the end of the terminal, with a bar if there is room; `close` removes it.
-
-    What is printed meanwhile appears above it. The line goes to standard error.
-    """
+    """One line on standard error below what is printed, with a bar if it fits, until `close`."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)

@@ -16,8 +16,7 @@ from pipeline.telemetry.trackers import Trackers
 class EventLog:
     """Appends to ``run/events.jsonl`` and ``run/tensorboard``, also where the run is in a bucket.
 
-    An object store cannot append. There the whole log is written again at every event, which
-    happens a few times a minute at most.
+    An object store cannot append: there each event, a few a minute at most, rewrites the log.
     """
 
     def __init__(self, run: Location, trackers: Trackers | None = None) -> None:

@@ -103,11 +103,10 @@ class Progress:
 
     Args:
         title: for example ``round 2/4 · embed video``; its last part begins with the stage.
-        total: how many units there are; workers call ``meter.add(done=n)``.
-        unit: for example ``clips``.
+        total, unit: how many there are of ``clips``, say; workers call ``meter.add(done=n)``.
 
     Attributes:
-        done: units so far. It may exceed `total`: what a lost worker had done is done again.
+        done: units so far; more than `total` where the work of a lost worker is repeated.
         start_s: seconds until the first unit was done, to within a second; 0 until then.
         seconds: duration of the whole stage, once it is over.
     """

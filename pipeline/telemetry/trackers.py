@@ -26,10 +26,9 @@ _EXPERIMENT = "xdc-ray"
 
 
 class Tracker(Protocol):
-    """One service that receives a run's numbers.
+    """One service that receives a run's numbers; it may raise whatever its package raises.
 
-    It is made from the run directory, the settings and the id of an earlier attempt's run there, or
-    None. It may raise whatever its package raises.
+    It is made from the run directory, the settings and the id of an earlier attempt's run, or None.
     """
 
     id: str  # of the run there

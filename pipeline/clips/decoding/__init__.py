@@ -1,7 +1,6 @@
 """Media → arrays: the only package that reads with PyAV.
 
-Above the seam, free of any library: `decode` (plans requests, judges results), `isolation` and
-`child` (the process that decodes). The seam: `decoder` (the protocol and the table of decoders).
-Below it, PyAV's part: `pyav`, on `media`, `tracks`, `ranges`, `packets`, `frames`, `scaling`,
-`samples`, `probe`, and `shrink`, which writes stored clips.
+`decode` (plans requests, judges results), `isolation` and `child` (the process that decodes) use no
+media library. `decoder` holds the protocol and the table of decoders. The rest is PyAV's decoder,
+`pyav`, and what it is built on; `shrink` writes stored clips.
 """

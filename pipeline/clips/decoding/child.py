@@ -1,4 +1,4 @@
-"""The decoding process of `isolation`: it answers its worker's questions until that hangs up."""
+"""The decoding process of `isolation`: it answers its worker until the worker hangs up."""
 
 from __future__ import annotations
 
@@ -16,20 +16,17 @@ from pipeline.clips.decoding.shared_memory import SharedMemory
 from pipeline.clips.decoding.shrink import shrink
 from pipeline.errors import UserError
 
-# What a decoder may hold; 8K video with 16 reference frames needs 0.8 GB.
-MEMORY_LIMIT = 3 << 30
-# A child that holds more than this between files is replaced.
-_GROWN = 1 << 30
+MEMORY_LIMIT = 3 << 30  # of a decoder; 8K video with 16 reference frames needs 0.8 GB
+_GROWN = 1 << 30  # a child that holds more than this between files is replaced
 _LOOK_EVERY = 16
-# Between the limit that decoding checks by itself and the kernel's.
-_GRACE_S = 1.0
+_GRACE_S = 1.0  # between the limit that decoding checks by itself and the kernel's
 
 
 def serve(pipe_handle: int, memory_handle: int) -> None:
-    """The child's whole life.
+    """Answer questions ``(kind, *arguments)`` until the worker is gone.
 
-    A question is ``(kind, *arguments)``. Its answers are ``("answer", answer)`` and, with the last
-    of them, ``("end", (answer, tired))``; ``("error", error)`` is raised in the worker.
+    Answers are ``("answer", answer)``, the last one ``("end", (answer, tired))``; the worker raises
+    ``("error", error)``.
     """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to handle

@@ -1,8 +1,8 @@
 """Video and audio of clips, cut at the same instant of a file's presentation clock.
 
-Frame ``i`` of ``T`` is the one *displayed* at ``centre_s + (i - (T - 1) / 2) / fps``: the last one
-presented at or before that time. Before a track's first frame that is the first one, after the end
-the last one. Audio is the samples of the same clock, zero where the track has none.
+Frame ``i`` of ``T`` is the last one presented at or before ``centre_s + (i - (T - 1) / 2) / fps``:
+the first one before the track starts, the last one after it ends. Audio samples follow the same
+clock and are zero where the track has none.
 """
 
 from __future__ import annotations
@@ -26,24 +26,16 @@ from pipeline.clips.decoding.decoder import (
 from pipeline.clips.rejects import Reason, Reject, reject_for
 from pipeline.config import ClipsConfig
 
-# Requests closer than this are read in one sweep rather than with a seek each.
-_NEAR_S = 1.0
+_NEAR_S = 1.0  # requests closer than this are read in one sweep rather than with a seek each
 
 
 @dataclass(frozen=True)
 class ClipRequest:
-    """One clip of a file.
+    """One clip of a file, in the modalities that are wanted."""
 
-    Attributes:
-        centre_s: media time of the clip's middle, in seconds of the presentation clock.
-        short_side: the upright frame (after `VideoConfig.region`) is scaled to this short side.
-        crop_x, crop_y: place of the size×size crop in the free room, 0 to 1; 0.5 is the centre.
-        video, audio: which modalities are wanted.
-    """
-
-    centre_s: float
-    short_side: int
-    crop_x: float = 0.5
+    centre_s: float  # media time of the clip's middle
+    short_side: int  # to which the upright frame (after `VideoConfig.region`) is scaled
+    crop_x: float = 0.5  # place of the size×size crop in the free room, 0 to 1; 0.5 is the centre
     crop_y: float = 0.5
     video: bool = True
     audio: bool = True
@@ -51,15 +43,10 @@ class ClipRequest:
 
 @dataclass
 class DecodedClip:
-    """A clip as arrays; a modality is None where it was not wanted or the file has none of it.
+    """A clip as arrays; a modality is None where it was not wanted or the file has none of it."""
 
-    Attributes:
-        video: uint8 [T, size, size, 3] RGB.
-        audio: float32 [samples] mono at `AudioConfig.rate`.
-    """
-
-    video: np.ndarray | None
-    audio: np.ndarray | None
+    video: np.ndarray | None  # uint8 [T, size, size, 3] RGB
+    audio: np.ndarray | None  # float32 [samples] mono at `AudioConfig.rate`
 
 
 @dataclass(frozen=True)
@@ -76,9 +63,7 @@ class _Plan:
 
 
 def probe(source: Source, timeout_s: float = 30.0, decoder: str = "cpu") -> MediaInfo | Reject:
-    """Look into a file. Bad media are a returned `Reject`; nothing is raised for them.
-
-    At least one frame of each reported track has been decoded.
+    """Look into a file and decode a frame of each track; bad media are returned as a `Reject`.
 
     Raises:
         UserError: there is no such decoder.
@@ -111,10 +96,9 @@ def each_clip(
     config: ClipsConfig,
     allow: Callable[[float], None] = lambda seconds: None,
 ) -> Iterator[tuple[int, DecodedClip | Reject]]:
-    """`decode_clips`, each result (with its request's number) as soon as there is one.
+    """Yield each result of `decode_clips`, with its request's number, as soon as there is one.
 
-    Args:
-        allow: called before each step with the seconds that it may take.
+    `allow` is called before each step with the seconds that it may take.
     """
     left = set(range(len(requests)))
     if not left:
@@ -199,7 +183,7 @@ def _decode_group(
 def _clip(
     plan: _Plan, video: np.ndarray | Reject | None, audio: np.ndarray | None
 ) -> DecodedClip | Reject:
-    """What came of a plan; a reject where nothing did."""
+    """The decoded clip of a plan, or a reject if nothing was decoded."""
     if isinstance(video, Reject):
         return video if audio is None else DecodedClip(None, audio)
     if video is None and audio is None:

@@ -1,8 +1,7 @@
-"""The seam: what a decoder does, and the table of decoders.
+"""The interface of a decoder, and the table of decoders.
 
-Above it, `decode` plans which times of a file a request needs and judges what comes back; it knows
-no library. Below it, a decoder opens one file and gives frames and samples at media times. Media
-time is the file's presentation clock in seconds.
+`decode` plans which times of a file a request needs and judges the results. A decoder opens one
+file and gives frames and samples at media times: seconds of the file's presentation clock.
 """
 
 from __future__ import annotations
@@ -24,74 +23,48 @@ DECODERS = {
     "cuda": "pipeline.clips.decoding.pyav:PyAVCudaDecoder",
 }
 
-# A file, or the whole of one in memory.
-Source = Location | bytes
+Source = Location | bytes  # a file, or the whole of one in memory
 Interval = tuple[float, float]  # of media time, in seconds
 Region = tuple[int, int, int, int]  # x, y, width, height in pixels of the upright frame
 
-# Frames and samples this far (in seconds) outside their track are not what was asked for.
-OUTSIDE_S = 1.0
+OUTSIDE_S = 1.0  # frames and samples this far outside their track are not what was asked for
 
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What a file offers.
+    """What a file offers."""
 
-    Attributes:
-        start_s, end_s: the media time in which every track that can be decoded has something.
-        fps: average rate of the video track, 0 where there is none or it is unknown.
-        width, height: of the upright frame, in pixels as stored; 0 where there is no video.
-        rotation: clockwise degrees by which the stored frame is turned to be upright.
-        has_video, has_audio: whether something of it decodes.
-        audio_rate: samples a second, 0 where there is no audio.
-        channels: of audio.
-    """
-
-    start_s: float
-    end_s: float
-    fps: float
-    width: int
+    start_s: float  # first media time at which every track that can be decoded has something
+    end_s: float  # and the last
+    fps: float  # average rate of the video track, 0 where there is none or it is unknown
+    width: int  # of the upright frame, in pixels as stored; 0 where there is no video
     height: int
-    rotation: int
-    has_video: bool
+    rotation: int  # clockwise degrees by which the stored frame is turned to be upright
+    has_video: bool  # whether something of it decodes
     has_audio: bool
-    audio_rate: int
-    channels: int
+    audio_rate: int  # samples a second, 0 where there is no audio
+    channels: int  # of audio
 
 
 @dataclass(frozen=True)
 class View:
-    """The square of the upright frame that a clip shows.
+    """The square that a clip shows: the upright frame is cut to `region`, scaled, and cropped."""
 
-    The frame is cut to `region`, scaled to `short_side`, and cropped to size×size.
-
-    Attributes:
-        crop_x, crop_y: place of the crop in the free room, 0 to 1; 0.5 is the centre.
-        region: None: the whole frame.
-    """
-
-    size: int
-    short_side: int
-    crop_x: float
+    size: int  # side of the crop, in pixels
+    short_side: int  # to which the region is scaled
+    crop_x: float  # place of the crop in the free room, 0 to 1; 0.5 is the centre
     crop_y: float
-    region: Region | None
+    region: Region | None  # None: the whole frame
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded frame.
+    """One decoded frame; `rgb` scales and crops it until the next frame is taken."""
 
-    Attributes:
-        start_s: media time at which it appears.
-        end_s: media time of the next frame, or its own end where it is the last.
-        targets: places, in the list of times asked for, at which it is displayed.
-        rgb: scales and crops it: uint8 [size, size, 3] RGB. Valid until the next frame is taken.
-    """
-
-    start_s: float
-    end_s: float
-    targets: range
-    rgb: Callable[[View], np.ndarray]
+    start_s: float  # media time at which it appears
+    end_s: float  # media time of the next frame, or its own end where it is the last
+    targets: range  # places, in the list of times asked for, at which it is displayed
+    rgb: Callable[[View], np.ndarray]  # uint8 [size, size, 3] RGB
 
 
 class Decoder(Protocol):
@@ -99,14 +72,10 @@ class Decoder(Protocol):
 
     Every method may raise `Reject` with the reason that fits. Other exceptions count as what they
     are for storage (missing, unreadable, time-out, too large), else as corrupt media.
-
-    Attributes:
-        on_gpu: whether decoding tasks must run where there is a GPU.
-        has_video, has_audio: whether there is a track that can be decoded.
     """
 
-    on_gpu: ClassVar[bool]
-    has_video: bool
+    on_gpu: ClassVar[bool]  # whether decoding tasks must run where there is a GPU
+    has_video: bool  # whether there is a track that can be decoded
     has_audio: bool
 
     @classmethod
@@ -122,12 +91,9 @@ class Decoder(Protocol):
     def close(self) -> None: ...
 
     def read(self, video: Interval | None, audio: Interval | None, deadline: float) -> None:
-        """Read what the next frames and samples need, both tracks in one sweep.
+        """Read both tracks in one sweep, in the intervals that `frames` and `samples` will ask for.
 
-        Args:
-            video, audio: what `frames` and `samples` will ask for lies in these intervals; None: a
-                track that is not wanted.
-            deadline: of time.monotonic().
+        None: a track that is not wanted. The deadline is one of time.monotonic().
         """
         ...
 
@@ -155,10 +121,7 @@ class Decoder(Protocol):
 
 @cache
 def load_decoder(name: str) -> type[Decoder]:
-    """The class of a decoder.
-
-    Args:
-        name: of `DECODERS`, or the import path of a class, ``package.module:Class``.
+    """The decoder of this name in `DECODERS`, or of an import path, ``package.module:Class``.
 
     Raises:
         UserError: there is no such decoder, or it cannot be imported.

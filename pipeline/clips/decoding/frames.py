@@ -17,10 +17,9 @@ from pipeline.clips.decoding.media import Media
 from pipeline.clips.decoding.packets import starts
 from pipeline.clips.rejects import Reason, Reject
 
-# Timestamps are rounded to the container's tick: a frame meant to appear exactly at a target
-# may be stamped this much after it.
+# Rounded to the container's tick, a frame meant for a target may be stamped this much after it.
 TOLERANCE_S = 0.002
-# Codecs whose decoders leave out, on demand, frames that no other frame refers to.
+# Codecs whose decoders can skip frames that no other refers to.
 _SKIPPING = {"h264", "mpeg1video", "mpeg2video", "vp8"}
 
 
@@ -39,10 +38,9 @@ def displayed_frames(
 ) -> Iterator[DisplayedFrame]:
     """Decode what is displayed at each of ``targets_s`` (sorted media seconds).
 
-    ``packets`` are in decoding order from a keyframe on. Where every packet is stamped, only the
-    groups of pictures that matter are decoded, from their keyframe to the last frame needed, and
-    frames on the way that no other frame needs are left out. Targets before the first frame get
-    the first, targets after the last get the last.
+    ``packets`` are in decoding order from a keyframe on. Where every packet is stamped, only groups
+    of pictures that matter are decoded, from their keyframe to the last frame needed, less frames
+    that no other needs. Targets before the first frame get the first, after the last the last.
 
     Raises:
         Reject: TIMEOUT past ``deadline`` (of time.monotonic).
@@ -54,8 +52,7 @@ def displayed_frames(
             done.update(item.targets)
             yield item
     if len(done) < len(targets_s):
-        # Unstamped packets, or damage ate a frame that the plan counted on: show what a player
-        # would, the last frame that did come out.
+        # Packets are unstamped or a planned frame is damaged: show the last frame, as players do.
         for item in _swept(media, packets, targets_s, deadline):
             for i in item.targets:
                 if i not in done:
@@ -114,9 +111,8 @@ def _schedule(
 def _counted(media: Media, packets: Sequence[Packet]) -> bool:
     """Whether the packets' presentation stamps are made up.
 
-    AVI stores none: its n-th frame is shown at n / fps. Where frames are reordered, or a packet
-    holds two of them and the next is a placeholder (DivX), libavformat's guess is in the wrong
-    order; then only the order in which the decoder gives them is right.
+    AVI stores none: its n-th frame is shown at n / fps. libavformat guesses a wrong order for
+    reordered frames and for packets of two frames (DivX); only the decoder's order is right then.
     """
     if media.container.format.name != "avi":
         return False
@@ -166,9 +162,7 @@ def _timed(
 ) -> Iterator[tuple[VideoFrame, float]]:
     """Decoded frames and when they are shown, where packets do not say so reliably.
 
-    Args:
-        at: media time of the frame before the first, where the first has no stamp.
-        step: seconds between frames without stamps.
+    Frames without stamps follow each other by `step` seconds, the first one follows `at`.
     """
     assert media.video is not None
     counted = _counted(media, packets)
@@ -196,11 +190,7 @@ def _timed(
 def _decoded(
     media: Media, packets: Sequence[Packet], deadline: float, needed: _Wanted | None = None
 ) -> Iterator[VideoFrame]:
-    """Frames of a run of packets, as the decoder gives them; damaged packets give none.
-
-    Args:
-        needed: stamps of frames that must not be left out; None: all.
-    """
+    """Frames of a run of packets, at least those stamped `needed` (None: all), unless damaged."""
     assert media.video is not None
     context = media.video.codec_context
     context.flush_buffers()

@@ -1,16 +1,15 @@
 """Decoding where a decoder that hangs, crashes or eats memory costs one clip, not its worker.
 
-Files are decoded in a child process (`child`) that lives as long as its worker: started at first
-use, fed over a pipe, its video and audio handed back through shared memory. Nothing can interrupt
-a library that spins, and nothing can survive its segmentation fault, but a process can be ended:
+Files are decoded in a child process (`child`), started at first use and ended with its worker. It
+is fed over a pipe and returns video and audio through shared memory. A library that spins cannot be
+interrupted and its segmentation fault is fatal, but a process can be ended and replaced:
 
-- time: the child sets itself an alarm for every step; the kernel ends it, even where the worker
-  is gone already, so that no child outlives its step's time limit;
-- crashes: the end of the pipe is noticed, the child replaced;
-- memory: the child's data segment is limited, and one that has grown is replaced between files.
+- time: the child sets an alarm for every step; the kernel ends it, even if the worker is gone;
+- crashes: the worker notices the end of the pipe and replaces the child;
+- memory: the child's data segment is limited, and a child that has grown is replaced between files.
 
-What was unanswered is tried once more, each clip alone, so that a clip is rejected for what it did
-itself. The worker loads no decoder.
+Unanswered clips are tried once more, each alone, so that only the clip at fault is rejected. The
+worker loads no decoder.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
 
-# Longest that a child may take to start, and the worker's last resort when the alarm fails.
-_START_S = 120.0
+_START_S = 120.0  # longest start of a child, and the worker's last resort when the alarm fails
 
 
 def decode_clips_isolated(
@@ -134,7 +132,7 @@ class _Child:
 
         Raises:
             Reject: TIMEOUT or CRASHED: the child did not live to give them all.
-            UserError: it is the user's to put right, and not the file's doing.
+            UserError: the settings are at fault, not the file.
         """
         finished = False
         try:

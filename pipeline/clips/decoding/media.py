@@ -40,12 +40,9 @@ _MEDIA_HEAD = re.compile(
     rb"|ID3|FLV\x01|\x30\x26\xb2\x75\x8e\x66\xcf\x11|\x00\x00\x01[\xba\xb3]",
     re.DOTALL,
 )
-# Damaged stretches after which the rest of a file is not read.
-_MAX_DAMAGED = 100
-# Formats whose clock starts anywhere.
-_FLOATING_CLOCKS = {"mpegts", "mpeg", "vob"}
-# Playlists and scripts would open other files or hosts than the one that was named; subtitles and
-# metadata are text that a demuxer happens to know.
+_MAX_DAMAGED = 100  # damaged stretches after which the rest of a file is not read
+_FLOATING_CLOCKS = {"mpegts", "mpeg", "vob"}  # formats whose clock starts anywhere
+# Playlists and scripts would open other files or hosts; subtitles and metadata are text.
 _NOT_OURS = {"hls", "concat", "dash", "imf", "sdp", "rtsp", "webm_dash_manifest", "ffmetadata"} | {
     *("srt", "ass", "webvtt", "tty", "microdvd", "subviewer", "sami", "lrc", "stl")
 }
@@ -55,18 +52,15 @@ _OF_THE_SYSTEM = FileNotFoundError | IsADirectoryError | TimeoutError | MemoryEr
 
 
 class Media:
-    """An open file. Not thread-safe; made and closed by `opened`.
+    """An open file, made by `opened`. Not thread-safe.
 
     Attributes:
-        container: libavformat's view of it.
-        video, audio: the tracks to use, each one or None.
         floating: whether it is a transport or program stream: no index, and any first timestamp.
-        origin_s: timestamp, in seconds, of media time 0.
-        head: its first bytes.
+        origin_s: timestamp, in seconds, of media time 0; head: its first bytes.
     """
 
     container: InputContainer
-    video: VideoStream | None
+    video: VideoStream | None  # the tracks to use
     audio: AudioStream | None
 
     def __init__(self, source: Source, timeout_s: float, lean: bool, hardware: bool) -> None:
@@ -82,8 +76,8 @@ class Media:
             Reject: nothing in it can be used.
             Exception: what storage or libavformat reports; see `reject_for_ffmpeg`.
         """
-        # PyAV adds the last line that FFmpeg logged as an error to the text of the next exception.
-        # Without this the line may be about another file.
+        # PyAV adds the last error that FFmpeg logged to its next exception. This clears an error
+        # about another file.
         with suppress(av.error.FFmpegError):
             av.error.err_check(-errno.EINVAL)
         if isinstance(self._source, bytes):

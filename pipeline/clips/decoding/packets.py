@@ -12,28 +12,21 @@ from pipeline.clips.decoding.media import Media
 from pipeline.clips.decoding.samples import PREROLL_S
 from pipeline.clips.rejects import Reason, Reject
 
-# Packets of one track may lie this far behind the other's in the file; beyond it the track that
-# is still missing has ended or has a hole.
+# How far one track may lie behind the other in the file; beyond it, it has ended or has a hole.
 _INTERLEAVE_S = 10.0
 # How much earlier each further seek aims when the one before landed behind the wanted keyframe.
 # Streams without an index land on any packet, so there the first already aims a usual group early.
 _RETREATS_S = (0.0, 2.0, 10.0)
 _RETREATS_UNINDEXED_S = (0.6, 2.0, 10.0)
-# Frames that may come before one that is shown earlier (H.264 A.3.1 and HEVC A.4.1 allow 16).
-_REORDERED = 16
+_REORDERED = 16  # frames that may come before one shown earlier (H.264 A.3.1, HEVC A.4.1)
 _MAX_BYTES = 512 << 20
 
 
 @dataclass
 class Span:
-    """Packets in decoding order.
+    """Packets in decoding order: of an interval, and what the decoders need before it."""
 
-    Attributes:
-        video: from the keyframe at or before the interval's start, to its end.
-        audio: of the interval, with what the decoder needs before it.
-    """
-
-    video: list[Packet]
+    video: list[Packet]  # from the keyframe at or before the interval's start, to its end
     audio: list[Packet]
 
 

@@ -12,16 +12,11 @@ from pipeline.clips.decoding.decoder import MediaInfo
 from pipeline.clips.decoding.media import Media
 from pipeline.clips.rejects import Reason, Reject
 
-# Packets without one frame after which a track counts as undecodable.
-_HOPELESS_PACKETS = 400
-# The end is measured from this far before where the header puts it.
-_TAIL_S = 2.0
-# A track that lasts no longer beside another one is not worth the other's rest.
-_WORTH_S = 0.5
-# The leanest speech codecs need twice as many.
-_LEAST_BYTES_PER_S = 50
-# How far one packet's timestamp may lie beyond the next one's.
-_STRAY_S = 10.0
+_HOPELESS_PACKETS = 400  # packets without one frame after which a track counts as undecodable
+_TAIL_S = 2.0  # the end is measured from this far before where the header puts it
+_WORTH_S = 0.5  # a track that overlaps the longer one by less is left out
+_LEAST_BYTES_PER_S = 50  # the leanest speech codecs need twice as many
+_STRAY_S = 10.0  # how far one packet's timestamp may lie beyond the next one's
 
 
 @dataclass
@@ -45,9 +40,7 @@ class _Track:
 
 
 def probe_media(media: Media, deadline: float) -> MediaInfo:
-    """Look into a file that was opened without ``lean``.
-
-    The range is measured on packets where the header has none or is wrong.
+    """Look into a file opened without ``lean``; packets correct the range that its header states.
 
     Raises:
         Reject: nothing of it decodes; TIMEOUT past ``deadline`` (of time.monotonic).
@@ -86,7 +79,7 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
 
 
 def _worth_reading(tracks: dict[int, _Track]) -> dict[int, _Track]:
-    """Both tracks, or the longer one alone where damage left of the other next to nothing."""
+    """Both tracks, or the longer one alone where damage left almost nothing of the other."""
     overlap = min(t.end_s for t in tracks.values()) - max(t.start_s for t in tracks.values())
     longer = max(tracks.values(), key=lambda t: t.end_s - t.start_s)
     if overlap < _WORTH_S <= longer.end_s - longer.start_s:

@@ -13,13 +13,10 @@ from pipeline.storage import Location
 
 
 class RangeReader:
-    """A remote file as a file object: range reads of whole blocks, of which it keeps a few.
+    """A remote file as a file object: it reads ranges of whole blocks and keeps a few of them.
 
     Containers jump between their index, video and audio. With blocks a jump back costs nothing,
     and a small read does not become a request of its own.
-
-    Attributes:
-        requests: range reads so far.
     """
 
     SIZE = 1 << 20  # bytes of a block
@@ -40,7 +37,7 @@ class RangeReader:
         self._size = int(info.size)
         self._position = 0
         self._block = lru_cache(maxsize=self.KEPT)(self._read_block)
-        self.requests = 0
+        self.requests = 0  # range reads so far
 
     def tell(self) -> int:
         return self._position

@@ -20,22 +20,17 @@ from pipeline.clips.decoding.media import Media
 # Codecs that overlap their blocks or carry bits over need packets from before the window: Opus
 # asks for 80 ms, MP3's reservoir reaches back some frames, AAC and Vorbis one block.
 PREROLL_S = 0.1
-# A time stamp this far from the end of the samples before it starts a new stretch; less is
-# rounding (Matroska and FLV count milliseconds).
+# A gap of this length starts a new stretch; less is rounding (Matroska, FLV count milliseconds).
 _JUMP_S = 0.02
 
 
 @dataclass
 class Stretch:
-    """Audio frames without a gap.
+    """Audio frames without a gap."""
 
-    Attributes:
-        start_s, end_s: media time of the first sample and of the end of the last.
-    """
-
-    start_s: float
+    start_s: float  # media time of the first sample
     frames: list[AudioFrame]
-    end_s: float
+    end_s: float  # media time of the end of the last
 
 
 def decode_stretches(
@@ -81,10 +76,7 @@ def decode_stretches(
 def resampled(
     stretches: Sequence[Stretch], start_s: float, count: int, rate: int
 ) -> np.ndarray | None:
-    """Mono float32 [count] at ``rate`` from ``start_s`` on, -1 to 1, zero between stretches.
-
-    None: no stretch lies within `OUTSIDE_S`.
-    """
+    """Mono float32 [count], -1 to 1, zero between stretches; None: none lies within `OUTSIDE_S`."""
     end_s = start_s + count / rate
     if not any(s.start_s < end_s + OUTSIDE_S and s.end_s > start_s - OUTSIDE_S for s in stretches):
         return None

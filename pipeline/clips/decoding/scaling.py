@@ -18,8 +18,7 @@ from av.video.frame import VideoFrame
 
 from pipeline.clips.decoding.decoder import Region, View
 
-# Below this ratio of the result to its source, the source's pixels are finer than the result's.
-_SHRINKS = 1 / 1.5
+_SHRINKS = 1 / 1.5  # scale below which the source's pixels are finer than the result's
 
 
 class Cut(NamedTuple):
@@ -123,11 +122,10 @@ def to_rgb(frame: VideoFrame, view: View) -> np.ndarray:
     return np.rot90(square, kind.turns) if kind.turns else square
 
 
-# Kept for later clips of the same kind: it takes as long to build as a frame. One thread decodes in
-# a process.
+# Kept, since it takes as long to build as a frame; one thread decodes in a process.
 @lru_cache(maxsize=16)
 def _graph(view: View, kind: FrameKind) -> tuple[Graph, Cut, Cut]:
-    """What crops, scales and converts, and what it cuts along x and y."""
+    """The graph that crops, scales and converts, and what it cuts along x and y."""
     chroma = [
         c for c in VideoFormat(kind.format, kind.width, kind.height).components if c.is_chroma
     ]

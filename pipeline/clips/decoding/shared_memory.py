@@ -13,11 +13,9 @@ Place = tuple[tuple[int, ...], str, int]
 
 
 class SharedMemory:
-    """One end's view of the memory; it grows with what one question's answers need.
+    """One end of the memory, made or, by `handle`, inherited; grows with one question's answers.
 
-    Args:
-        handle: inherited from the process that made the memory; None: make it. It has no name, so
-            that nothing is left behind when both ends are gone.
+    It has no name, so that nothing is left behind when both ends are gone.
     """
 
     def __init__(self, handle: int | None = None) -> None:

@@ -4,9 +4,8 @@ Frames are scaled to the largest short side that training draws (never enlarged)
 `VideoConfig.region`; each keeps its own time stamp. Audio is mono at the front end's rate. The
 result is Matroska in memory, which `decode.decode_clips` reads like any other file.
 
-This is PyAV's own, whatever `ClipsConfig.decoder` is: frames go from its decoder to its encoder
-without becoming RGB. A file that PyAV does not know is a reject here, and its clips are read from
-the media by the decoder that knows it.
+PyAV does this, whatever `ClipsConfig.decoder` is: frames go from its decoder to its encoder without
+becoming RGB. A file that PyAV does not know is a reject here; its clips are read from the media.
 """
 
 from __future__ import annotations
@@ -36,8 +35,7 @@ from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig, VideoConfig
 from pipeline.storage import Location
 
-# Matroska counts milliseconds, `frames.TOLERANCE_S` forgives twice that.
-_TICK = Fraction(1, 1000)
+_TICK = Fraction(1, 1000)  # Matroska counts milliseconds; `frames.TOLERANCE_S` forgives two
 # Constant quality: hard to tell from the source at this size. Each frame of "jpeg" stands alone,
 # "h264" is a fifth of its size and decodes at most seven frames for the one that is wanted.
 _CODECS = {
@@ -79,8 +77,7 @@ def _stored_clip(media: Media, begin: float, end: float, config: ClipsConfig, co
     if not frames and samples is None:
         raise Reject(Reason.CORRUPT, f"nothing between {begin:.2f} and {end:.2f} s")
     data = io.BytesIO()
-    # bitexact: no random identifiers, so that a shard made again has the same bytes.
-    exact = {"fflags": "bitexact"}
+    exact = {"fflags": "bitexact"}  # no random identifiers: a shard made again has the same bytes
     with av.open(data, "w", format="matroska", container_options=exact) as out:
         # Every track is made before the first packet is written.
         tracks: list[tuple[Any, list[Any]]] = []
@@ -153,8 +150,7 @@ def _shrinking_graph(kind: FrameKind, config: VideoConfig, codec: str) -> Graph:
     return filter_graph(kind, steps)
 
 
-# Filters for quarter turns counter-clockwise.
-_TURNS: dict[int, list[tuple[str, str]]] = {
+_TURNS: dict[int, list[tuple[str, str]]] = {  # quarter turns counter-clockwise → filters
     0: [],
     1: [("transpose", "cclock")],
     2: [("hflip", ""), ("vflip", "")],

@@ -15,15 +15,12 @@ from av.video.stream import VideoStream
 
 from pipeline.clips.rejects import Reason, Reject
 
-# A frame beyond this is absurd for training and needs gigabytes in a decoder with references.
-_MAX_PIXELS = 8192 * 8192
+_MAX_PIXELS = 8192 * 8192  # beyond it a decoder with reference frames needs gigabytes
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
 def choose_tracks(container: InputContainer) -> tuple[VideoStream | None, AudioStream | None]:
-    """The video track (cover art excluded) and the audio track to use, each decoded by one thread.
-
-    The other tracks are discarded.
+    """Choose a video track (not cover art) and an audio track, one thread each; discard the rest.
 
     Raises:
         Reject: there is none that can be decoded, or its frames are absurdly large.
@@ -68,10 +65,9 @@ def _rank(stream: VideoStream | AudioStream) -> tuple[bool, bool, int]:
 
 
 def needs_first_packet(stream: VideoStream) -> bool:
-    """Whether only the first packet tells the decoder which encoder's bug it has to live with.
+    """Whether only the first packet names an encoder whose bug the decoder must work around.
 
-    x264 before build 151 wrote 4:4:4 wrongly and names itself there; without that a clip from
-    the middle decodes to noise.
+    x264 before build 151 wrote 4:4:4 wrongly; unless it is named, a clip from the middle is noise.
     """
     context = stream.codec_context
     if context.name != "h264":
