@@ -152,8 +152,7 @@ _held = lru_cache(maxsize=4096)(ray.get)  # tables, whose columns are views of t
 def write_rejects(place: Location, rejected: pa.Table, clips: ClipTable, stage: str) -> None:
     """Rows (clip_index, reason, detail) → the rejects table, with the clips' URIs and ids."""
     named = clips.rows(rejected["clip_index"].to_numpy(), ["uri", "clip_id"])
-    why = rejected.select(["reason", "detail"])
     stages = pa.repeat(stage, len(rejected))
     attempts = pa.repeat(pa.scalar(1, pa.int32()), len(rejected))
-    columns = [*named.columns, stages, *why.columns, attempts]
+    columns = [*named.columns, stages, rejected["reason"], rejected["detail"], attempts]
     place.write_table(pa.table(columns, schema=rejects.SCHEMA))
