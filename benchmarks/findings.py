@@ -6,7 +6,7 @@ Reads the JSON lines that ``jobs/reproduce.py --results benchmarks/findings`` wr
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections import defaultdict
 from pathlib import Path
 
@@ -323,7 +323,11 @@ def document(folder: Path) -> str:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "findings"
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", nargs="?", type=Path, default=HERE / "findings")
+    folder = parser.parse_args().results
+    if not any(folder.glob("*.jsonl")):
+        parser.error(f"there are no results (*.jsonl) in {folder}")
     (HERE / "findings.md").write_text(document(folder))
     for world in TITLES:
         for preset, results in read(folder, world).items():
