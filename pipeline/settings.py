@@ -42,6 +42,16 @@ GONE = {  # settings that are gone, and what to do now
     "resources.train_on": "encoders and training keep to nodes of the role gpu",
     "store.clips_per_shard": "it is 128",
 }
+_STANDARD = {  # what those of them that decided the outcome stood at, and what holds now
+    "clips.video.mean": [0.43216, 0.394666, 0.37645],
+    "clips.video.std": [0.22803, 0.22145, 0.216989],
+    "clustering.eigen_power": -0.5,
+    "clustering.sinkhorn_passes": 3,
+    "clustering.sinkhorn_strength": 20.0,
+    "clustering.tolerance": 0.0,
+    "learning.own_weight": 1.0,
+    "learning.step_factor": 0.1,
+}
 
 
 def load(arguments: list[str]) -> Config:
@@ -76,14 +86,29 @@ def build(tree: dict[str, Any]) -> Config:
 
 
 def saved(file: Location) -> Config:
-    """A run's ``config.yaml`` without gone settings; newer ones default to what was done before."""
+    """A run's ``config.yaml`` without gone settings; newer ones default to what was done before.
+
+    Raises:
+        UserError: the run depends on the value of a setting that is gone.
+    """
     tree = yaml.safe_load(file.read_bytes())
+    carried: dict[str, Any] = {}
     for old in (*RENAMED, *GONE):
         *sections, name = old.split(".")
         holder = reduce(lambda section, key: section.get(key, {}), sections, tree)
         value = holder.pop(name, None)
-        if value is not None and old in RENAMED:
-            _merge(tree, _nested(RENAMED[old], value))
+        if value is None:
+            continue
+        new = RENAMED.get(old, "")
+        holds = carried.get(new, value) if new else _STANDARD.get(old, value)
+        if value != holds:
+            raise UserError(
+                f"{file} was begun with {old}={value}, and this release has {holds}: continue it "
+                "with the release that began it, or begin another run"
+            )
+        if new:
+            carried[new] = value
+            _merge(tree, _nested(new, value))
     return build(tree)
 
 

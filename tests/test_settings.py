@@ -93,6 +93,20 @@ def test_a_saved_config_may_be_older(tmp_path: Path) -> None:
     assert old == settings.load(["learning.held_out=0.25"])
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"learning": {"own_weight": 0.5}},
+        {"clustering": {"eigen_power": -0.3}},
+        {"embedding": {"precision": "bfloat16"}, "learning": {"precision": "float32"}},
+    ],
+)
+def test_a_saved_value_that_cannot_be_had_any_more_is_named(given: dict, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(given))
+    with pytest.raises(UserError, match=r"was begun with \w+\.\w+=.*begin another run"):
+        settings.saved(Location.of(tmp_path / "config.yaml"))
+
+
 def test_outcome_is_all_but_what_says_where() -> None:
     one = settings.load(["run=a", "rounds=2", "clustering.shards=3", "resources.device=cpu"])
     other = settings.load(["run=b", "learning.threads=4", "embedding.max_actors=8"])
