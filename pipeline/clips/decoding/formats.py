@@ -1,8 +1,8 @@
 """The file formats that count as media, and what other files are instead.
 
 libavformat also opens playlists, scripts and image patterns, and then whatever files or hosts these
-name. So it may open the formats of `FORMAT_WHITELIST` and no others. What it recognizes beyond them is
-rejected by name, before it reads on.
+name. So it may open the formats of `FORMAT_WHITELIST` and no others. What it recognizes beyond them
+is rejected by name, before it reads on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import av
 
 from pipeline.clips.rejects import Reason, Reject
 
-HEAD = 512  # bytes of a file that `reject_by_head` looks at
+HEAD = 512  # bytes of a file by which `reject_archive` and `reject_for_format` tell
 
 # Names of libavformat's demuxers. None of these opens a second file, as long as external tracks
 # of QuickTime files (its option enable_drefs) stay off. Formats whose recordings lie in several

@@ -26,7 +26,7 @@ from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from pipeline.clips.decoding.decoder import Source
+from pipeline.clips.decoding.decoder import MediaFile, Source
 from pipeline.clips.decoding.formats import (
     FORMAT_WHITELIST,
     HEAD,
@@ -83,21 +83,25 @@ class Media:
         # about another file.
         with suppress(av.error.FFmpegError):
             av.error.err_check(-errno.EINVAL)
-        if isinstance(self._source, bytes):
-            self.head = self._source[:HEAD]
-            place: Any = io.BytesIO(self._source)
-        elif self._source.is_local:
+        source = self._source
+        if isinstance(source, MediaFile):
+            source = source.location
+        place: Any
+        if isinstance(source, bytes):
+            self.head = source[:HEAD]
+            place = io.BytesIO(source)
+        elif source.is_local:
             # An error here says in the system's words what is wrong.
-            with open(self._source.uri, "rb") as stream:
+            with open(source.uri, "rb") as stream:
                 self.head = stream.read(HEAD)
             if not self.head:
                 raise Reject(Reason.EMPTY_FILE)
-            place = f"file:{self._source.uri}"
+            place = f"file:{source.uri}"
             if "%" in place:
                 # libavformat would take "%d.gif" for a pattern of names. This one has a number.
-                place = self._handle = os.fdopen(os.open(self._source.uri, os.O_RDONLY), "rb")
+                place = self._handle = os.fdopen(os.open(source.uri, os.O_RDONLY), "rb")
         else:
-            place = self._handle = RangeReader(self._source)
+            place = self._handle = RangeReader(source)
             self.head = self._handle.read(HEAD)
             self._handle.seek(0)
         reject_archive(self.head)
