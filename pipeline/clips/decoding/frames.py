@@ -13,6 +13,7 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
+from pipeline.clips.decoding.encryption import reject_encrypted
 from pipeline.clips.decoding.media import Media
 from pipeline.clips.decoding.packets import starts
 from pipeline.clips.rejects import Reason, Reject
@@ -43,8 +44,9 @@ def displayed_frames(
     that no other needs. Targets before the first frame get the first, after the last the last.
 
     Raises:
-        Reject: TIMEOUT past ``deadline`` (of time.monotonic).
+        Reject: TIMEOUT past ``deadline`` (of time.monotonic); UNSUPPORTED: they are encrypted.
     """
+    reject_encrypted(packets)
     done: set[int] = set()
     schedule = _schedule(media, packets, targets_s)
     if schedule is not None:

@@ -155,6 +155,20 @@ class Media:
             self._handle.close()
             self._handle = None
 
+    def beginning(self, size: int) -> bytes:
+        """The first bytes of the file."""
+        source = self._source.location if isinstance(self._source, MediaFile) else self._source
+        if isinstance(source, bytes):
+            return source[:size]
+        if self._handle is None:
+            with open(source.uri, "rb") as stream:
+                return stream.read(size)
+        place = self._handle.tell()
+        self._handle.seek(0)
+        data = self._handle.read(size)
+        self._handle.seek(place)
+        return data
+
     def packets(self, tracks: Sequence[Stream], deadline: float) -> Iterator[Packet]:
         """Packets of these tracks from here on, across damaged stretches, as a player reads.
 

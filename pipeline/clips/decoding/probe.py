@@ -9,8 +9,10 @@ import av
 from av.packet import Packet
 
 from pipeline.clips.decoding.decoder import MediaInfo
+from pipeline.clips.decoding.encryption import LOOK_BYTES, packet_encryption, scrambled
 from pipeline.clips.decoding.media import Media
 from pipeline.clips.decoding.orientation import Orientation, rotation
+from pipeline.clips.decoding.tracks import lost_tracks
 from pipeline.clips.rejects import Reason, Reject
 
 _HOPELESS_PACKETS = 400  # packets without one frame after which a track counts as undecodable
@@ -27,9 +29,12 @@ class _Track:
     packets: int = 0
     start_s: float = float("inf")
     end_s: float = float("-inf")
+    encrypted: Reject | None = None
 
     def decode(self, media: Media, packet: Packet | None) -> None:
         """Take a packet, or the end of the track (None), in search of the first frame."""
+        if self.encrypted is not None:
+            return
         try:
             frames = self.stream.codec_context.decode(packet)
         except (av.error.FFmpegError, ValueError):
@@ -48,12 +53,21 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
     """
     tracks = {stream.index: _Track(stream) for stream in media.tracks}
     _first_frames(media, tracks, deadline)
-    alive = {i: t for i, t in tracks.items() if t.first is not None}
+    lost = lost_tracks(media.container, media.video, media.audio) | _undecodable(media, tracks)
+    alive = {i: t for i, t in tracks.items() if t.first is not None and t.stream.type not in lost}
     if not alive:
+        for reject in lost.values():
+            if reject.reason is Reason.UNSUPPORTED:
+                raise reject
         if all(not t.packets for t in tracks.values()):
             raise Reject(Reason.NO_STREAMS, "its tracks are empty")
         raise Reject(Reason.CORRUPT, "no frame could be decoded")
     _ends(media, alive, deadline)
+    encrypted = {t.stream.type: t.encrypted for t in alive.values() if t.encrypted is not None}
+    alive = {i: t for i, t in alive.items() if t.encrypted is None}
+    lost |= encrypted
+    if not alive:
+        raise next(iter(encrypted.values()))
     alive = _worth_reading(alive)
     starts, ends = [t.start_s for t in alive.values()], [t.end_s for t in alive.values()]
     start, end = max(starts), min(ends)
@@ -74,7 +88,23 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
     if audio := kinds.get("audio"):
         rate, channels = audio.first.sample_rate, audio.first.layout.nb_channels
     has = "video" in kinds, "audio" in kinds
-    return MediaInfo(start, end, fps, width, height, turned, *has, rate, channels)
+    return MediaInfo(
+        start, end, fps, width, height, turned, *has, rate, channels, lost=tuple(lost.items())
+    )
+
+
+def _undecodable(media: Media, tracks: dict[int, _Track]) -> dict[str, Reject]:
+    """By modality, why a track gave no frame, or must not."""
+    lost: dict[str, Reject] = {}
+    for track in tracks.values():
+        reject = track.encrypted
+        if reject is None and (track.first is None or media.container.format.name == "asf"):
+            reject = scrambled(media.container, track.stream, media.beginning(LOOK_BYTES))
+        if reject is None and track.first is None and track.packets:
+            reject = Reject(Reason.CORRUPT, "no frame could be decoded")
+        if reject is not None:
+            lost[track.stream.type] = reject
+    return lost
 
 
 def _worth_reading(tracks: dict[int, _Track]) -> dict[int, _Track]:
@@ -91,9 +121,10 @@ def _first_frames(media: Media, tracks: dict[int, _Track], deadline: float) -> N
     for packet in media.packets(media.tracks, deadline):
         track = tracks[packet.stream_index]
         track.packets += 1
+        track.encrypted = track.encrypted or packet_encryption(packet)
         if track.first is None:
             track.decode(media, packet)
-        missing = [t for t in tracks.values() if t.first is None]
+        missing = [t for t in tracks.values() if t.first is None and t.encrypted is None]
         if all(t.packets > _HOPELESS_PACKETS for t in missing):
             break
         if sum(t.packets for t in tracks.values()) > 10 * _HOPELESS_PACKETS:
@@ -142,6 +173,7 @@ def _measure(media: Media, tracks: dict[int, _Track], deadline: float) -> None:
         stamp = packet.pts if packet.pts is not None else packet.dts
         if track is None or stamp is None or packet.is_discard:
             continue
+        track.encrypted = track.encrypted or packet_encryption(packet)
         end = media.seconds(stamp + (packet.duration or 0), packet.stream)
         last = ends.get(track.stream.index, end)
         # A damaged stamp stands alone: the next packet is back where the one before was.

@@ -13,6 +13,7 @@ from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
+from pipeline.clips.decoding.encryption import encryption
 from pipeline.clips.rejects import Reason, Reject
 
 _MAX_PIXELS = 8192 * 8192  # beyond it a decoder with reference frames needs gigabytes
@@ -29,11 +30,10 @@ def choose_tracks(container: InputContainer) -> tuple[VideoStream | None, AudioS
     video = max(videos, key=_rank, default=None)
     audio = max(container.streams.audio, key=_rank, default=None)
     tracks = [s for s in (video, audio) if s is not None]
-    usable = [s for s in tracks if s.codec_context is not None]
+    usable = [s for s in tracks if s.codec_context is not None and not encryption(container, s)]
     if not usable:
         if tracks:
-            kinds = " and ".join(s.type for s in tracks)
-            raise Reject(Reason.UNSUPPORTED, f"no decoder for its {kinds}")
+            raise next(iter(lost_tracks(container, None, None).values()))
         if container.streams.video:
             raise Reject(Reason.STILL_IMAGE, "cover art and no audio")
         raise Reject(Reason.NO_STREAMS)
@@ -52,13 +52,27 @@ def choose_tracks(container: InputContainer) -> tuple[VideoStream | None, AudioS
     return video, audio if audio in usable else None
 
 
+def lost_tracks(
+    container: InputContainer, video: VideoStream | None, audio: AudioStream | None
+) -> dict[str, Reject]:
+    """By modality, why a track that the container has is not among those chosen."""
+    lost: dict[str, Reject] = {}
+    for stream in container.streams:
+        chosen = {"video": video, "audio": audio}
+        if chosen.get(stream.type, stream) is not None or stream.disposition & _COVERS:
+            continue
+        otherwise = Reject(Reason.UNSUPPORTED, f"no decoder for its {stream.type}")
+        lost.setdefault(stream.type, encryption(container, stream) or otherwise)
+    return lost
+
+
 def _rank(stream: VideoStream | AudioStream) -> tuple[bool, bool, int]:
     """The order of tracks: the default one, else the one with the largest frames or most channels.
 
     So do players. libavformat's own choice depends on how much of each it read when opening.
     """
     context: Any = stream.codec_context
-    if context is None:
+    if context is None or encryption(stream.container, stream):
         return False, False, 0
     size = context.channels if stream.type == "audio" else context.width * context.height
     return True, bool(stream.disposition & Disposition.default), size
