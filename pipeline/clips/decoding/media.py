@@ -184,12 +184,11 @@ class Media:
         stamp = packet.pts if packet.pts is not None else packet.dts
         return None if stamp is None else self.seconds(stamp, track)
 
-    def claims(self, seconds: float, track: Stream) -> bool:
-        """Whether the container says that a track has something at this media time."""
-        if not track.duration:
-            return False
-        begin = self.seconds(track.start_time or 0, track)
-        return begin <= seconds <= begin + track.duration * self._tick_s[track.index]
+    def stated_end_s(self, track: Stream) -> float | None:
+        """Media time at which a track ends, where the container says so."""
+        if not track.duration or self.floating:
+            return None
+        return self.seconds((track.start_time or 0) + track.duration, track)
 
     def timestamp(self, seconds: float, track: Stream) -> int:
         """Timestamp of a media time, rounded down."""

@@ -13,7 +13,7 @@ from av.video.frame import VideoFrame
 from pipeline.clips.decoding.decoder import Decoder, Frame, Interval, MediaInfo, Source, View
 from pipeline.clips.decoding.frames import displayed_frames
 from pipeline.clips.decoding.media import Media, ffmpeg_errors_as_rejects, opened
-from pipeline.clips.decoding.packets import Span, read_packets
+from pipeline.clips.decoding.packets import Span, audio_of, read_packets
 from pipeline.clips.decoding.probe import probe_media
 from pipeline.clips.decoding.samples import decode_stretches, resampled
 from pipeline.clips.decoding.scaling import to_rgb
@@ -28,8 +28,7 @@ class PyAVDecoder(Decoder):
         self.has_video = media.video is not None
         self.has_audio = media.audio is not None
         self._media = media
-        self._span = Span([], [])
-        self._audio: Interval = (0.0, 0.0)
+        self._span = Span([], [], False)
 
     @classmethod
     def probe(cls, source: Source, timeout_s: float) -> MediaInfo:
@@ -47,23 +46,28 @@ class PyAVDecoder(Decoder):
     def read(self, video: Interval | None, audio: Interval | None, deadline: float) -> None:
         with ffmpeg_errors_as_rejects():
             self._span = read_packets(self._media, video, audio, deadline)
-        self._audio = audio or (0.0, 0.0)
 
     def frames(self, times_s: Sequence[float], deadline: float) -> Iterator[Frame]:
         with ffmpeg_errors_as_rejects():
-            for shown in displayed_frames(self._media, self._span.video, times_s, deadline):
+            for shown in displayed_frames(self._media, self._span, times_s, deadline):
                 yield Frame(shown.start_s, shown.end_s, shown.targets, partial(_rgb, shown.frame))
 
     def samples(
         self, windows: Sequence[Interval], count: int, rate: int
     ) -> list[np.ndarray | None]:
         with ffmpeg_errors_as_rejects():
-            stretches = decode_stretches(self._media, self._span.audio, *self._audio)
-            return [resampled(stretches, start_s, count, rate) for start_s, _ in windows]
+            return [self._samples(window, count, rate) for window in windows]
+
+    def _samples(self, window: Interval, count: int, rate: int) -> np.ndarray | None:
+        packets = audio_of(self._media, self._span.audio, window)
+        stretches = decode_stretches(self._media, packets, *window)
+        return resampled(stretches, window[0], count, rate)
 
     def claims_video(self, time_s: float) -> bool:
         assert self._media.video is not None
-        return self._media.claims(time_s, self._media.video)
+        track = self._media.video
+        begin_s = self._media.seconds(track.start_time or 0, track)
+        return begin_s <= time_s <= (self._media.stated_end_s(track) or begin_s)
 
 
 class PyAVCudaDecoder(PyAVDecoder):

@@ -71,7 +71,7 @@ def _stored_clip(media: Media, begin: float, end: float, config: ClipsConfig, co
         # later shows the instant that it asks for, to within a frame.
         rate = max(config.video.fps, 30.0)
         targets = [begin + i / rate for i in range(math.floor((end - begin) * rate) + 1)]
-        shown = displayed_frames(media, span.video, targets, deadline)
+        shown = displayed_frames(media, span, targets, deadline)
         frames = _shrunk(shown, begin, end, config.video, codec)
     samples = _samples(media, span.audio, begin, end, config) if audio else None
     if not frames and samples is None:
