@@ -109,6 +109,9 @@ class Clock:
     def stands_until(self, at: float, duration: int | None) -> float:
         """Until when the last frame of the track is shown; its own duration is in ticks."""
         own = at + (duration or 0) * float(self._track.time_base or 0)
+        index = self._track.index_entries
+        if len(index) and self.seconds(index[-1].timestamp) > self._reached[-1] + 1e-3:
+            return own  # the file is cut off: there were more
         return max(own, self._media.stated_end_s(self._track) or own) + STANDS_S
 
     def stamps_from(self, start: int) -> list[int]:

@@ -195,7 +195,7 @@ def _decode_group(
         if not plan.frames_s or not plan.audio_s:
             return [reject_for(error, Reason.CORRUPT)]
         halves = [replace(plan, audio_s=()), replace(plan, frames_s=())]
-        return [_joined(*(_decode_group(media, [half], config, allow)[0] for half in halves))]
+        return [joined(*(_decode_group(media, [half], config, allow)[0] for half in halves))]
     audios = dict(zip(windows, samples))
     return [_clip(plan, videos.get(plan.number), audios.get(plan.number)) for plan in plans]
 
@@ -215,8 +215,8 @@ def _clip(
     return DecodedClip(video, audio, plan.lost | lost)
 
 
-def _joined(video: DecodedClip | Reject, audio: DecodedClip | Reject) -> DecodedClip | Reject:
-    """One clip of its two modalities."""
+def joined(video: DecodedClip | Reject, audio: DecodedClip | Reject) -> DecodedClip | Reject:
+    """One clip of its two modalities, which were decoded alone."""
     if isinstance(video, Reject):
         if isinstance(audio, Reject):
             return video
