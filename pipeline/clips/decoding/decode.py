@@ -8,6 +8,7 @@ clock and are zero where the track has none.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -123,7 +124,8 @@ def each_clip(
                 else:
                     left.discard(number)
                     yield number, plan
-            for group in _groups(sorted(plans, key=lambda plan: plan.start_s)):
+            for group in _groups(sorted(plans, key=lambda plan: plan.start_s), media.breaks_s):
+                media.enter(group[0].centre_s)
                 decoded = _decode_group(media, group, config, allow)
                 for plan, result in zip(group, decoded):
                     left.discard(plan.number)
@@ -157,12 +159,14 @@ def _plan(number: int, request: ClipRequest, media: Decoder, config: ClipsConfig
     return _Plan(number, request.centre_s, view, frames_s, audio_s, begin_s, end_s, lost)
 
 
-def _groups(plans: Sequence[_Plan]) -> list[list[_Plan]]:
+def _groups(plans: Sequence[_Plan], breaks_s: Sequence[float]) -> list[list[_Plan]]:
     """Plans, sorted by start, in lists that are read in one sweep."""
     groups: list[list[_Plan]] = []
     end = float("-inf")
+    piece = 0
     for plan in plans:
-        if not groups or plan.start_s > end + _NEAR_S:
+        before, piece = piece, bisect_right(breaks_s, plan.centre_s)
+        if not groups or plan.start_s > end + _NEAR_S or piece != before:
             groups.append([])
         groups[-1].append(plan)
         end = max(end, plan.end_s)
