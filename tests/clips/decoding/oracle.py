@@ -22,6 +22,7 @@ class LinearVideo:
     def __init__(self, path: Path | str, index: int) -> None:
         shown: list[tuple[float | None, np.ndarray]] = []
         stamps: list[int] = []
+        chunks: list[int] = []  # with which frames came, less those that a decoder holds back
         with av.open(str(path), metadata_errors="replace") as container:
             stream = container.streams[index]
             stream.codec_context.thread_count = 1
@@ -29,21 +30,26 @@ class LinearVideo:
             origin_s = (container.start_time or 0) / av.time_base if floating else 0.0
             tick_s = float(stream.time_base)
             self.is_avi = container.format.name == "avi"
-            rate = float(stream.average_rate or stream.guessed_rate or 25)
+            fed, held_back = 0, None
             for packet in container.demux(stream):
                 if packet.dts is not None and packet.size and not packet.is_discard:
                     stamps.append(packet.dts)
+                fed += packet.size > 8  # shorter ones are placeholders
                 try:
                     frames = packet.decode()
                 except av.error.FFmpegError:
                     continue
                 for frame in frames:
                     at = None if frame.pts is None else frame.pts * tick_s - origin_s
+                    held_back = fed - 1 if held_back is None else held_back
+                    last = packet.dts if packet.dts is not None else chunks[-1] + 1 + held_back
+                    chunks.append(last - held_back)
                     shown.append((at, to_rgb(frame, VIEW).copy()))
         times = [at for at, _ in shown]
         known = [at for at in times if at is not None]
         if self.is_avi:
-            times = [n / rate for n in range(len(shown))]
+            # Its n-th chunk is shown at n / fps.
+            times = [at if at is None else at * tick_s for at in chunks]
         elif known != sorted(known):
             # The container has no stamps of its own for frames that are stored in another order.
             times = [stamp * tick_s - origin_s for stamp in sorted(stamps)][: len(shown)]
