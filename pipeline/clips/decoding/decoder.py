@@ -57,7 +57,7 @@ class MediaInfo:
     fps: float  # average rate of the video track, 0 where there is none or it is unknown
     width: int  # of the upright frame, in pixels as stored; 0 where there is no video
     height: int
-    rotation: int  # clockwise degrees by which the stored frame is turned to be upright
+    rotation: int  # clockwise degrees that its display matrix turns the stored frame by
     has_video: bool  # whether something of it decodes
     has_audio: bool
     audio_rate: int  # samples a second, 0 where there is no audio
