@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import av
@@ -53,7 +53,7 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
             raise Reject(Reason.NO_STREAMS, "its tracks are empty")
         raise Reject(Reason.CORRUPT, "no frame could be decoded")
     _ends(media, alive, deadline)
-    alive = _worth_reading(alive)
+    decoded, alive = alive, _worth_reading(alive)
     starts, ends = [t.start_s for t in alive.values()], [t.end_s for t in alive.values()]
     start, end = max(starts), min(ends)
     if end <= start:
@@ -75,7 +75,13 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
     if audio := kinds.get("audio"):
         rate, channels = audio.first.sample_rate, audio.first.layout.nb_channels
     has = "video" in kinds, "audio" in kinds
-    return MediaInfo(start, end, fps, width, height, rotation, *has, rate, channels)
+    info = MediaInfo(start, end, fps, width, height, rotation, *has, rate, channels)
+    unused = {"video": 0.0, "audio": 0.0}
+    for index, track in decoded.items():
+        used = max(0.0, min(track.end_s, end) - max(track.start_s, start))
+        length = track.end_s - track.start_s
+        unused[track.stream.type] = length - used if index in alive else length
+    return replace(info, unused_video_s=unused["video"], unused_audio_s=unused["audio"])
 
 
 def _worth_reading(tracks: dict[int, _Track]) -> dict[int, _Track]:
