@@ -60,7 +60,7 @@ class S3Objects(AbstractFileSystem):
             config=botocore.config.Config(retries={"mode": "standard", "max_attempts": 10}),
         )
 
-    def info(self, path: str, **_: Any) -> dict[str, Any]:
+    def info(self, path: str, **more: Any) -> dict[str, Any]:
         bucket, _, key = path.rstrip("/").partition("/")
         try:
             if not key:
@@ -73,7 +73,7 @@ class S3Objects(AbstractFileSystem):
             raise
         return {"name": path, "size": head["ContentLength"], "type": "file", "etag": head["ETag"]}
 
-    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:
+    def ls(self, path: str, detail: bool = True, **more: Any) -> list[Any]:
         found = [*self._below(path, "/")]
         return found if detail else [entry["name"] for entry in found]
 
@@ -83,7 +83,7 @@ class S3Objects(AbstractFileSystem):
         maxdepth: int | None = None,
         withdirs: bool = False,
         detail: bool = False,
-        **_: Any,
+        **more: Any,
     ) -> Any:
         found = self._below(path, "/" if maxdepth == 1 else "")
         named = {e["name"]: e for e in found if withdirs or e["type"] == "file"}

@@ -14,6 +14,12 @@ import pyarrow.compute as pc
 _CLOCK = re.compile(r"(?:(\d+):)?(\d+):([0-5]?\d(?:[.,]\d*)?)")  # hours, minutes, seconds
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
+_NUMBERS = (pa.types.is_floating, pa.types.is_integer, pa.types.is_decimal, pa.types.is_null)
+_TEXTS = (
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
+    *(pa.types.is_binary, pa.types.is_large_binary),
+)
+
 
 def texts(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column of any type as strings; null where the cell is empty.
@@ -45,17 +51,22 @@ def seconds(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
 
     A time is a number of seconds, a duration, or ``MM:SS`` or ``HH:MM:SS`` with decimals.
     """
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
     kind = column.type
     try:
-        if pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind):
+        if any(is_kind(kind) for is_kind in _NUMBERS):
             found = column.cast(pa.float64())
+        elif any(is_kind(kind) for is_kind in _TEXTS):
+            found = pc.utf8_trim_whitespace(column.cast(pa.string()))
+            found = pc.if_else(pc.equal(found, ""), None, found).cast(pa.float64())
         else:
-            found = pc.utf8_trim_whitespace(texts(column.cast(pa.string()))).cast(pa.float64())
-        return found, pa.chunked_array([pa.repeat(False, len(column))])
+            raise pa.ArrowInvalid
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         times = [_seconds(value) for value in column.to_pylist()]
         wrong = [time is not None and math.isnan(time) for time in times]
         return pa.chunked_array([pa.array(times, pa.float64())]), pa.chunked_array([wrong])
+    return found, pa.chunked_array([pa.repeat(False, len(column))])
 
 
 def _text(value: Any) -> str | None:

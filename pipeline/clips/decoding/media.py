@@ -25,6 +25,7 @@ from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from pipeline.clips.decoding.archives import refuse_archive
 from pipeline.clips.decoding.decoder import MediaFile, Source
 from pipeline.clips.decoding.ranges import RangeReader
 from pipeline.clips.decoding.tracks import choose_tracks, needs_first_packet, nvidia
@@ -34,7 +35,7 @@ av.logging.set_level(av.logging.PANIC)
 
 # How files of the common formats begin: MP4 and QuickTime, Matroska, AVI and WAV, Ogg, FLAC, MP3
 # with tags, FLV, Windows Media, MPEG program and video streams.
-_HEAD = 16
+_HEAD = 512
 _MEDIA_HEAD = re.compile(
     rb"....(ftyp|moov|mdat|wide|skip|free)|\x1a\x45\xdf\xa3|(RIFF|RIFX)....(AVI |WAVE)|OggS|fLaC"
     rb"|ID3|FLV\x01|\x30\x26\xb2\x75\x8e\x66\xcf\x11|\x00\x00\x01[\xba\xb3]",
@@ -98,6 +99,7 @@ class Media:
             place = self._handle = RangeReader(source)
             self.head = self._handle.read(_HEAD)
             self._handle.seek(0)
+        refuse_archive(self.head)
         self.container = av.open(
             place,
             mode="r",
