@@ -67,6 +67,10 @@ class MediaInfo:
     pieces: int = 1  # clocks that follow each other in it
     # Tracks that are there and cannot be decoded, by modality.
     lost: tuple[tuple[str, Reject], ...] = ()
+    unused_video_s: float = (
+        0.0  # seconds of video outside [start_s, end_s], or all that is left out
+    )
+    unused_audio_s: float = 0.0  # and of audio
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,11 @@ from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from pipeline.clips.decoding.archives import refuse_archive
 from pipeline.clips.decoding.decoder import MediaFile, Source
 from pipeline.clips.decoding.formats import (
     FORMAT_WHITELIST,
     HEAD,
-    reject_archive,
     reject_for_format,
 )
 from pipeline.clips.decoding.ranges import RangeReader
@@ -140,8 +140,7 @@ class Media:
             if not isinstance(source, bytes) and source.is_local and self._handle is None:
                 place = self._handle = open(source.uri, "rb")  # noqa: SIM115  (closed with this)
             place = _Slice(place, self._part)
-        else:
-            reject_archive(self.head)
+        refuse_archive(self.head)
         self.container = av.open(
             place,
             mode="r",

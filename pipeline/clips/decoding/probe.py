@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import av
@@ -65,7 +65,7 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
         raise Reject(Reason.CORRUPT, "no frame could be decoded")
     _ends(media, alive, deadline)
     _stand(media, alive)
-    alive = _worth_reading(alive, lost)
+    decoded, alive = alive, _worth_reading(alive, lost)
     starts, ends = [t.start_s for t in alive.values()], [t.end_s for t in alive.values()]
     start, end = max(starts), min(ends)
     if end <= start:
@@ -86,7 +86,13 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
         rate, channels = audio.first.sample_rate, audio.first.layout.nb_channels
     has = "video" in kinds, "audio" in kinds
     why = tuple(lost.items())
-    return MediaInfo(start, end, fps, width, height, turned, *has, rate, channels, lost=why)
+    info = MediaInfo(start, end, fps, width, height, turned, *has, rate, channels, lost=why)
+    unused = {"video": 0.0, "audio": 0.0}
+    for index, track in decoded.items():
+        used = max(0.0, min(track.end_s, end) - max(track.start_s, start))
+        length = track.end_s - track.start_s
+        unused[track.stream.type] = length - used if index in alive else length
+    return replace(info, unused_video_s=unused["video"], unused_audio_s=unused["audio"])
 
 
 def _stand(media: Media, tracks: dict[int, _Track]) -> None:
