@@ -38,6 +38,11 @@ def main(arguments: list[str]) -> None:
         f"listed {report.listed - report.already_known:,} {report.unit}: "
         f"{report.indexed:,} indexed, {report.rejected:,} rejected"
     )
+    if report.lost_video or report.lost_audio:
+        say(
+            f"{report.lost_video:,} files lost their pictures and {report.lost_audio:,} their "
+            "sound; the rest of them is indexed"
+        )
     for reason, count in report.reasons.items():
         say(f"  {reason:<12} {count:,}")
     say(f"{report.clips:,} clips added, {report.total_clips:,} in {run / 'clips'}")

@@ -24,7 +24,7 @@ from pipeline.clips import rejects
 from pipeline.clips.decoding.decoder import MediaInfo, load_decoder
 from pipeline.clips.decoding.isolation import probe_isolated
 from pipeline.clips.listing import list_media
-from pipeline.clips.rejects import Reason, Reject
+from pipeline.clips.rejects import Reason, Reject, kind_of_loss
 from pipeline.clips.stream import run_numbered
 from pipeline.clips.table import SCHEMA, clip_id
 from pipeline.config import ClipsConfig, Config, IndexConfig
@@ -47,6 +47,8 @@ class IndexReport:
     already_known: int
     indexed: int
     rejected: int
+    lost_video: int  # files of which the sound alone could be used
+    lost_audio: int  # and the pictures alone
     clips: int  # added by this run
     total_clips: int
     reasons: dict[str, int]
@@ -71,12 +73,15 @@ def index(source: str, run: Location, config: Config, retry_rejects: bool = Fals
     rejected = pa.concat_tables([none, *_scanned(scan, len(chunks), "rejects")])
     known.add_rejects(run / REJECTS, rejected, tried=todo)
     scan.delete()
+    kinds = Counter(map(kind_of_loss, rejected["modality"].to_pylist()))
     return IndexReport(
         unit="files" if listing["start_s"].null_count == len(listing) else "cuts",
         listed=len(listing),
         already_known=len(listing) - len(todo),
-        indexed=len(todo) - len(rejected),
-        rejected=len(rejected),
+        indexed=len(todo) - kinds["rejected"],
+        rejected=kinds["rejected"],
+        lost_video=kinds["lost_video"],
+        lost_audio=kinds["lost_audio"],
         clips=clips,
         total_clips=known.num_clips + clips,
         reasons=dict(Counter(rejected["reason"].to_pylist()).most_common()),
@@ -168,14 +173,15 @@ class _ProbeChunk:
                 info = probe_isolated(Location.of(uri), self.media.timeout_s, self.media.decoder)
             else:
                 info = Reject(Reason.BAD_CUT, "the cuts table names no file in this row")
+            before = len(clips)
             for cut in cuts:
                 made = clips_of(uri, info, cut, self.config)
                 if isinstance(made, Reject):
-                    why = (made.reason.value, made.detail[:500])
-                    row = (uri, _cut_id(cut), "probe", *why, 0)  # attempts are counted at the end
-                    rejected.append(dict(zip(rejects.SCHEMA.names, row)))
+                    rejected.append(_rejected(uri, _cut_id(cut), None, made))
                 else:
                     clips += made
+            if isinstance(info, MediaInfo) and len(clips) > before:
+                rejected += [_rejected(uri, None, *lost) for lost in info.lost]
         empty = SCHEMA.remove(SCHEMA.get_field_index("clip_index"))
         # The rejects are written last: they mark the chunk as finished.
         name = f"{number:08d}"
@@ -183,7 +189,14 @@ class _ProbeChunk:
         table = pa.Table.from_pylist(rejected, rejects.SCHEMA)
         (self.scan / f"{name}-rejects.parquet").write_table(table)
         metrics.rejects(row["reason"] for row in rejected)
-        return {"done": len(rows), "clips": len(clips), "rejects": len(rejected)}
+        kinds = Counter(kind_of_loss(row["modality"]) for row in rejected)
+        return {"done": len(rows), "clips": len(clips), **kinds}
+
+
+def _rejected(uri: str, clip: str | None, modality: str | None, why: Reject) -> dict[str, Any]:
+    """A row of the rejects; attempts are counted at the end."""
+    row = (uri, clip, "probe", modality, why.reason.value, why.detail[:500], 0)
+    return dict(zip(rejects.SCHEMA.names, row))
 
 
 def clips_of(

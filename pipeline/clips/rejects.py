@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -22,6 +25,7 @@ class Reason(StrEnum):
     TOO_SHORT = "too_short"
     BAD_CUT = "bad_cut"  # a cut outside the file, or one that ends before it starts
     CORRUPT = "corrupt"  # media, but damaged where it was needed
+    CHANGED = "changed"  # not the file that was indexed: another size or ETag
     TIMEOUT = "timeout"
     CRASHED = "crashed"  # the decoder took its process down
 
@@ -55,11 +59,35 @@ def reject_for(error: BaseException, otherwise: Reason) -> Reject:
     return Reject(reason, f"{type(error).__name__}: {error}"[:300])
 
 
+class RejectedClip(NamedTuple):
+    """A reject of a clip that is known by its index; of one modality, or of the whole clip."""
+
+    clip_index: int
+    modality: str | None  # None: nothing of the clip is left
+    reason: str
+    detail: str
+
+    @staticmethod
+    def dumps(rows: Iterable[RejectedClip]) -> str:
+        """As a column of a batch holds them."""
+        return json.dumps(list(rows))
+
+    @staticmethod
+    def loads(column: object) -> list[RejectedClip]:
+        return [RejectedClip(*row) for row in json.loads(str(column))]
+
+
+def kind_of_loss(modality: str | None) -> str:
+    """Under which name a reject is counted: whole inputs, lost video and lost audio apart."""
+    return "rejected" if modality is None else f"lost_{modality}"
+
+
 SCHEMA = pa.schema(
     [
         ("uri", pa.string()),
         ("clip_id", pa.string()),
         ("stage", pa.string()),
+        ("modality", pa.string()),  # null: the whole input; else what was lost of it
         ("reason", pa.string()),
         ("detail", pa.string()),
         ("attempt", pa.int32()),

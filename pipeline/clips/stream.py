@@ -8,7 +8,6 @@ A clip that fails never raises: its place is filled with zeros and its reason tr
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +20,12 @@ import ray
 import ray.data
 
 from pipeline.clips.decoding.decode import ClipRequest, DecodedClip
+from pipeline.clips.decoding.decoder import MediaFile
 from pipeline.clips.decoding.isolation import decode_clips_isolated
-from pipeline.clips.rejects import Reject
+from pipeline.clips.rejects import Reject, RejectedClip
 from pipeline.clips.sampling import augmented, centred
 from pipeline.clips.table import PublishedClips
 from pipeline.config import ClipsConfig
-from pipeline.storage import Location
 from pipeline.telemetry import metrics
 from pipeline.telemetry.progress import Progress
 
@@ -75,7 +74,8 @@ class DecodeSlot:
 
     Output columns, each with a leading axis of 1: ``slot``, ``held_out``, ``clip_index`` int64 [B],
     ``video`` uint8 [B, T, S, S, 3], ``audio`` float32 [B, samples], ``has_video``, ``has_audio``,
-    ``mirror`` bool [B], ``label_<name>`` int32 [B] for each of `labels`, and ``rejects`` (JSON).
+    ``mirror`` bool [B], ``label_<name>`` int32 [B] for each of `labels`, and ``rejects`` (see
+    `RejectedClip`).
     """
 
     clips: PublishedClips
@@ -91,13 +91,11 @@ class DecodeSlot:
         held_out = self.order.is_held_out(slot)
         requests, mirror = self._requests(indices, slot, held_out)
         decoded = self._decode(indices, requests)
-        rejected = {place: o for place, o in decoded.items() if isinstance(o, Reject)}
+        rejected = _rejected(decoded, indices)
         metrics.count("xdc_done", int((indices >= 0).sum()), stage="decode")
-        metrics.rejects(reject.reason.value for reject in rejected.values())
+        metrics.rejects(row.reason for row in rejected)
         columns = self._assembled(decoded, len(indices))
-        columns["rejects"] = json.dumps(
-            [(int(indices[p]), r.reason.value, r.detail[:300]) for p, r in sorted(rejected.items())]
-        )
+        columns["rejects"] = RejectedClip.dumps(rejected)
         for name, boxed in self.labels.items():
             labels = ray.get(boxed[0])
             columns[f"label_{name}"] = np.where(indices >= 0, labels[indices], -1).astype(np.int32)
@@ -109,9 +107,9 @@ class DecodeSlot:
 
     def _requests(
         self, indices: np.ndarray, slot: int, held_out: bool
-    ) -> tuple[dict[int, tuple[str, ClipRequest]], np.ndarray]:
+    ) -> tuple[dict[int, tuple[MediaFile, ClipRequest]], np.ndarray]:
         """The file and what to decode of it, by place in the batch; bool [B]: mirror it."""
-        requests: dict[int, tuple[str, ClipRequest]] = {}
+        requests: dict[int, tuple[MediaFile, ClipRequest]] = {}
         mirror = np.zeros(len(indices), bool)
         places = np.flatnonzero(indices >= 0).tolist()
         for place, row in zip(places, self.clips.take(indices[places]).to_pylist()):
@@ -121,32 +119,33 @@ class DecodeSlot:
                 continue
             window = (row["start_s"], row["end_s"], self.config, video, audio)
             if self.augment is None or held_out:
-                requests[place] = (row["uri"], centred(*window))
+                requests[place] = (MediaFile.of(row), centred(*window))
             else:
                 position = slot * self.order.batch_size + place
                 key = (self.augment.seed, self.augment.round, position, int(indices[place]))
                 draw = augmented(*window, key)
-                requests[place] = (row["uri"], draw.request)
+                requests[place] = (MediaFile.of(row), draw.request)
                 mirror[place] = draw.mirror
         return requests, mirror
 
     def _decode(
-        self, indices: np.ndarray, requests: dict[int, tuple[str, ClipRequest]]
+        self, indices: np.ndarray, requests: dict[int, tuple[MediaFile, ClipRequest]]
     ) -> dict[int, DecodedClip | Reject]:
         """Decode what the clip store has from there, the rest from its media, opened once each."""
         decoded = self._decode_stored(indices, requests)
-        by_file: dict[str, dict[int, ClipRequest]] = defaultdict(dict)
-        for place, (uri, request) in requests.items():
+        by_file: dict[MediaFile, dict[int, ClipRequest]] = defaultdict(dict)
+        for place, (file, request) in requests.items():
             if place not in decoded:
-                by_file[uri][place] = request
-        for uri, wanted in by_file.items():
-            outcomes = decode_clips_isolated(Location.of(uri), [*wanted.values()], self.config)
+                by_file[file][place] = request
+        for file, wanted in by_file.items():
+            outcomes = decode_clips_isolated(file, [*wanted.values()], self.config)
             decoded.update(zip(wanted, outcomes))
         return decoded
 
     def _decode_stored(
-        self, indices: np.ndarray, requests: dict[int, tuple[str, ClipRequest]]
+        self, indices: np.ndarray, requests: dict[int, tuple[MediaFile, ClipRequest]]
     ) -> dict[int, DecodedClip | Reject]:
+        """Clips of which the store has all that is wanted; the media may have what it lost."""
         decoded: dict[int, DecodedClip | Reject] = {}
         if self.clips.store is None:
             return decoded
@@ -158,7 +157,7 @@ class DecodeSlot:
                 request = requests[place][1]
                 moved = replace(request, centre_s=request.centre_s - clip.origin_s)
                 (found,) = decode_clips_isolated(clip.media, [moved], config)
-                if isinstance(found, DecodedClip):
+                if isinstance(found, DecodedClip) and found.holds(request):
                     decoded[place] = found
         return decoded
 
@@ -174,6 +173,19 @@ class DecodeSlot:
                     columns[modality][place] = data
                     columns[f"has_{modality}"][place] = True
         return columns
+
+
+def _rejected(
+    decoded: Mapping[int, DecodedClip | Reject], indices: np.ndarray
+) -> list[RejectedClip]:
+    """What was lost of a batch's clips, in the order of their places."""
+    rows = []
+    for place, outcome in sorted(decoded.items()):
+        lost = {None: outcome} if isinstance(outcome, Reject) else outcome.lost
+        for modality, why in lost.items():
+            index, reason, detail = int(indices[place]), why.reason.value, why.detail[:300]
+            rows.append(RejectedClip(index, modality, reason, detail))
+    return rows
 
 
 def stream(

@@ -19,7 +19,7 @@ from pipeline.clips.store import ClipStore
 from pipeline.errors import UserError
 from pipeline.storage import Location
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 SCHEMA = pa.schema(
     [
@@ -36,13 +36,19 @@ SCHEMA = pa.schema(
         ("has_audio", pa.bool_()),
         ("audio_rate", pa.int32()),
         ("channels", pa.int32()),
+        ("size", pa.int64()),  # of the file when it was indexed, in bytes; null: not known
+        ("etag", pa.string()),  # of the object when it was indexed; null on disks
+        ("pieces", pa.int16()),  # clocks that follow each other in the file, usually 1
         ("label", pa.string()),  # nullable, never seen by pretraining
         ("split", pa.string()),  # nullable
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
 
-DECODING_COLUMNS = ["uri", "start_s", "end_s", "has_video", "has_audio"]  # published to all nodes
+# Published to all nodes.
+DECODING_COLUMNS = [
+    *("uri", "start_s", "end_s", "has_video", "has_audio", "size", "etag", "pieces"),
+]
 
 
 def clip_id(uri: str, start_s: float, end_s: float) -> str:
@@ -150,9 +156,9 @@ _held = lru_cache(maxsize=4096)(ray.get)  # tables, whose columns are views of t
 
 
 def write_rejects(place: Location, rejected: pa.Table, clips: ClipTable, stage: str) -> None:
-    """Rows (clip_index, reason, detail) → the rejects table, with the clips' URIs and ids."""
+    """Columns of `RejectedClip` → the rejects table, with the clips' URIs and ids."""
     named = clips.rows(rejected["clip_index"].to_numpy(), ["uri", "clip_id"])
     stages = pa.repeat(stage, len(rejected))
     attempts = pa.repeat(pa.scalar(1, pa.int32()), len(rejected))
-    columns = [*named.columns, stages, rejected["reason"], rejected["detail"], attempts]
-    place.write_table(pa.table(columns, schema=rejects.SCHEMA))
+    why = [rejected[name].cast(pa.string()) for name in ("modality", "reason", "detail")]
+    place.write_table(pa.table([*named.columns, stages, *why, attempts], schema=rejects.SCHEMA))

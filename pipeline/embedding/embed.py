@@ -8,7 +8,7 @@ the features of each modality it has, or in the round's rejects with a reason.
 
 from __future__ import annotations
 
-import json
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +22,11 @@ from ray.data import ActorPoolStrategy
 from pipeline import encoders
 from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.frontend import FramesToInput, LogMel
+from pipeline.clips.rejects import RejectedClip, kind_of_loss
 from pipeline.clips.stream import DecodeSlot, Order, stream
 from pipeline.clips.table import PublishedClips
 from pipeline.config import Config, EmbeddingConfig
-from pipeline.embedding.shards import FeatureSink, Written, as_feature_array, finish
+from pipeline.embedding.shards import REJECTS, FeatureSink, Written, as_feature_array, finish
 from pipeline.encoders import raw
 from pipeline.runtime.devices import autocast, choose_device, on_device, use_threads
 from pipeline.runtime.placement import decoding, encoding, writing
@@ -127,8 +128,7 @@ class Encode:
     @torch.inference_mode()
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
         indices = batch["clip_index"][0]
-        rejects = json.loads(str(batch["rejects"][0]))
-        why = {index: (reason, detail) for index, reason, detail in rejects}
+        rejects = RejectedClip.loads(batch["rejects"][0])
         columns: dict[str, pa.Array] = {"clip_index": pa.array(indices, pa.int64())}
         for modality in self.modalities:
             tensor = on_device(batch[modality][0], self.device)
@@ -136,10 +136,12 @@ class Encode:
                 features = self.networks[modality](self.front[modality](tensor))
             values = features.float().cpu().numpy().astype(np.float16)
             columns[modality] = as_feature_array(values, batch[f"has_{modality}"][0])
-        reasons, details = zip(*(why.get(index, (None, None)) for index in indices.tolist()))
-        columns["reason"] = pa.array(reasons, pa.string())
-        columns["detail"] = pa.array(details, pa.string())
+        lost: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for reject in rejects:
+            lost[reject.clip_index].append(reject._asdict())
+        columns["rejects"] = pa.array(map(lost.get, indices.tolist()), REJECTS)
         table = pa.table(columns).filter(pa.array(indices >= 0))
-        self.meter.add(done=len(table), rejects=len(why))
+        losses = Counter(kind_of_loss(reject.modality) for reject in rejects)
+        self.meter.add(None, done=len(table), **losses)
         metrics.gpu_memory("embed")
         return table

@@ -8,14 +8,21 @@ would write them (shards.py); the clips that training did not see are left to it
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from pipeline.embedding.shards import BANKED, Folders, as_feature_array, records, write_shards
+from pipeline.clips.rejects import RejectedClip
+from pipeline.embedding.shards import (
+    BANKED,
+    REJECTS,
+    Folders,
+    as_feature_array,
+    records,
+    write_shards,
+)
 
 
 class MemoryBank:
@@ -42,7 +49,8 @@ class MemoryBank:
     def add(self, batch: Mapping[str, np.ndarray], features: Mapping[str, torch.Tensor]) -> None:
         """Features float [B, d] of a batch as `DecodeSlot` makes it, without the leading axis."""
         slot, clips = int(batch["slot"]), batch["clip_index"]
-        rejected = [index for index, _, _ in json.loads(str(batch["rejects"]))]
+        rejects = RejectedClip.loads(batch["rejects"])
+        rejected = [reject.clip_index for reject in rejects if reject.modality is None]
         last = self.last_seen[slot * len(clips) :][: len(clips)]
         rows = np.flatnonzero(last & ~np.isin(clips, rejected))
         if not len(rows):
@@ -63,5 +71,5 @@ class MemoryBank:
         self._held = []
         table = {"clip_index": pa.array(whole["clip_index"], pa.int64())}
         table |= {m: as_feature_array(whole[m], whole[f"has_{m}"]) for m in self.out}
-        table["reason"] = pa.nulls(len(table["clip_index"]), pa.string())
+        table["rejects"] = pa.nulls(len(table["clip_index"]), REJECTS)
         write_shards(self.out, f"{BANKED}-{first:09d}-{self.rank:04d}.parquet", pa.table(table))

@@ -22,12 +22,15 @@ from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import WriteResult
 
+from pipeline.clips.rejects import kind_of_loss
 from pipeline.clips.table import ClipTable, write_rejects
 from pipeline.errors import UserError
 from pipeline.storage import Location
 
 BANKED = "bank"  # how names of what training kept begin
 Folders = Mapping[str, Location]  # modality → where its features lie
+_REJECT = pa.struct([(name, pa.string()) for name in ("modality", "reason", "detail")])
+REJECTS = pa.list_(_REJECT)  # why a clip, or a modality of it, has no features
 
 
 def as_feature_array(features: np.ndarray, present: np.ndarray) -> pa.Array:
@@ -70,8 +73,9 @@ class Written:
 class FeatureSink(Datasink[dict[str, int]]):
     """Writes feature tables as shards, one Parquet file a modality and write task.
 
-    A task that Ray runs again writes the same file names. `counts` are clips, rejected, and
-    features by modality, with those of `written`; its clips `again` (int64) are not written twice.
+    A task that Ray runs again writes the same file names. `counts` are clips, rejected ones, those
+    that lost one modality, and features by modality, with those of `written`; its clips `again`
+    (int64) are not written twice.
     """
 
     def __init__(
@@ -96,7 +100,7 @@ class FeatureSink(Datasink[dict[str, int]]):
         if len(self.again):
             table = table.filter(pc.invert(pc.is_in(table["clip_index"], pa.array(self.again))))
         name = f"part-{self.passes:03d}-{ctx.task_idx:06d}.parquet"
-        rejected = table.filter(table["reason"].is_valid())
+        rejected = _rejected(table)
         if len(rejected):
             place = self.rejects / f"{_rejects_prefix(self.out)}{name}"
             write_rejects(place, rejected, self.clips, "embed")
@@ -110,7 +114,7 @@ class FeatureSink(Datasink[dict[str, int]]):
 def write_shards(out: Folders, name: str, table: pa.Table) -> dict[str, int]:
     """Write one shard a modality, then the record by which they count; return the record's counts.
 
-    Columns: ``clip_index``, features per modality (null: absent), ``reason`` (null: not rejected).
+    Columns: ``clip_index``, features per modality (null: absent), and `REJECTS` (null: none).
     """
     for modality, folder in out.items():
         present = table.filter(table[modality].is_valid())
@@ -118,10 +122,22 @@ def write_shards(out: Folders, name: str, table: pa.Table) -> dict[str, int]:
             shard = pa.table({"clip_index": present["clip_index"], "features": present[modality]})
             (folder / name).write_table(shard)
     flags = {modality: table[modality].is_valid() for modality in out}
-    flags["rejected"] = table["reason"].is_valid()
+    rejected = _rejected(table)
+    for lost in (None, *out):
+        of_it = rejected.filter(pc.equal(pc.coalesce(rejected["modality"], ""), lost or ""))
+        flags[kind_of_loss(lost)] = pc.is_in(table["clip_index"], of_it["clip_index"])
     record = pa.table({"clip_index": table["clip_index"], **flags})
     (records(out) / name).write_table(record)
     return _counts(record)
+
+
+def _rejected(table: pa.Table) -> pa.Table:
+    """One row a reject: ``clip_index, modality, reason, detail``."""
+    some = table.select(["clip_index", "rejects"]).filter(table["rejects"].is_valid())
+    some = some.combine_chunks()
+    flat, parent = pc.list_flatten(some["rejects"]), pc.list_parent_indices(some["rejects"])
+    columns = [some["clip_index"].take(parent), *(pc.struct_field(flat, n) for n in range(3))]
+    return pa.table(columns, names=["clip_index", *_REJECT.names])
 
 
 def finish(out: Folders) -> None:

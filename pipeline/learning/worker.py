@@ -6,8 +6,8 @@ needs them, which spares seconds of every round on small machines.
 
 from __future__ import annotations
 
-import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +17,7 @@ import ray
 import ray.train
 from ray.train.collective import broadcast_from_rank_zero
 
+from pipeline.clips.rejects import RejectedClip, kind_of_loss
 from pipeline.clips.table import write_rejects
 from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.telemetry import metrics
@@ -117,7 +118,7 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
         "wait_share": round(feed.wait_share, 4),
         "train_seconds": round(feed.seconds, 2),
         "workers": world,
-        "rejected": len(feed.rejects),
+        **feed.losses,
     }
 
 
@@ -187,7 +188,7 @@ class Feed:
         self._started = time.monotonic()
         self._waited = 0.0
         self.first = first
-        self.rejects: list[tuple[int, str, str]] = []
+        self.rejects: list[RejectedClip] = []
 
     def until(self, end: int) -> Iterator[dict[str, np.ndarray]]:
         """This worker's batches of the slots before `end`."""
@@ -198,8 +199,14 @@ class Feed:
             if int(batch["slot"]) != self._due:
                 raise RuntimeError(f"batch {int(batch['slot'])} came where {self._due} was due")
             self._due += self._world
-            self.rejects += [tuple(reject) for reject in json.loads(str(batch["rejects"]))]
+            self.rejects += RejectedClip.loads(batch["rejects"])
             yield batch
+
+    @property
+    def losses(self) -> dict[str, int]:
+        """How many clips, and how many modalities of clips, could not be decoded."""
+        counts = Counter(kind_of_loss(reject.modality) for reject in self.rejects)
+        return {kind: counts[kind] for kind in map(kind_of_loss, (None, "video", "audio"))}
 
     @property
     def seconds(self) -> float:
@@ -227,7 +234,7 @@ def _show(work: WorkerTask, epoch: int, feed: Feed, losses: dict[str, float]) ->
 def _write_rejects(feed: Feed, rank: int, task: LearningTask) -> None:
     """The clips that failed in this worker, each once, as a part of the round's rejects."""
     if feed.rejects:
-        unique = {reject[0]: reject for reject in feed.rejects}
-        columns = zip(("clip_index", "reason", "detail"), zip(*unique.values()))
+        unique = {reject[:2]: reject for reject in feed.rejects}
+        columns = zip(RejectedClip._fields, zip(*unique.values()))
         place = task.rejects / f"{task.rejects_prefix}-{feed.first:09d}-{rank:04d}.parquet"
         write_rejects(place, pa.table(dict(columns)), task.clips.table, "learn")

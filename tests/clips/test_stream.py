@@ -123,7 +123,7 @@ def test_a_clip_that_fails_is_a_row_with_a_reason(indexed: Location, tmp_path: P
     (run / "clips" / "part-000000.parquet").write_table(broken)
     (batch,) = read(run, Order(8, 8))
     assert batch["has_video"].tolist() == [n != 3 for n in range(8)]
-    assert [reject[:2] for reject in json.loads(str(batch["rejects"]))] == [[3, "missing"]]
+    assert [reject[:3] for reject in json.loads(str(batch["rejects"]))] == [[3, None, "missing"]]
     assert batch["video"][3].max() == 0
 
 

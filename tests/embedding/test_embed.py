@@ -13,7 +13,13 @@ from pipeline import encoders
 from pipeline.clips.table import ClipTable
 from pipeline.embedding import embed as embedding
 from pipeline.embedding.embed import EmbeddingTask
-from pipeline.embedding.shards import as_feature_array, finish, read_features, write_shards
+from pipeline.embedding.shards import (
+    REJECTS,
+    as_feature_array,
+    finish,
+    read_features,
+    write_shards,
+)
 from pipeline.storage import Location
 from tests.conftest import tiny
 
@@ -92,7 +98,7 @@ def test_what_training_kept_is_not_made_again(
     kept = np.array([0, 7, 8, 20, 21, 47])
     values = np.full((6, 128), 7, np.float16)
     table = pa.table(
-        {"clip_index": kept, "reason": pa.nulls(6, pa.string())}
+        {"clip_index": kept, "rejects": pa.nulls(6, REJECTS)}
         | {m: as_feature_array(values, np.ones(6, bool)) for m in BOTH}
     )
     write_shards(out, "bank-000000003-0000.parquet", table)

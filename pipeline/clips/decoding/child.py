@@ -73,7 +73,8 @@ def _answers(question: tuple[Any, ...], shared: SharedMemory) -> Iterator[Any]:
         shared.reset()
         for number, clip in each_clip(source, requests, config, _allow):
             if isinstance(clip, DecodedClip):
-                yield number, (shared.write(clip.video), shared.write(clip.audio))
+                arrays = shared.write(clip.video), shared.write(clip.audio)
+                yield number, (*arrays, clip.lost)
             else:
                 yield number, clip
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -47,6 +47,13 @@ class DecodedClip:
 
     video: np.ndarray | None  # uint8 [T, size, size, 3] RGB
     audio: np.ndarray | None  # float32 [samples] mono at `AudioConfig.rate`
+    # Modalities that were wanted and could not be had, and why; never all of them.
+    lost: dict[str, Reject] = field(default_factory=dict)
+
+    def holds(self, request: ClipRequest) -> bool:
+        """Whether every modality that was asked for is there."""
+        video, audio = self.video is not None, self.audio is not None
+        return (video or not request.video) and (audio or not request.audio)
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,15 @@ file and gives frames and samples at media times: seconds of the file's presenta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
+from pipeline.clips.rejects import Reject
 from pipeline.errors import UserError
 from pipeline.storage import Location
 
@@ -23,7 +24,24 @@ DECODERS = {
     "cuda": "pipeline.clips.decoding.pyav:PyAVCudaDecoder",
 }
 
-Source = Location | bytes  # a file, or the whole of one in memory
+
+@dataclass(frozen=True)
+class MediaFile:
+    """A file and what is known of it before it is opened."""
+
+    location: Location
+    size: int | None = None  # in bytes, when it was indexed; another size now is a reject
+    etag: str | None = None  # of the object, when it was indexed; likewise
+    pieces: int | None = None  # clocks that follow each other in it; None: to be found out
+    fetched: tuple[tuple[int, bytes], ...] = ()  # offset and bytes of what has been read already
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> MediaFile:
+        """From a row of the clips table."""
+        return cls(Location.of(row["uri"]), row["size"], row["etag"], row["pieces"])
+
+
+Source = Location | MediaFile | bytes  # a file, or the whole of one in memory
 Interval = tuple[float, float]  # of media time, in seconds
 Region = tuple[int, int, int, int]  # x, y, width, height in pixels of the upright frame
 
@@ -44,6 +62,11 @@ class MediaInfo:
     has_audio: bool
     audio_rate: int  # samples a second, 0 where there is no audio
     channels: int  # of audio
+    size: int | None = None  # of the file, in bytes
+    etag: str | None = None  # of the object; None on disks
+    pieces: int = 1  # clocks that follow each other in it
+    # Tracks that are there and cannot be decoded, by modality.
+    lost: tuple[tuple[str, Reject], ...] = ()
 
 
 @dataclass(frozen=True)

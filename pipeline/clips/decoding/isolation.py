@@ -54,7 +54,9 @@ def decode_clips_isolated(
                 for place, answer in child.ask(question, config.timeout_s * (1 + len(numbers))):
                     # Arrays of our own: the next clip may overwrite those in shared memory.
                     if not isinstance(answer, Reject):
-                        answer = DecodedClip(*map(child.memory.read, answer))
+                        video, audio, lost = answer
+                        arrays = child.memory.read(video), child.memory.read(audio)
+                        answer = DecodedClip(*arrays, lost)
                     results[numbers[place]] = answer
         except Reject as reject:
             return reject

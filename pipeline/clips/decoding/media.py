@@ -25,7 +25,7 @@ from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from pipeline.clips.decoding.decoder import Source
+from pipeline.clips.decoding.decoder import MediaFile, Source
 from pipeline.clips.decoding.ranges import RangeReader
 from pipeline.clips.decoding.tracks import choose_tracks, needs_first_packet, nvidia
 from pipeline.clips.rejects import Reason, Reject, reject_for
@@ -80,18 +80,22 @@ class Media:
         # about another file.
         with suppress(av.error.FFmpegError):
             av.error.err_check(-errno.EINVAL)
-        if isinstance(self._source, bytes):
-            self.head = self._source[:_HEAD]
-            place: Any = io.BytesIO(self._source)
-        elif self._source.is_local:
+        source = self._source
+        if isinstance(source, MediaFile):
+            source = source.location
+        place: Any
+        if isinstance(source, bytes):
+            self.head = source[:_HEAD]
+            place = io.BytesIO(source)
+        elif source.is_local:
             # An error here says in the system's words what is wrong.
-            with open(self._source.uri, "rb") as stream:
+            with open(source.uri, "rb") as stream:
                 self.head = stream.read(_HEAD)
             if not self.head:
                 raise Reject(Reason.EMPTY_FILE)
-            place = f"file:{self._source.uri}"
+            place = f"file:{source.uri}"
         else:
-            place = self._handle = RangeReader(self._source)
+            place = self._handle = RangeReader(source)
             self.head = self._handle.read(_HEAD)
             self._handle.seek(0)
         self.container = av.open(

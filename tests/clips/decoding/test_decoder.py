@@ -95,7 +95,7 @@ def test_media_are_indexed_and_decoded_with_it_on_ray(files: list[Path], tmp_pat
     assert batch["video"][:2, :, 12, 12, 1].tolist() == [expected_frames(2.0, clips)] * 2
     assert batch["video"][:2, 0, 12, 12, 0].tolist() == [0, 10]
     assert batch["audio"][:2].mean(axis=1) == pytest.approx([0, 0.05], abs=1e-3)
-    assert [reject[:2] for reject in json.loads(str(batch["rejects"]))] == [[2, "not_media"]]
+    assert [reject[:3] for reject in json.loads(str(batch["rejects"]))] == [[2, None, "not_media"]]
     with pytest.raises(UserError, match="no decoder 'gpu'"):
         index(str(tmp_path / "*.npz"), run, tiny("clips.decoder=gpu"), retry_rejects=True)
 
