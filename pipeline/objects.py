@@ -12,7 +12,7 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import obstore
 import pyarrow.fs
@@ -20,6 +20,10 @@ from obstore.exceptions import BaseError, PreconditionError
 from obstore.store import S3Store
 
 from pipeline.storage import Location
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
+    from obstore.store import ClientConfig, RetryConfig, S3Config
 
 
 class Changed(OSError):
@@ -59,7 +63,7 @@ class RemoteObject:
         if self._client is None:
             return self._read_with_pyarrow(start, stop)
         store, key = self._client
-        options: dict[str, Any] = {"range": (start, stop)}
+        options: GetOptions = {"range": (start, stop)}
         if self.etag:
             options["if_match"] = self.etag
         try:
@@ -141,7 +145,7 @@ def _has_profile() -> bool:
 def _store(bucket: str, options: tuple[tuple[str, Any], ...], patient: bool) -> S3Store:
     """A bucket's client, with one pool of connections a process."""
     given = dict(options)
-    config: dict[str, Any] = {"region": given["region"], "skip_signature": given["anonymous"]}
+    config: S3Config = {"region": given["region"], "skip_signature": given["anonymous"]}
     if given["access_key"]:
         config["access_key_id"] = given["access_key"]
         config["secret_access_key"] = given["secret_key"]
@@ -150,12 +154,11 @@ def _store(bucket: str, options: tuple[tuple[str, Any], ...], patient: bool) -> 
     if given["endpoint_override"]:
         endpoint = f"{given['scheme']}://{given['endpoint_override']}"
         # The second would be taken from the environment, before the first.
-        config |= {"endpoint": endpoint, "aws_endpoint_url_s3": endpoint}
-    client: dict[str, Any] = {"allow_http": given["scheme"] == "http", "connect_timeout": "10s"}
+        config["endpoint"] = config["aws_endpoint_url_s3"] = endpoint
+    client: ClientConfig = {"allow_http": given["scheme"] == "http", "connect_timeout": "10s"}
     with suppress(KeyError, OSError):
         client["root_certificate"] = Path(os.environ["AWS_CA_BUNDLE"]).read_bytes()
-    tries = {"max_retries": 9} if patient else {"max_retries": 3, "retry_timeout": _BRISK}
+    tries: RetryConfig = {"max_retries": 9}
+    if not patient:
+        tries = {"max_retries": 3, "retry_timeout": timedelta(seconds=5)}
     return S3Store(bucket, config=config, client_options=client, retry_config=tries)
-
-
-_BRISK = timedelta(seconds=5)

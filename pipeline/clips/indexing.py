@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Any
@@ -21,8 +21,9 @@ import ray
 import ray.data
 
 from pipeline.clips import rejects
-from pipeline.clips.decoding.decoder import MediaInfo, load_decoder
+from pipeline.clips.decoding.decoder import MediaFile, MediaInfo, load_decoder
 from pipeline.clips.decoding.isolation import probe_isolated
+from pipeline.clips.fetching import fetch_for_probing
 from pipeline.clips.listing import list_media
 from pipeline.clips.rejects import Reason, Reject, kind_of_loss
 from pipeline.clips.stream import run_numbered
@@ -167,10 +168,13 @@ class _ProbeChunk:
         rows = ray.get(self.todo[0]).slice(start, stop - start).to_pylist()
         clips: list[dict[str, Any]] = []
         rejected: list[dict[str, Any]] = []
-        for uri, cuts in groupby(rows, key=itemgetter("uri")):
+        groups = [(uri, [*cuts]) for uri, cuts in groupby(rows, key=itemgetter("uri"))]
+        named = [MediaFile(Location.of(uri)) for uri, _ in groups if uri]
+        files = fetch_for_probing(named, self.media.timeout_s)
+        for uri, cuts in groups:
             info: MediaInfo | Reject
             if uri:
-                info = probe_isolated(Location.of(uri), self.media.timeout_s, self.media.decoder)
+                info = probe_isolated(next(files), self.media.timeout_s, self.media.decoder)
             else:
                 info = Reject(Reason.BAD_CUT, "the cuts table names no file in this row")
             before = len(clips)
@@ -220,8 +224,14 @@ def clips_of(
         return Reject(Reason.BAD_CUT, f"[{start:g}, {end:g}] s lies outside the file's {span} s")
     else:
         windows = [(start, end)]
-    file = asdict(info) | {"uri": uri, "label": cut["label"], "split": cut["split"]}
-    return [file | {"clip_id": clip_id(uri, a, b), "start_s": a, "end_s": b} for a, b in windows]
+    file = vars(info) | {"uri": uri, "label": cut["label"], "split": cut["split"]}
+    index = info.byte_index
+    return [
+        file
+        | {"clip_id": clip_id(uri, a, b), "start_s": a, "end_s": b}
+        | (index.columns(a, b) if index else {})
+        for a, b in windows
+    ]
 
 
 def _scanned(scan: Location, num_chunks: int, kind: str) -> Iterator[pa.Table]:

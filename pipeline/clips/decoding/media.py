@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from pipeline.clips.decoding.decoder import MediaFile, Source
-from pipeline.clips.decoding.ranges import RangeReader
+from pipeline.clips.decoding.ranges import RangeReader, check_size
 from pipeline.clips.decoding.tracks import choose_tracks, needs_first_packet, nvidia
 from pipeline.clips.rejects import Reason, Reject, reject_for
 
@@ -64,7 +65,7 @@ class Media:
     audio: AudioStream | None
 
     def __init__(self, source: Source, timeout_s: float, lean: bool, hardware: bool) -> None:
-        self._source, self._timeout_s = source, timeout_s
+        self.source, self._timeout_s = source, timeout_s
         self._lean, self._hardware = lean, hardware
         self._handle: RangeReader | None = None
         self.head = b""
@@ -80,9 +81,8 @@ class Media:
         # about another file.
         with suppress(av.error.FFmpegError):
             av.error.err_check(-errno.EINVAL)
-        source = self._source
-        if isinstance(source, MediaFile):
-            source = source.location
+        file = self.source
+        source = file.location if isinstance(file, MediaFile) else file
         place: Any
         if isinstance(source, bytes):
             self.head = source[:_HEAD]
@@ -91,11 +91,12 @@ class Media:
             # An error here says in the system's words what is wrong.
             with open(source.uri, "rb") as stream:
                 self.head = stream.read(_HEAD)
+                check_size(file, os.fstat(stream.fileno()).st_size)
             if not self.head:
                 raise Reject(Reason.EMPTY_FILE)
             place = f"file:{source.uri}"
         else:
-            place = self._handle = RangeReader(source)
+            place = self._handle = RangeReader(file)
             self.head = self._handle.read(_HEAD)
             self._handle.seek(0)
         self.container = av.open(
@@ -122,6 +123,11 @@ class Media:
         if self.video is not None and needs_first_packet(self.video):
             with suppress(av.error.FFmpegError):
                 next(self.container.demux(self.video)).decode()
+
+    @property
+    def reader(self) -> RangeReader | None:
+        """What reads a remote file, while it is open."""
+        return self._handle
 
     @property
     def tracks(self) -> list[VideoStream | AudioStream]:

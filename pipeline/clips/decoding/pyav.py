@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Self
 
@@ -12,6 +13,7 @@ from av.video.frame import VideoFrame
 
 from pipeline.clips.decoding.decoder import Decoder, Frame, Interval, MediaInfo, Source, View
 from pipeline.clips.decoding.frames import displayed_frames
+from pipeline.clips.decoding.index_entries import learn
 from pipeline.clips.decoding.media import Media, ffmpeg_errors_as_rejects, opened
 from pipeline.clips.decoding.packets import Span, read_packets
 from pipeline.clips.decoding.probe import probe_media
@@ -35,7 +37,11 @@ class PyAVDecoder(Decoder):
     def probe(cls, source: Source, timeout_s: float) -> MediaInfo:
         deadline = time.monotonic() + timeout_s
         with ffmpeg_errors_as_rejects(), opened(source, timeout_s, lean=False) as media:
-            return probe_media(media, deadline)
+            info = probe_media(media, deadline)
+            reader, size = media.reader, media.container.size
+            etag = reader.etag if reader else None
+            info = replace(info, size=size if size > 0 else None, etag=etag)
+            return replace(info, byte_index=learn(media, info, timeout_s))
 
     @classmethod
     def open(cls, source: Source, timeout_s: float) -> Self:
