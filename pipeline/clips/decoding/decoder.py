@@ -103,6 +103,7 @@ class Decoder(Protocol):
     on_gpu: ClassVar[bool]  # whether decoding tasks must run where there is a GPU
     has_video: bool  # whether there is a track that can be decoded
     has_audio: bool
+    breaks_s: Sequence[float] = ()  # media times at which the file's clock starts anew, if any
 
     @classmethod
     def probe(cls, source: Source, timeout_s: float) -> MediaInfo:
@@ -115,6 +116,10 @@ class Decoder(Protocol):
         ...
 
     def close(self) -> None: ...
+
+    def enter(self, time_s: float) -> None:
+        """Go where the file holds a media time, which may be beyond one of `breaks_s`."""
+        return
 
     def read(self, video: Interval | None, audio: Interval | None, deadline: float) -> None:
         """Read both tracks in one sweep, in the intervals that `frames` and `samples` will ask for.
