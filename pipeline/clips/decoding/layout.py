@@ -87,9 +87,7 @@ def opened_at(source: Source, timeout_s: float, time_s: float, hardware: bool) -
 # Kept, since to read a file for it takes longer than to decode a clip.
 @lru_cache(maxsize=256)
 def _found(place: Location, size: int, format_name: str, timeout_s: float) -> Layout:
-    file: Bytes = RangeReader(place)
-    if place.is_local:
-        file = open(place.uri, "rb")  # noqa: SIM115
+    file: Bytes = open(place.uri, "rb") if place.is_local else RangeReader(place)  # noqa: SIM115
     with closing(file):
         starts = piece_starts(file, size, format_name)
     parts: list[Part] = []
