@@ -11,10 +11,11 @@ import re
 from typing import Any
 
 import av
+from av.container import InputContainer
 
 from pipeline.clips.rejects import Reason, Reject
 
-HEAD = 512  # bytes of a file by which `reject_archive` and `reject_for_format` tell
+HEAD = 512  # bytes of a file by which `refuse_archive` and `reject_for_format` tell
 
 # Names of libavformat's demuxers. None of these opens a second file, as long as external tracks
 # of QuickTime files (its option enable_drefs) stay off. Formats whose recordings lie in several
@@ -38,7 +39,6 @@ _LISTS = {
     "concat",
     "dash",
     "imf",
-    "image2",
     "sdp",
     "rtsp",
     "rtp",
@@ -47,7 +47,14 @@ _LISTS = {
     "mlv",
     "lavfi",
 }
-_IMAGES = {"ico", "alias_pix", "brender_pix", "fits", "image2pipe"}  # and every "..._pipe"
+_IMAGES = {
+    "ico",
+    "alias_pix",
+    "brender_pix",
+    "fits",
+    "image2",
+    "image2pipe",
+}  # and every "..._pipe"
 # Elementary streams: frames without time stamps and, in most, without a rate. libavformat counts
 # them at a made-up rate, if at all. MPEG-1 and 2 state their rate, and so are media.
 _RAW = {
@@ -73,13 +80,7 @@ _RAW = {
     "ipu": "IPU",
 }
 
-# How files begin that libavformat may take for something else.
-_ARCHIVE = re.compile(
-    rb"PK\x03\x04|\x1f\x8b\x08|BZh[1-9]|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf\x27\x1c|Rar!\x1a"
-    rb"|.{257}ustar",
-    re.DOTALL,
-)
-# How files begin that it does not read.
+# How files begin that libavformat does not read.
 _ANIMATED = re.escape(bytes(flags for flags in range(256) if flags & 2))
 _LIST = "a playlist: it names other files; index those instead"
 _UNREAD: tuple[tuple[bytes, Reason, str], ...] = (
@@ -106,11 +107,21 @@ _UNREAD: tuple[tuple[bytes, Reason, str], ...] = (
     ),
 )
 
+# Brands of the photographs that are kept like films (ISO/IEC 23008-12, AVIF, Canon's CR3), and of
+# the image sequences that may be beside them in a file.
+_PHOTOGRAPHS = {"mif1", "mif2", "heic", "heix", "heim", "heis", "avif", "avci", "jpeg", "crx "}
+_SEQUENCES = {"msf1", "hevc", "hevx", "hevm", "hevs", "avis", "avcs"}
 
-def reject_archive(head: bytes) -> None:
-    """Raise a reject for an archive: in one that is not compressed, libavformat finds a member."""
-    if _ARCHIVE.match(head):
-        raise Reject(Reason.NOT_MEDIA, "an archive; unpack it and index the files in it")
+
+def reject_photograph(container: InputContainer) -> None:
+    """Raise a reject for a photograph whose tiles look like the frames of a film."""
+    brand = container.metadata.get("major_brand", "")
+    if brand not in _PHOTOGRAPHS:
+        return
+    others = container.metadata.get("compatible_brands", "")
+    every = {others[at : at + 4] for at in range(0, len(others), 4)}
+    if not every & _SEQUENCES:
+        raise Reject(Reason.STILL_IMAGE, f"a photograph (brand {brand.strip()})")
 
 
 def reject_for_format(error: BaseException, head: bytes) -> Reject | None:
@@ -131,5 +142,6 @@ def reject_for_format(error: BaseException, head: bytes) -> Reject | None:
             "ffmpeg -framerate 25 -i in out.mp4",
         )
     if name in _IMAGES or name.endswith("_pipe"):
-        return Reject(Reason.STILL_IMAGE, f"a {name.removesuffix('_pipe')} file")
+        kind = name.removesuffix("_pipe")
+        return Reject(Reason.STILL_IMAGE, "an image" if "image2" in name else f"a {kind} file")
     return Reject(Reason.NOT_MEDIA, f"a {name} file")

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import av
 from av.packet import Packet
 
+from pipeline.clips.decoding.clock import STANDS_S
 from pipeline.clips.decoding.decoder import MediaInfo
-from pipeline.clips.decoding.encryption import LOOK_BYTES, packet_encryption, scrambled
+from pipeline.clips.decoding.encryption import packet_encryption, scrambling
 from pipeline.clips.decoding.media import Media
 from pipeline.clips.decoding.orientation import Orientation, rotation
-from pipeline.clips.decoding.tracks import lost_tracks
 from pipeline.clips.rejects import Reason, Reject
 
 _HOPELESS_PACKETS = 400  # packets without one frame after which a track counts as undecodable
 _TAIL_S = 2.0  # the end is measured from this far before where the header puts it
 _WORTH_S = 0.5  # a track that overlaps the longer one by less is left out
-_LEAST_BYTES_PER_S = 50  # the leanest speech codecs need twice as many
+# The leanest speech codecs need twice as many. Still scenes of one frame a second need fewer, so
+# what has fewer is read as a whole; it is corrupt if no packet comes for so long.
+_LEAST_BYTES_PER_S = 50
+_LONGEST_GAP_S = 600.0
 _STRAY_S = 10.0  # how far one packet's timestamp may lie beyond the next one's
 
 
@@ -30,9 +35,13 @@ class _Track:
     start_s: float = float("inf")
     end_s: float = float("-inf")
     encrypted: Reject | None = None
+    last_s: float = float("-inf")  # when the last frame begins
+    gap_s: float = 0.0  # between the last two
 
     def decode(self, media: Media, packet: Packet | None) -> None:
         """Take a packet, or the end of the track (None), in search of the first frame."""
+        if packet is not None and self.encrypted is None:
+            self.encrypted = packet_encryption(packet)
         if self.encrypted is not None:
             return
         try:
@@ -53,30 +62,32 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
     """
     tracks = {stream.index: _Track(stream) for stream in media.tracks}
     _first_frames(media, tracks, deadline)
-    lost = lost_tracks(media.container, media.video, media.audio) | _undecodable(media, tracks)
-    alive = {i: t for i, t in tracks.items() if t.first is not None and t.stream.type not in lost}
+    alive, lost = _decodable(media, tracks)
     if not alive:
-        for reject in lost.values():
-            if reject.reason is Reason.UNSUPPORTED:
-                raise reject
+        if encrypted := next((r for r in lost.values() if r.reason is Reason.UNSUPPORTED), None):
+            raise encrypted
         if all(not t.packets for t in tracks.values()):
             raise Reject(Reason.NO_STREAMS, "its tracks are empty")
         raise Reject(Reason.CORRUPT, "no frame could be decoded")
     _ends(media, alive, deadline)
-    encrypted = {t.stream.type: t.encrypted for t in alive.values() if t.encrypted is not None}
-    alive = {i: t for i, t in alive.items() if t.encrypted is None}
-    lost |= encrypted
+    alive, encrypted_later = _decodable(media, alive)
+    lost |= encrypted_later
     if not alive:
-        raise next(iter(encrypted.values()))
-    alive = _worth_reading(alive)
+        raise next(iter(encrypted_later.values()))
+    if all(t.stream.type == "video" and t.last_s == t.start_s for t in alive.values()):
+        raise Reject(Reason.STILL_IMAGE, "one frame and no audio")
+    _stand(media, alive)
+    decoded, alive = alive, _worth_reading(alive, lost)
     starts, ends = [t.start_s for t in alive.values()], [t.end_s for t in alive.values()]
     start, end = max(starts), min(ends)
     if end <= start:
         start, end = min(starts), max(ends)
     if media.container.size > 0 and end - start > media.container.size / _LEAST_BYTES_PER_S:
-        # Else a few stray stamps would become thousands of clips.
-        held = f"{media.container.size:,} bytes"
-        raise Reject(Reason.CORRUPT, f"its timestamps span {end - start:,.0f} s in {held}")
+        # A few stray stamps would become thousands of clips.
+        gap_s = _longest_gap(media, alive, deadline)
+        if gap_s > _LONGEST_GAP_S:
+            held = f"{media.container.size:,} bytes, with nothing for {gap_s:,.0f} s"
+            raise Reject(Reason.CORRUPT, f"its timestamps span {end - start:,.0f} s in {held}")
     width = height = turned = rate = channels = 0
     fps = 0.0
     kinds = {t.stream.type: t for t in alive.values()}
@@ -88,30 +99,57 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
     if audio := kinds.get("audio"):
         rate, channels = audio.first.sample_rate, audio.first.layout.nb_channels
     has = "video" in kinds, "audio" in kinds
-    return MediaInfo(
-        start, end, fps, width, height, turned, *has, rate, channels, lost=tuple(lost.items())
-    )
+    why = tuple(lost.items())
+    info = MediaInfo(start, end, fps, width, height, turned, *has, rate, channels, lost=why)
+    unused = {"video": 0.0, "audio": 0.0}
+    for index, track in decoded.items():
+        used = max(0.0, min(track.end_s, end) - max(track.start_s, start))
+        length = track.end_s - track.start_s
+        unused[track.stream.type] = length - used if index in alive else length
+    return replace(info, unused_video_s=unused["video"], unused_audio_s=unused["audio"])
 
 
-def _undecodable(media: Media, tracks: dict[int, _Track]) -> dict[str, Reject]:
-    """By modality, why a track gave no frame, or must not."""
-    lost: dict[str, Reject] = {}
-    for track in tracks.values():
-        reject = track.encrypted
-        if reject is None and (track.first is None or media.container.format.name == "asf"):
-            reject = scrambled(media.container, track.stream, media.beginning(LOOK_BYTES))
-        if reject is None and track.first is None and track.packets:
-            reject = Reject(Reason.CORRUPT, "no frame could be decoded")
-        if reject is not None:
+def _decodable(
+    media: Media, tracks: dict[int, _Track]
+) -> tuple[dict[int, _Track], dict[str, Reject]]:
+    """The tracks that can be decoded, and by modality why another one cannot."""
+    alive, lost = {}, dict(media.lost)
+    for index, track in tracks.items():
+        reject = track.encrypted or scrambling(media, track.stream, track.first is not None)
+        if reject is None and track.first is None:
+            none = Reject(Reason.CORRUPT, "no frame of it could be decoded")
+            reject = none if track.packets else Reject(Reason.NO_STREAMS, "its track is empty")
+        if reject is None:
+            alive[index] = track
+        else:
             lost[track.stream.type] = reject
-    return lost
+    return alive, lost
 
 
-def _worth_reading(tracks: dict[int, _Track]) -> dict[int, _Track]:
+def _stand(media: Media, tracks: dict[int, _Track]) -> None:
+    """A last picture stays: as long as the one before, and while sound goes on that the header
+    says belongs to it.
+    """
+    kinds = {track.stream.type: track for track in tracks.values()}
+    if (video := kinds.get("video")) is None:
+        return
+    index = video.stream.index_entries
+    if len(index) and media.seconds(index[-1].timestamp, video.stream) > video.last_s + _STRAY_S:
+        return  # the file is cut off
+    video.end_s = max(video.end_s, video.last_s + min(video.gap_s, STANDS_S))
+    stated_s = media.stated_end_s(video.stream)
+    if stated_s is not None and (audio := kinds.get("audio")) is not None:
+        video.end_s = max(video.end_s, min(stated_s, audio.end_s))
+
+
+def _worth_reading(tracks: dict[int, _Track], lost: dict[str, Reject]) -> dict[int, _Track]:
     """Both tracks, or the longer one alone where damage left almost nothing of the other."""
     overlap = min(t.end_s for t in tracks.values()) - max(t.start_s for t in tracks.values())
     longer = max(tracks.values(), key=lambda t: t.end_s - t.start_s)
-    if overlap < _WORTH_S <= longer.end_s - longer.start_s:
+    if len(tracks) > 1 and overlap < _WORTH_S <= longer.end_s - longer.start_s:
+        shorter = next(t for t in tracks.values() if t is not longer)
+        why = f"{max(0.0, overlap):.2f} s of it lie beside the {longer.stream.type}"
+        lost[shorter.stream.type] = Reject(Reason.TOO_SHORT, why)
         return {longer.stream.index: longer}
     return tracks
 
@@ -121,7 +159,6 @@ def _first_frames(media: Media, tracks: dict[int, _Track], deadline: float) -> N
     for packet in media.packets(media.tracks, deadline):
         track = tracks[packet.stream_index]
         track.packets += 1
-        track.encrypted = track.encrypted or packet_encryption(packet)
         if track.first is None:
             track.decode(media, packet)
         missing = [t for t in tracks.values() if t.first is None and t.encrypted is None]
@@ -145,13 +182,29 @@ def _ends(media: Media, tracks: dict[int, _Track], deadline: float) -> None:
         if media.seek(int(tail_s * av.time_base)):
             _measure(media, tracks, deadline)
     if any(t.end_s == float("-inf") for t in tracks.values()):
-        media.reopen()
-        fresh = {s.index: s for s in media.container.streams}
-        for index, track in tracks.items():
-            track.stream = fresh.get(index, track.stream)
+        _reopen(media, tracks)
         _measure(media, tracks, deadline)
     for track in tracks.values():
         track.end_s = max(track.end_s, track.start_s)
+
+
+def _reopen(media: Media, tracks: dict[int, _Track]) -> None:
+    media.reopen()
+    fresh = {s.index: s for s in media.container.streams}
+    for index, track in tracks.items():
+        track.stream = fresh.get(index, track.stream)
+
+
+def _longest_gap(media: Media, tracks: dict[int, _Track], deadline: float) -> float:
+    """Seconds for which a track has no packet, at most, from its first one to its end."""
+    _reopen(media, tracks)
+    stamps = {index: [track.end_s] for index, track in tracks.items()}
+    for packet in media.packets(media.tracks, deadline):
+        at = media.seconds_of(packet, packet.stream)
+        if at is not None and packet.stream_index in stamps:
+            stamps[packet.stream_index].append(at)
+    ordered = [sorted(times) for times in stamps.values()]
+    return max((b - a for times in ordered for a, b in pairwise(times)), default=0.0)
 
 
 def _claimed_end(media: Media) -> float | None:
@@ -168,17 +221,23 @@ def _claimed_end(media: Media) -> float | None:
 
 def _measure(media: Media, tracks: dict[int, _Track], deadline: float) -> None:
     ends: dict[int, float] = {}
+    stamps: dict[int, list[float]] = defaultdict(list)  # of the last packets, as they are decoded
     for packet in media.packets(media.tracks, deadline):
         track = tracks.get(packet.stream_index)
         stamp = packet.pts if packet.pts is not None else packet.dts
         if track is None or stamp is None or packet.is_discard:
             continue
         track.encrypted = track.encrypted or packet_encryption(packet)
-        end = media.seconds(stamp + (packet.duration or 0), packet.stream)
+        at = media.seconds(stamp, packet.stream)
+        end = at + (packet.duration or 0) * float(packet.stream.time_base or 0)
         last = ends.get(track.stream.index, end)
         # A damaged stamp stands alone: the next packet is back where the one before was.
         if last < end + _STRAY_S:
             track.end_s = max(track.end_s, last)
         ends[track.stream.index] = end
+        stamps[track.stream.index] = sorted([*stamps[track.stream.index], at])[-2:]
     for index, end in ends.items():
-        tracks[index].end_s = max(tracks[index].end_s, end)
+        track = tracks[index]
+        track.end_s = max(track.end_s, end)
+        track.last_s = stamps[index][-1]
+        track.gap_s = track.last_s - stamps[index][0]

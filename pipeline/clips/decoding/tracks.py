@@ -20,8 +20,12 @@ _MAX_PIXELS = 8192 * 8192  # beyond it a decoder with reference frames needs gig
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
-def choose_tracks(container: InputContainer) -> tuple[VideoStream | None, AudioStream | None]:
+def choose_tracks(
+    container: InputContainer,
+) -> tuple[VideoStream | None, AudioStream | None, dict[str, Reject]]:
     """Choose a video track (not cover art) and an audio track, one thread each; discard the rest.
+
+    The third is why a modality has a track and yet none to use.
 
     Raises:
         Reject: there is none that can be decoded, or its frames are absurdly large.
@@ -30,10 +34,16 @@ def choose_tracks(container: InputContainer) -> tuple[VideoStream | None, AudioS
     video = max(videos, key=_rank, default=None)
     audio = max(container.streams.audio, key=_rank, default=None)
     tracks = [s for s in (video, audio) if s is not None]
-    usable = [s for s in tracks if s.codec_context is not None and not encryption(container, s)]
+    lost: dict[str, Reject] = {}
+    for track in tracks:
+        if reject := encryption(container, track):
+            lost[track.type] = reject
+        elif track.codec_context is None:
+            lost[track.type] = Reject(Reason.UNSUPPORTED, f"no decoder for its {track.type}")
+    usable = [s for s in tracks if s.type not in lost]
     if not usable:
-        if tracks:
-            raise next(iter(lost_tracks(container, None, None).values()))
+        if lost:
+            raise Reject(Reason.UNSUPPORTED, " and ".join(r.detail for r in lost.values()))
         if container.streams.video:
             raise Reject(Reason.STILL_IMAGE, "cover art and no audio")
         raise Reject(Reason.NO_STREAMS)
@@ -49,33 +59,20 @@ def choose_tracks(container: InputContainer) -> tuple[VideoStream | None, AudioS
         if width * height > _MAX_PIXELS:
             raise Reject(Reason.TOO_LARGE, f"{width}×{height} pixels")
         video.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
-    return video, audio if audio in usable else None
+    return video, audio if audio in usable else None, lost
 
 
-def lost_tracks(
-    container: InputContainer, video: VideoStream | None, audio: AudioStream | None
-) -> dict[str, Reject]:
-    """By modality, why a track that the container has is not among those chosen."""
-    lost: dict[str, Reject] = {}
-    for stream in container.streams:
-        chosen = {"video": video, "audio": audio}
-        if chosen.get(stream.type, stream) is not None or stream.disposition & _COVERS:
-            continue
-        otherwise = Reject(Reason.UNSUPPORTED, f"no decoder for its {stream.type}")
-        lost.setdefault(stream.type, encryption(container, stream) or otherwise)
-    return lost
-
-
-def _rank(stream: VideoStream | AudioStream) -> tuple[bool, bool, int]:
+def _rank(stream: VideoStream | AudioStream) -> tuple[bool, bool, bool, int]:
     """The order of tracks: the default one, else the one with the largest frames or most channels.
 
-    So do players. libavformat's own choice depends on how much of each it read when opening.
+    So do players. libavformat's own choice depends on how much of each it read when opening. A
+    track of one frame is the cover of another one, in image sequences.
     """
     context: Any = stream.codec_context
     if context is None or encryption(stream.container, stream):
-        return False, False, 0
+        return False, False, False, 0
     size = context.channels if stream.type == "audio" else context.width * context.height
-    return True, bool(stream.disposition & Disposition.default), size
+    return True, stream.frames != 1, bool(stream.disposition & Disposition.default), size
 
 
 def needs_first_packet(stream: VideoStream) -> bool:
