@@ -33,6 +33,8 @@ FORMAT_WHITELIST = (
     "wsvqa,xvag,yop"
 )
 
+ANIMATIONS = {"gif", "apng", "jpegxl_anim"}  # formats that hold one image or several
+
 # Formats that name what they play.
 _LISTS = {
     "hls",

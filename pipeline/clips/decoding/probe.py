@@ -13,6 +13,7 @@ from av.packet import Packet
 from pipeline.clips.decoding.clock import STANDS_S
 from pipeline.clips.decoding.decoder import MediaInfo
 from pipeline.clips.decoding.encryption import packet_encryption, scrambling
+from pipeline.clips.decoding.formats import ANIMATIONS
 from pipeline.clips.decoding.media import Media
 from pipeline.clips.decoding.orientation import Orientation, rotation
 from pipeline.clips.rejects import Reason, Reject
@@ -74,8 +75,10 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
     lost |= encrypted_later
     if not alive:
         raise next(iter(encrypted_later.values()))
-    if all(t.stream.type == "video" and t.last_s == t.start_s for t in alive.values()):
-        raise Reject(Reason.STILL_IMAGE, "one frame and no audio")
+    if media.container.format.name in ANIMATIONS and all(
+        t.last_s == t.start_s for t in alive.values()
+    ):
+        raise Reject(Reason.STILL_IMAGE, "an animation of one frame")
     _stand(media, alive)
     decoded, alive = alive, _worth_reading(alive, lost)
     starts, ends = [t.start_s for t in alive.values()], [t.end_s for t in alive.values()]

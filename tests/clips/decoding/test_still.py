@@ -53,10 +53,6 @@ IMAGES = {
     "photo.pam": ("pam", "image2"),
     "photo.ico": ("bmp", "ico"),
     "photo.mjpeg": ("mjpeg", "mjpeg"),
-    "photo.avi": ("mjpeg", "avi"),
-    "photo.mov": ("mjpeg", "mov"),
-    "photo.mp4": ("libx264", "mp4"),
-    "photo.mkv": ("libx264", "matroska"),
 }
 
 
