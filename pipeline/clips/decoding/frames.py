@@ -19,6 +19,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from pipeline.clips.decoding.clock import TOLERANCE_S, Clock, timed
+from pipeline.clips.decoding.encryption import reject_encrypted
 from pipeline.clips.decoding.media import Media
 from pipeline.clips.decoding.nal import is_layered, recovery_frames
 from pipeline.clips.decoding.packets import Span, read_packets, starts
@@ -51,8 +52,9 @@ def displayed_frames(
     frame get the first, after the last the last.
 
     Raises:
-        Reject: TIMEOUT past ``deadline`` (of time.monotonic).
+        Reject: TIMEOUT past ``deadline`` (of time.monotonic); UNSUPPORTED: they are encrypted.
     """
+    reject_encrypted(span.video)
     left = list(range(len(targets_s)))
     for earlier in range(_EARLIER + 1):
         times = [targets_s[i] for i in left]

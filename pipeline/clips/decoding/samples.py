@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,6 +15,7 @@ from av.filter import Graph
 from av.packet import Packet
 
 from pipeline.clips.decoding.decoder import OUTSIDE_S
+from pipeline.clips.decoding.encryption import reject_encrypted
 from pipeline.clips.decoding.media import Media
 
 # Codecs that overlap their blocks or carry bits over need packets from before the window: Opus
@@ -34,10 +35,15 @@ class Stretch:
 
 
 def decode_stretches(
-    media: Media, packets: Iterable[Packet], start_s: float, end_s: float
+    media: Media, packets: Sequence[Packet], start_s: float, end_s: float
 ) -> list[Stretch]:
-    """Decode packets, in order, into stretches of samples that touch ``[start_s, end_s)``."""
+    """Decode packets, in order, into stretches of samples that touch ``[start_s, end_s)``.
+
+    Raises:
+        Reject: UNSUPPORTED: they are encrypted.
+    """
     assert media.audio is not None
+    reject_encrypted(packets)
     context = media.audio.codec_context
     context.flush_buffers()
     stretches: list[Stretch] = []
