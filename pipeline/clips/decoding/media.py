@@ -57,6 +57,7 @@ class Media:
     Attributes:
         floating: whether it is a transport or program stream: no index, and any first timestamp.
         origin_s: timestamp, in seconds, of media time 0; head: its first bytes.
+        at_start: whether nothing was read or sought since it was opened.
     """
 
     container: InputContainer
@@ -114,12 +115,14 @@ class Media:
         if name.endswith("_pipe") or name in ("image2", "ico"):
             raise Reject(Reason.STILL_IMAGE, f"a {name.removesuffix('_pipe')} file")
         self.video, self.audio = choose_tracks(self.container)
+        self.at_start = True
         # Fractions are exact, and a fifth of the time that a clip takes.
         self._tick_s = {s.index: float(s.time_base or 1) for s in self.tracks}
         self.floating = bool(names & _FLOATING_CLOCKS)
         start_s = (self.container.start_time or 0) / av.time_base
         self.origin_s = start_s if self.floating else 0.0
         if self.video is not None and needs_first_packet(self.video):
+            self.at_start = False
             with suppress(av.error.FFmpegError):
                 next(self.container.demux(self.video)).decode()
 
@@ -138,8 +141,15 @@ class Media:
         self.close()
         self.load()
 
+    def twin(self) -> Media:
+        """The same file, opened once more."""
+        twin = Media(self._source, self._timeout_s, self._lean, hardware=False)
+        twin.load()
+        return twin
+
     def seek(self, timestamp: int, **options: Any) -> bool:
         """`container.seek`, to the keyframe before; whether the format can do it."""
+        self.at_start = False
         try:
             self.container.seek(timestamp, **options)
         except (av.error.FFmpegError, ValueError, OverflowError):
@@ -160,6 +170,7 @@ class Media:
             Reject: TIMEOUT past `deadline` (of time.monotonic), or where storage does not answer.
         """
         damaged = 0
+        self.at_start = False
         while damaged < _MAX_DAMAGED:
             try:
                 for packet in self.container.demux(list(tracks)):

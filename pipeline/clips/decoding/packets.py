@@ -9,7 +9,7 @@ from av.packet import Packet
 
 from pipeline.clips.decoding.decoder import Interval
 from pipeline.clips.decoding.media import Media
-from pipeline.clips.decoding.samples import PREROLL_S
+from pipeline.clips.decoding.samples import AROUND_S, PREROLL_S
 from pipeline.clips.rejects import Reason, Reject
 
 # How far one track may lie behind the other in the file; beyond it, it has ended or has a hole.
@@ -19,6 +19,8 @@ _INTERLEAVE_S = 10.0
 _RETREATS_S = (0.0, 2.0, 10.0)
 _RETREATS_UNINDEXED_S = (0.6, 2.0, 10.0)
 _REORDERED = 16  # frames that may come before one shown earlier (H.264 A.3.1, HEVC A.4.1)
+_SETTLING = 3  # audio packets before the preroll
+_TORN = 2  # packets after a seek that may not be what they are when read from the start
 _MAX_BYTES = 512 << 20
 
 
@@ -28,6 +30,7 @@ class Span:
 
     video: list[Packet]  # from the keyframe at or before the interval's start, to its end
     audio: list[Packet]
+    audio_complete: bool = True  # whether reading began early enough for the audio
 
 
 def read_packets(
@@ -67,10 +70,26 @@ def _rewind(media: Media) -> None:
     if media.floating:
         # By time these land on the first stamped packet, which may be past the first keyframe.
         there = media.seek(0, unsupported_byte_offset=True)
+    elif "matroska" in media.container.format.name:
+        # Its index names pictures only: seeking passes over sound that begins before the first.
+        there = media.at_start
     else:
-        there = media.seek(min(0, media.container.start_time or 0))
+        there = _seek_first(media)
     if not there:
         media.reopen()
+
+
+def _seek_first(media: Media) -> bool:
+    """Seek to the first packet of the track that begins first; whether the format can do it.
+
+    Seeking by another track, MP4 starts all of them where that one begins.
+    """
+    starts_s = {s: media.seconds(s.start_time, s) for s in media.tracks if s.start_time is not None}
+    if len(starts_s) == 2:
+        first = min(starts_s, key=lambda s: starts_s[s])
+        stamp = media.timestamp(min(0.0, starts_s[first]), first)
+        return media.seek(stamp, stream=first)
+    return media.seek(min(0, media.container.start_time or 0))
 
 
 def _collect(media: Media, video: Interval | None, audio: Interval | None, deadline: float) -> Span:
@@ -86,7 +105,7 @@ def _collect(media: Media, video: Interval | None, audio: Interval | None, deadl
             break
         if frames.size + samples.size > _MAX_BYTES:
             raise Reject(Reason.TOO_LARGE, f"more than {_MAX_BYTES >> 20} MiB of packets in a clip")
-    return Span(frames.packets, [*samples.before, *samples.packets])
+    return Span(frames.packets, [*samples.before, *samples.packets], samples.complete)
 
 
 class _TrackPackets:
@@ -131,21 +150,46 @@ class _VideoPackets(_TrackPackets):
 
 
 class _AudioPackets(_TrackPackets):
-    """Those of the interval, and a few before it for the decoder to settle."""
+    """Those of the interval, and a fixed number before it for the decoder to settle.
+
+    Which these are depends on the file and the interval alone, if reading began early enough.
+    """
 
     def __init__(self, media: Media, wanted: Interval | None) -> None:
         super().__init__(media, wanted)
-        self.before: deque[Packet] = deque(maxlen=3)
+        self.before: deque[Packet] = deque(maxlen=_SETTLING)
+        self.passed = 0  # packets that end before the interval and its preroll
+        self.first_s: float | None = None
+        self.at_s: float | None = None
 
     def add(self, packet: Packet) -> float:
         """Take a packet; the media time that the track has reached in decoding order."""
         at = self.media.seconds_of(packet, packet.stream)
-        if at is not None and at < self.start_s - PREROLL_S:
+        if at is None:
+            at = self.at_s  # of one frame among several that share a timestamp
+        elif self.first_s is None:
+            self.first_s = at
+        self.at_s = at
+        if at is None or at < self.start_s - PREROLL_S:
             self.before.append(packet)
+            self.passed += 1
         else:
             self.keep(packet)
-            self.done = self.done or (at is not None and at > self.end_s)
+            self.done = self.done or at > self.end_s + AROUND_S
         return float("-inf") if at is None else at
+
+    @property
+    def complete(self) -> bool:
+        """Whether reading began early enough: farther back, it would find the same packets.
+
+        The first packets after a seek may be torn, or lack what a parser learns from those before.
+        """
+        if self.start_s == self.end_s or self.passed >= _SETTLING + _TORN:
+            return True
+        track = self.media.audio
+        if track is None or track.start_time is None or self.first_s is None:
+            return False
+        return self.first_s <= self.media.seconds(track.start_time, track) + 1e-3
 
 
 def _reaches(media: Media, span: Span, video: Interval | None, audio: Interval | None) -> bool:
@@ -155,11 +199,4 @@ def _reaches(media: Media, span: Span, video: Interval | None, audio: Interval |
         at = media.seconds_of(first, first.stream) if first is not None else None
         if at is None or at > video[0]:
             return False
-    if audio is not None and span.audio:
-        track = span.audio[0].stream
-        at = media.seconds_of(span.audio[0], track)
-        if at is not None and at > audio[0]:
-            # Early enough is also where the track begins.
-            begin = track.start_time
-            return begin is not None and at <= media.seconds(begin, track) + 1e-3
-    return True
+    return audio is None or span.audio_complete
