@@ -7,13 +7,14 @@ file and gives frames and samples at media times: seconds of the file's presenta
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
+from pipeline.clips.decoding.byte_index import ByteIndex
 from pipeline.clips.rejects import Reject
 from pipeline.errors import UserError
 from pipeline.storage import Location
@@ -57,16 +58,20 @@ class MediaInfo:
     fps: float  # average rate of the video track, 0 where there is none or it is unknown
     width: int  # of the upright frame, in pixels as stored; 0 where there is no video
     height: int
-    rotation: int  # clockwise degrees by which the stored frame is turned to be upright
+    rotation: int  # clockwise degrees that its display matrix turns the stored frame by
     has_video: bool  # whether something of it decodes
     has_audio: bool
     audio_rate: int  # samples a second, 0 where there is no audio
     channels: int  # of audio
     size: int | None = None  # of the file, in bytes
-    etag: str | None = None  # of the object; None on disks
+    etag: str | None = field(default=None, compare=False)  # of the object; None on disks
     pieces: int = 1  # clocks that follow each other in it
     # Tracks that are there and cannot be decoded, by modality.
     lost: tuple[tuple[str, Reject], ...] = ()
+    unused_video_s: float = 0.0  # seconds of video outside [start_s, end_s]
+    unused_audio_s: float = 0.0  # and of audio
+    # Where its seconds lie; None on disks, and where it is not known or not of use.
+    byte_index: ByteIndex | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ class Decoder(Protocol):
     on_gpu: ClassVar[bool]  # whether decoding tasks must run where there is a GPU
     has_video: bool  # whether there is a track that can be decoded
     has_audio: bool
+    breaks_s: Sequence[float] = ()  # media times at which the file's clock starts anew, if any
 
     @classmethod
     def probe(cls, source: Source, timeout_s: float) -> MediaInfo:
@@ -112,6 +118,10 @@ class Decoder(Protocol):
         ...
 
     def close(self) -> None: ...
+
+    def enter(self, time_s: float) -> None:
+        """Go where the file holds a media time, which may be beyond one of `breaks_s`."""
+        return
 
     def read(self, video: Interval | None, audio: Interval | None, deadline: float) -> None:
         """Read both tracks in one sweep, in the intervals that `frames` and `samples` will ask for.

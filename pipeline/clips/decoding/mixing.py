@@ -19,8 +19,12 @@ from av.audio.plane import AudioPlane
 from av.audio.stream import AudioStream
 
 _DTYPES = {
-    **{"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64},
-    **{"flt": np.float32, "dbl": np.float64},
+    "u8": np.uint8,
+    "s16": np.int16,
+    "s32": np.int32,
+    "s64": np.int64,
+    "flt": np.float32,
+    "dbl": np.float64,
 }
 
 Kind = tuple[str, int, int, bool]  # sample format, rate, channels, ambisonic
@@ -43,13 +47,13 @@ def make_layout_readable(stream: AudioStream) -> None:
         context.layout = name if plain else f"{layout.nb_channels} channels"
 
 
-def guarded(frames: list[AudioFrame]) -> list[AudioFrame]:
+def guarded(frames: list[Any]) -> list[Any]:
     """Frames just decoded, safe to be let go of.
 
     A frame and its layout would both free the channels of a decoder's own custom layout.
     """
     for frame in frames:
-        if "(" in frame.layout.name:
+        if isinstance(frame, AudioFrame) and "(" in frame.layout.name:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(frame.layout))
     return frames
 

@@ -49,9 +49,7 @@ def _filtered(wave: np.ndarray, source_rate: int, rate: int) -> np.ndarray:
     graph = Graph()
     graph.threads = 1
     layout = "sample_fmt=flt:channel_layout=mono"
-    source = graph.add(
-        "abuffer", f"sample_rate={source_rate}:{layout}:time_base=1/{source_rate}"
-    )
+    source = graph.add("abuffer", f"sample_rate={source_rate}:{layout}:time_base=1/{source_rate}")
     sink = graph.add("abuffersink")
     graph.link_nodes(source, graph.add("aresample", f"{rate}:osf=flt"), sink).configure()
     graph.set_audio_frame_size(1 << 16)  # samples that are pulled at once
