@@ -13,7 +13,7 @@ from av.packet import Packet
 
 from pipeline.clips.decoding.decoder import Interval
 from pipeline.clips.decoding.media import Media
-from pipeline.clips.decoding.samples import PREROLL_S
+from pipeline.clips.decoding.samples import AROUND_S, PREROLL_S
 from pipeline.clips.rejects import Reason, Reject
 
 # How far audio may lie behind video in the file; beyond it, it has ended or has a hole. Video is
@@ -27,6 +27,11 @@ _TICK_S = 0.001
 # Codecs that store frames in another order than they show them.
 REORDERING = {"h264", "hevc", "vvc", "mpeg4", "mpeg1video", "mpeg2video", "vc1", "wmv3"}
 _REORDERED = 16  # frames that may come before one shown earlier (H.264 A.3.1, HEVC A.4.1)
+# Audio packets before the preroll: those that are decoded, and those that are only read. The first
+# ones after a seek may be torn, or lack what a parser learns from the ones before.
+_SETTLING, _TORN = 3, 2
+_SETTLING_S = 0.25  # what these take, usually
+_STATELESS = ("pcm_", "flac", "alac")  # codecs whose packets stand alone
 _MAX_BYTES = 512 << 20
 
 
@@ -54,12 +59,14 @@ def read_packets(
     Raises:
         Reject: TIMEOUT past ``deadline`` (of time.monotonic); TOO_LARGE beyond 512 MiB of packets.
     """
-    aim = min(video[0] if video else float("inf"), audio[0] - PREROLL_S if audio else float("inf"))
+    before_s = PREROLL_S + _SETTLING_S
+    aim = min(video[0] if video else float("inf"), audio[0] - before_s if audio else float("inf"))
     stream = media.tracks[0]
     for retreat_s in _RETREATS_UNINDEXED_S if media.floating else _RETREATS_S:
         aim -= retreat_s
         stamp = media.timestamp(aim, stream)
-        before = stream.start_time is not None and stamp < stream.start_time
+        # Without a stated start most begin at 0; the others are read from where they begin.
+        before = stamp < (stream.start_time or 0)
         if before or not media.seek(stamp, stream=stream):
             break
         frames, samples = _collect(media, video, audio, deadline, earlier, False)
@@ -85,10 +92,27 @@ def _rewind(media: Media) -> None:
     if media.floating:
         # By time these land on the first stamped packet, which may be past the first keyframe.
         there = media.seek(0, unsupported_byte_offset=True)
+    elif "matroska" in media.container.format.name:
+        # Its index names pictures only: seeking passes over sound that begins before the first.
+        if not media.at_start:
+            media.reopen()
+        there = media.at_start or _seek_first(media)
     else:
-        there = media.seek(min(0, media.container.start_time or 0))
+        there = _seek_first(media)
     if not there:
         media.reopen()
+
+
+def _seek_first(media: Media) -> bool:
+    """Seek to the first packet of the track that begins first; whether the format can do it.
+
+    Seeking by another track, MP4 starts all of them where that one begins.
+    """
+    starts_s = {s: media.seconds(s.start_time, s) for s in media.tracks if s.start_time is not None}
+    if len(starts_s) == 2:
+        first = min(starts_s, key=lambda s: starts_s[s])
+        return media.seek(media.timestamp(min(0.0, starts_s[first]), first), stream=first)
+    return media.seek(min(0, media.container.start_time or 0))
 
 
 def _collect(
@@ -191,15 +215,21 @@ class _VideoPackets:
 
 
 class _AudioPackets:
-    """Those of the interval, and a few before it for the decoder to settle."""
+    """Those of the interval, and a fixed number before it for the decoder to settle."""
 
     def __init__(self, media: Media, wanted: Interval | None) -> None:
         self.media = media
         self.done = wanted is None
         self.start_s, self.end_s = wanted or (0.0, 0.0)
         self.size = 0
-        self._before: deque[Packet] = deque(maxlen=3)
+        self._stateless = media.audio is not None and media.audio.codec_context.name.startswith(
+            _STATELESS
+        )
+        self._before: deque[Packet] = deque(maxlen=1 if self._stateless else _SETTLING)
         self._packets: list[Packet] = []
+        self._passed = 0  # packets before the interval and its preroll
+        self._first_s: float | None = None
+        self._at_s: float | None = None
 
     @property
     def packets(self) -> list[Packet]:
@@ -207,25 +237,29 @@ class _AudioPackets:
 
     @property
     def early_enough(self) -> bool:
-        """Whether the seek landed early enough; that is also where the track begins."""
-        if not self.packets:
+        """Whether the seek landed so early that from farther back the same packets were chosen."""
+        if self._first_s is None or self._passed >= (1 if self._stateless else _SETTLING + _TORN):
             return True
-        track = self.packets[0].stream
-        at = self.media.seconds_of(self.packets[0], track)
-        if at is None or at <= self.start_s:
-            return True
-        begin = track.start_time
-        return begin is not None and at <= self.media.seconds(begin, track) + 1e-3
+        track = self.media.audio
+        if track is None or track.start_time is None:
+            return False
+        return self._first_s <= self.media.seconds(track.start_time, track) + 1e-3
 
     def add(self, packet: Packet) -> float:
         """Take a packet; the media time that the track has reached in decoding order."""
         at = self.media.seconds_of(packet, packet.stream)
-        if at is not None and at < self.start_s - PREROLL_S:
+        if at is None:
+            at = self._at_s  # one of several that share a timestamp
+        elif self._first_s is None:
+            self._first_s = at
+        self._at_s = at
+        if at is None or at < self.start_s - PREROLL_S:
             self._before.append(packet)
+            self._passed += 1
         elif not self.done:
             self._packets.append(packet)
             self.size += packet.size
-            self.done = at is not None and at > self.end_s
+            self.done = at > self.end_s + AROUND_S
         return float("-inf") if at is None else at
 
 

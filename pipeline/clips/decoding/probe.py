@@ -13,6 +13,7 @@ from pipeline.clips.decoding.clock import STANDS_S
 from pipeline.clips.decoding.decoder import MediaInfo
 from pipeline.clips.decoding.encryption import LOOK_BYTES, packet_encryption, scrambled
 from pipeline.clips.decoding.media import Media
+from pipeline.clips.decoding.mixing import guarded
 from pipeline.clips.decoding.orientation import Orientation, rotation
 from pipeline.clips.decoding.tracks import lost_tracks
 from pipeline.clips.rejects import Reason, Reject
@@ -40,7 +41,7 @@ class _Track:
         if self.encrypted is not None:
             return
         try:
-            frames = self.stream.codec_context.decode(packet)
+            frames = guarded(self.stream.codec_context.decode(packet))
         except (av.error.FFmpegError, ValueError):
             return
         self.first = next((f for f in frames if self.stream.type == "video" or f.samples), None)
