@@ -359,11 +359,20 @@ def test_the_fields_cut_tables(tmp_path: Path) -> None:
             found[place.name] = (report.indexed, report.rejected)
             assert index(str(place), run, tiny()).already_known == report.listed
     assert found == {
-        **{"A.csv": (1, 1), "B.csv": (0, 1), "empty_uri.csv": (1, 1), "hms.parquet": (0, 2)},
-        **{"http.csv": (1, 1), "inf.csv": (0, 2), "list_label.parquet": (1, 1)},
-        **{"mixed_files_cuts.csv": (2, 0), "nan.parquet": (1, 2), "neg.csv": (3, 4)},
-        **{"null_labels.csv": (1, 6), "ok.CSV": (1, 0), "past_end.csv": (1, 1)},
-        **{"spark.parquet": (1, 0)},
+        "A.csv": (1, 1),
+        "B.csv": (0, 1),
+        "empty_uri.csv": (1, 1),
+        "hms.parquet": (0, 2),
+        "http.csv": (1, 1),
+        "inf.csv": (0, 2),
+        "list_label.parquet": (1, 1),
+        "mixed_files_cuts.csv": (2, 0),
+        "nan.parquet": (1, 2),
+        "neg.csv": (3, 4),
+        "null_labels.csv": (1, 6),
+        "ok.CSV": (1, 0),
+        "past_end.csv": (1, 1),
+        "spark.parquet": (1, 0),
     }
     with pytest.raises(UserError, match="uri more than once"):
         index(str(tmp_path / "tables" / "dupcol.csv"), Location.of(tmp_path / "run"), tiny())

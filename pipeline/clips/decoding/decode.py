@@ -8,9 +8,10 @@ clock and are zero where the track has none.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -67,6 +68,7 @@ class _Plan:
     audio_s: tuple[float, ...]  # start and end; empty where no audio is wanted
     start_s: float  # of all these
     end_s: float
+    lost: dict[str, Reject]  # modalities that are wanted and that the file does not have
 
 
 def probe(source: Source, timeout_s: float = 30.0, decoder: str = "cpu") -> MediaInfo | Reject:
@@ -122,7 +124,8 @@ def each_clip(
                 else:
                     left.discard(number)
                     yield number, plan
-            for group in _groups(sorted(plans, key=lambda plan: plan.start_s)):
+            for group in _groups(sorted(plans, key=lambda plan: plan.start_s), media.breaks_s):
+                media.enter(group[0].centre_s)
                 decoded = _decode_group(media, group, config, allow)
                 for plan, result in zip(group, decoded):
                     left.discard(plan.number)
@@ -135,9 +138,14 @@ def each_clip(
 def _plan(number: int, request: ClipRequest, media: Decoder, config: ClipsConfig) -> _Plan | Reject:
     video = request.video and media.has_video
     audio = request.audio and media.has_audio
+    lacks = {"video": request.video and not video, "audio": request.audio and not audio}
+    lost = {
+        modality: Reject(Reason.NO_STREAMS, f"the file has no {modality} that can be decoded")
+        for modality, lacking in lacks.items()
+        if lacking
+    }
     if not video and not audio:
-        lacks = "video" if request.video else "audio"
-        return Reject(Reason.NO_STREAMS, f"the file has no {lacks} that can be decoded")
+        return next(iter(lost.values()), Reject(Reason.NO_STREAMS, "nothing of it is wanted"))
     count, fps = config.video.frames, config.video.fps
     times = tuple(request.centre_s + (i - (count - 1) / 2) / fps for i in range(count))
     window_s = config.audio.window_s
@@ -147,15 +155,18 @@ def _plan(number: int, request: ClipRequest, media: Decoder, config: ClipsConfig
     view = View(size, side, request.crop_x, request.crop_y, config.video.region)
     frames_s, audio_s = times if video else (), window if audio else ()
     edges_s = [*frames_s[:1], *frames_s[-1:], *audio_s]
-    return _Plan(number, request.centre_s, view, frames_s, audio_s, min(edges_s), max(edges_s))
+    begin_s, end_s = min(edges_s), max(edges_s)
+    return _Plan(number, request.centre_s, view, frames_s, audio_s, begin_s, end_s, lost)
 
 
-def _groups(plans: Sequence[_Plan]) -> list[list[_Plan]]:
+def _groups(plans: Sequence[_Plan], breaks_s: Sequence[float]) -> list[list[_Plan]]:
     """Plans, sorted by start, in lists that are read in one sweep."""
     groups: list[list[_Plan]] = []
     end = float("-inf")
+    piece = 0
     for plan in plans:
-        if not groups or plan.start_s > end + _NEAR_S:
+        before, piece = piece, bisect_right(breaks_s, plan.centre_s)
+        if not groups or plan.start_s > end + _NEAR_S or piece != before:
             groups.append([])
         groups[-1].append(plan)
         end = max(end, plan.end_s)
@@ -165,7 +176,9 @@ def _groups(plans: Sequence[_Plan]) -> list[list[_Plan]]:
 def _decode_group(
     media: Decoder, plans: Sequence[_Plan], config: ClipsConfig, allow: Callable[[float], None]
 ) -> list[DecodedClip | Reject]:
-    """The clips of one sweep. Where that fails, each is decoded alone and fails alone."""
+    """The clips of one sweep. Where that fails, each is decoded alone, and each of its modalities
+    alone: a fault touches nothing else.
+    """
     budget_s = config.timeout_s * len(plans)
     allow(budget_s)
     deadline = time.monotonic() + budget_s
@@ -179,11 +192,15 @@ def _decode_group(
         videos = _videos(media, plans, config, deadline) if video else {}
         wanted = list(windows.values())
         samples = media.samples(wanted, config.audio.samples, config.audio.rate) if audio else []
-        audios = dict(zip(windows, samples))
     except Exception as error:
-        if len(plans) == 1:
+        if len(plans) > 1:
+            return [_decode_group(media, [plan], config, allow)[0] for plan in plans]
+        (plan,) = plans
+        if not plan.frames_s or not plan.audio_s:
             return [reject_for(error, Reason.CORRUPT)]
-        return [_decode_group(media, [plan], config, allow)[0] for plan in plans]
+        halves = [replace(plan, audio_s=()), replace(plan, frames_s=())]
+        return [joined(*(_decode_group(media, [half], config, allow)[0] for half in halves))]
+    audios = dict(zip(windows, samples))
     return [_clip(plan, videos.get(plan.number), audios.get(plan.number)) for plan in plans]
 
 
@@ -191,12 +208,26 @@ def _clip(
     plan: _Plan, video: np.ndarray | Reject | None, audio: np.ndarray | None
 ) -> DecodedClip | Reject:
     """The decoded clip of a plan, or a reject if nothing was decoded."""
+    lost: dict[str, Reject] = {}
     if isinstance(video, Reject):
-        return video if audio is None else DecodedClip(None, audio)
+        lost["video"], video = video, None
+    if audio is None and plan.audio_s:
+        begin, end = plan.audio_s
+        lost["audio"] = Reject(Reason.CORRUPT, f"no audio between {begin:.2f} and {end:.2f} s")
     if video is None and audio is None:
-        lo, hi = plan.audio_s
-        return Reject(Reason.CORRUPT, f"no audio between {lo:.2f} and {hi:.2f} s")
-    return DecodedClip(video, audio)
+        return next(iter(lost.values()))
+    return DecodedClip(video, audio, plan.lost | lost)
+
+
+def joined(video: DecodedClip | Reject, audio: DecodedClip | Reject) -> DecodedClip | Reject:
+    """One clip of its two modalities, which were decoded alone."""
+    if isinstance(video, Reject):
+        if isinstance(audio, Reject):
+            return video
+        return DecodedClip(None, audio.audio, audio.lost | {"video": video})
+    if isinstance(audio, Reject):
+        return DecodedClip(video.video, None, video.lost | {"audio": audio})
+    return DecodedClip(video.video, audio.audio, video.lost | audio.lost)
 
 
 def _videos(

@@ -57,7 +57,7 @@ class MediaInfo:
     fps: float  # average rate of the video track, 0 where there is none or it is unknown
     width: int  # of the upright frame, in pixels as stored; 0 where there is no video
     height: int
-    rotation: int  # clockwise degrees by which the stored frame is turned to be upright
+    rotation: int  # clockwise degrees that its display matrix turns the stored frame by
     has_video: bool  # whether something of it decodes
     has_audio: bool
     audio_rate: int  # samples a second, 0 where there is no audio
@@ -104,6 +104,7 @@ class Decoder(Protocol):
     on_gpu: ClassVar[bool]  # whether decoding tasks must run where there is a GPU
     has_video: bool  # whether there is a track that can be decoded
     has_audio: bool
+    breaks_s: Sequence[float] = ()  # media times at which the file's clock starts anew, if any
 
     @classmethod
     def probe(cls, source: Source, timeout_s: float) -> MediaInfo:
@@ -116,6 +117,10 @@ class Decoder(Protocol):
         ...
 
     def close(self) -> None: ...
+
+    def enter(self, time_s: float) -> None:
+        """Go where the file holds a media time, which may be beyond one of `breaks_s`."""
+        return
 
     def read(self, video: Interval | None, audio: Interval | None, deadline: float) -> None:
         """Read both tracks in one sweep, in the intervals that `frames` and `samples` will ask for.

@@ -1,11 +1,16 @@
-"""Which packets must be decoded for the frames displayed at given times, and these frames."""
+"""Which packets must be decoded for the frames displayed at given times, and these frames.
+
+Each time's frame is decoded from a keyframe that follows from the file and the time alone. So it is
+the same to the last bit whichever other times are asked for with it.
+"""
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections import defaultdict
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 
 import av
@@ -13,14 +18,16 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
+from pipeline.clips.decoding.clock import TOLERANCE_S, Clock, timed
 from pipeline.clips.decoding.media import Media
-from pipeline.clips.decoding.packets import starts
+from pipeline.clips.decoding.packets import Span, read_packets, starts
 from pipeline.clips.rejects import Reason, Reject
 
-# Rounded to the container's tick, a frame meant for a target may be stamped this much after it.
-TOLERANCE_S = 0.002
 # Codecs whose decoders can skip frames that no other refers to.
 _SKIPPING = {"h264", "mpeg1video", "mpeg2video", "vp8"}
+# Keyframes further back from which a frame is tried that its own keyframe does not give: there a
+# decoder only begins to recover, as in streams with periodic intra refresh.
+_EARLIER = 4
 
 
 @dataclass(frozen=True)
@@ -34,179 +41,147 @@ class DisplayedFrame:
 
 
 def displayed_frames(
-    media: Media, packets: Sequence[Packet], targets_s: Sequence[float], deadline: float
+    media: Media, span: Span, targets_s: Sequence[float], deadline: float
 ) -> Iterator[DisplayedFrame]:
     """Decode what is displayed at each of ``targets_s`` (sorted media seconds).
 
-    ``packets`` are in decoding order from a keyframe on. Where every packet is stamped, only groups
-    of pictures that matter are decoded, from their keyframe to the last frame needed, less frames
-    that no other needs. Targets before the first frame get the first, after the last the last.
+    Where every packet is stamped, only groups of pictures that matter are decoded, from their
+    keyframe to the last frame needed, less frames that no other needs. Targets before the first
+    frame get the first, after the last the last.
 
     Raises:
         Reject: TIMEOUT past ``deadline`` (of time.monotonic).
     """
-    done: set[int] = set()
-    schedule = _schedule(media, packets, targets_s)
-    if schedule is not None:
-        for item in _planned(media, packets, *schedule, deadline):
-            done.update(item.targets)
-            yield item
-    if len(done) < len(targets_s):
-        # Packets are unstamped or a planned frame is damaged: show the last frame, as players do.
-        for item in _swept(media, packets, targets_s, deadline):
-            for i in item.targets:
-                if i not in done:
-                    yield replace(item, targets=range(i, i + 1))
-
-
-_Runs = list[tuple[int, int]]  # first and last place of the packets to decode
-_Wanted = dict[int, tuple[float, float, range]]  # pts → start_s, end_s and targets of its frame
-
-
-def _schedule(
-    media: Media, packets: Sequence[Packet], targets_s: Sequence[float]
-) -> tuple[_Runs, _Wanted] | None:
-    """What to decode and what for, or None where stamps are missing or repeat."""
-    assert media.video is not None
-    stamped: dict[int, int] = {}  # pts of a frame that is shown → place of its packet
-    for place, packet in enumerate(packets):
-        if packet.pts is None or packet.is_corrupt:
-            return None
-        if packet.is_discard:
-            continue
-        if packet.pts in stamped:
-            return None
-        stamped[packet.pts] = place
-    if not stamped or not starts(packets[0]) or _counted(media, packets):
-        return None
-    order = sorted(stamped)
-    clock = [media.seconds(pts, media.video) for pts in order]
-    wanted: _Wanted = {}
-    first = 0
-    while first < len(targets_s):
-        rank = max(0, bisect_right(clock, targets_s[first] + TOLERANCE_S) - 1)
-        pts = order[rank]
-        if rank + 1 < len(order):
-            until = clock[rank + 1]
-            after = bisect_left(targets_s, until - TOLERANCE_S, lo=first + 1)
-        else:
-            until = media.seconds(pts + (packets[stamped[pts]].duration or 0), media.video)
-            after = len(targets_s)
-        wanted[pts] = (clock[rank], until, range(first, after))
-        first = after
-    keys = [place for place, packet in enumerate(packets) if starts(packet)]
-    runs: _Runs = []
-    for place in sorted(stamped[pts] for pts in wanted):
-        key = bisect_right(keys, place) - 1
-        # A frame that is shown before its keyframe refers to the group before.
-        leading = packets[place].pts < packets[keys[key]].pts  # type: ignore[operator]
-        start = keys[max(0, key - 1)] if leading else keys[key]
-        if runs and start <= runs[-1][1] + 1:
-            runs[-1] = (runs[-1][0], max(place, runs[-1][1]))
-        else:
-            runs.append((start, place))
-    return runs, wanted
-
-
-def _counted(media: Media, packets: Sequence[Packet]) -> bool:
-    """Whether the packets' presentation stamps are made up.
-
-    AVI stores none: its n-th frame is shown at n / fps. libavformat guesses a wrong order for
-    reordered frames and for packets of two frames (DivX); only the decoder's order is right then.
-    """
-    if media.container.format.name != "avi":
-        return False
-    return any(p.pts is None or p.dts is None or p.pts != p.dts for p in packets)
-
-
-def _planned(
-    media: Media, packets: Sequence[Packet], runs: _Runs, wanted: _Wanted, deadline: float
-) -> Iterator[DisplayedFrame]:
-    assert media.video is not None
-    needed = wanted if _droppable(media.video.codec_context, packets) else None
-    for first, last in runs:
-        for frame in _decoded(media, packets[first : last + 1], deadline, needed):
-            if frame.pts in wanted:
-                yield DisplayedFrame(frame, *wanted[frame.pts])
-
-
-def _swept(
-    media: Media, packets: Sequence[Packet], targets_s: Sequence[float], deadline: float
-) -> Iterator[DisplayedFrame]:
-    """Decode everything, and show at each target the last frame stamped at or before it."""
-    assert media.video is not None
-    step = 1 / float(media.video.average_rate or media.video.guessed_rate or 25)
-    frames = _decoded(media, packets, deadline)
-    done = 0
-    previous: VideoFrame | None = None
-    previous_s = float("-inf")
-    for frame, at in _timed(media, packets, frames, targets_s[0] - step, step):
-        if at < previous_s:
-            continue
-        after = bisect_left(targets_s, at - TOLERANCE_S, lo=done)
-        if after > done:
-            # Nothing is displayed before the first frame: it stands in.
-            shown, shown_s = (previous, previous_s) if previous else (frame, at)
-            yield DisplayedFrame(shown, shown_s, at, range(done, after))
-            done = after
-        previous, previous_s = frame, at
-        if done == len(targets_s):
+    left = list(range(len(targets_s)))
+    for earlier in range(_EARLIER + 1):
+        times = [targets_s[i] for i in left]
+        if earlier:
+            span = read_packets(media, (times[0], times[-1]), None, deadline, earlier)
+        shown: set[int] = set()
+        for item in _Search(media, span, earlier, deadline).displayed(times):
+            shown.update(item.targets)
+            # Those that are neighbours here may not have been so before.
+            places = [left[i] for i in item.targets]
+            together = places[-1] - places[0] == len(places) - 1
+            for run in [places] if together else [[place] for place in places]:
+                yield replace(item, targets=range(run[0], run[-1] + 1))
+        left = [place for i, place in enumerate(left) if i not in shown]
+        if not left or span.from_start:
             return
-    if previous is not None and done < len(targets_s):
-        length = float((previous.duration or 0) * (media.video.time_base or 0)) or step
-        yield DisplayedFrame(previous, previous_s, previous_s + length, range(done, len(targets_s)))
 
 
-def _timed(
-    media: Media, packets: Sequence[Packet], frames: Iterable[VideoFrame], at: float, step: float
-) -> Iterator[tuple[VideoFrame, float]]:
-    """Decoded frames and when they are shown, where packets do not say so reliably.
+class _Search:
+    """Frames displayed at given times, from the keyframe so many before each one's own."""
 
-    Frames without stamps follow each other by `step` seconds, the first one follows `at`.
-    """
-    assert media.video is not None
-    counted = _counted(media, packets)
-    delay: int | None = None  # of the decoder, in ticks
-    backwards, last = [0, 0], [-(1 << 63)] * 2  # times that each kind of stamp ran backwards
-    for frame in frames:
-        stamp, other = frame.pts, frame.dts
-        if counted:
-            first = packets[0].dts
-            if delay is None and other is not None and first is not None:
-                delay = other - first
-            stamp = None if delay is None or other is None else other - delay
-        else:
-            for kind, each in enumerate((stamp, other)):
-                backwards[kind] += each is None or each <= last[kind]
-                last[kind] = each if each is not None else last[kind]
-            # "Best effort", which PyAV hides: the stamp that ran backwards less often.
-            if backwards[0] > backwards[1]:
-                stamp, other = other, stamp
-            stamp = stamp if stamp is not None else other
-        at = at + step if stamp is None else media.seconds(stamp, media.video)
-        yield frame, at
+    def __init__(self, media: Media, span: Span, earlier: int, deadline: float) -> None:
+        self.media, self.packets, self.deadline = media, span.video, deadline
+        self.clock = Clock(media, span.video)
+        self.earlier = earlier
+        self.is_last = span.from_start or earlier == _EARLIER
+        self.keys = [place for place, packet in enumerate(span.video) if starts(packet)]
 
+    def displayed(self, targets_s: Sequence[float]) -> Iterator[DisplayedFrame]:
+        """As far as the decoder gives them."""
+        groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
+        for i, target_s in enumerate(targets_s):
+            key = self._key(self.clock.place_at(target_s)) - self.earlier
+            start = self.keys[max(0, key)] if self.keys else 0
+            reliable = not self.earlier and self.clock.is_reliable(start, target_s)
+            groups[start, reliable].append(i)
+        for (start, reliable), group in groups.items():
+            done = 0
+            if reliable:
+                for item in self._planned(start, [targets_s[i] for i in group]):
+                    done = item.targets.stop
+                    yield _renumbered(item, group)
+            if group[done:]:
+                # Packets are unstamped or a planned frame is damaged: show the last frame, as
+                # players do.
+                for item in self._swept(start, [targets_s[i] for i in group[done:]]):
+                    yield _renumbered(item, group[done:])
 
-def _decoded(
-    media: Media, packets: Sequence[Packet], deadline: float, needed: _Wanted | None = None
-) -> Iterator[VideoFrame]:
-    """Frames of a run of packets, at least those stamped `needed` (None: all), unless damaged."""
-    assert media.video is not None
-    context = media.video.codec_context
-    context.flush_buffers()
-    skipping = False
-    try:
-        for packet in [*packets, None]:
-            if time.monotonic() > deadline:
-                raise Reject(Reason.TIMEOUT, "decoding frames")
-            if needed is not None and packet is not None and (packet.pts not in needed) != skipping:
-                skipping = not skipping
-                context.skip_frame = "NONREF" if skipping else "DEFAULT"
-            with suppress(av.error.FFmpegError, ValueError):
-                yield from context.decode(packet)
-    finally:
-        context.skip_frame = "DEFAULT"
+    def _key(self, place: int) -> int:
+        """Which of the keyframes the frame of a packet is decoded from."""
+        key = bisect_right(self.keys, place) - 1
+        if key < 0:
+            return 0
+        shown, of_key = self.packets[place].pts, self.packets[self.keys[key]].pts
+        # A frame that is shown before its keyframe refers to the group before.
+        return key - 1 if shown is not None and of_key is not None and shown < of_key else key
+
+    def _planned(self, start: int, targets_s: Sequence[float]) -> Iterator[DisplayedFrame]:
+        """The frames that the stamps name, in their order, up to the first that does not come."""
+        wanted = self.clock.shown_at(targets_s)
+        packets = self.packets[start : max(self.clock.places[pts] for pts in wanted) + 1]
+        needed = wanted if _droppable(self._context, packets) else None
+        due = iter(wanted)
+        with closing(self._decoded(packets, needed)) as frames:
+            for frame in frames:
+                if frame.pts in wanted:
+                    if frame.pts != next(due) or frame.is_corrupt:
+                        return
+                    yield DisplayedFrame(frame, *wanted[frame.pts])
+
+    def _swept(self, start: int, targets_s: Sequence[float]) -> Iterator[DisplayedFrame]:
+        """Decode everything, and show at each target the last frame at or before it."""
+        count, done = len(targets_s), 0
+        previous: VideoFrame | None = None
+        previous_s = float("-inf")
+        with closing(self._decoded(self.packets[start:])) as frames:
+            for frame, at in timed(self.clock, start, frames, targets_s[0]):
+                if at < previous_s:
+                    continue
+                after = bisect_left(targets_s, at - TOLERANCE_S, lo=done)
+                if after > done and previous is not None:
+                    yield DisplayedFrame(previous, previous_s, at, range(done, after))
+                elif after > done:
+                    # Nothing is displayed before the first frame: it stands in. Elsewhere the
+                    # decoder has yet to recover, and an earlier keyframe will do.
+                    first_s = float("inf") if self.is_last else self.clock.first_s
+                    stands_in = bisect_left(targets_s, first_s - TOLERANCE_S, hi=after)
+                    if stands_in:
+                        yield DisplayedFrame(frame, at, at, range(stands_in))
+                done, previous, previous_s = after, frame, at
+                until = self.clock.next_after(start, at)
+                if until is not None and done < count and targets_s[-1] < until - TOLERANCE_S:
+                    yield DisplayedFrame(frame, at, until, range(done, count))
+                    return
+                if done == count:
+                    return
+        if previous is not None:
+            until = self.clock.stands_until(previous_s, previous.duration)
+            yield DisplayedFrame(previous, previous_s, until, range(done, count))
+
+    @property
+    def _context(self) -> VideoCodecContext:
+        assert self.media.video is not None
+        return self.media.video.codec_context
+
+    def _decoded(
+        self, packets: Sequence[Packet], needed: Collection[int] | None = None
+    ) -> Generator[VideoFrame]:
+        """Frames of a run of packets, those stamped `needed` at least, unless damaged."""
+        context = self._context
         context.flush_buffers()
+        skipping = False
+        try:
+            for packet in [*packets, None]:
+                if time.monotonic() > self.deadline:
+                    raise Reject(Reason.TIMEOUT, "decoding frames")
+                skips = needed is not None and packet is not None and packet.pts not in needed
+                if skips != skipping:
+                    skipping = skips
+                    context.skip_frame = "NONREF" if skipping else "DEFAULT"
+                with suppress(av.error.FFmpegError, ValueError):
+                    yield from context.decode(packet)
+        finally:
+            context.skip_frame = "DEFAULT"
+            context.flush_buffers()
+
+
+def _renumbered(item: DisplayedFrame, group: Sequence[int]) -> DisplayedFrame:
+    places = range(group[item.targets.start], group[item.targets.stop - 1] + 1)
+    return replace(item, targets=places)
 
 
 def _droppable(context: VideoCodecContext, packets: Sequence[Packet]) -> bool:

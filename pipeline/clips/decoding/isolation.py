@@ -8,8 +8,8 @@ interrupted and its segmentation fault is fatal, but a process can be ended and 
 - crashes: the worker notices the end of the pipe and replaces the child;
 - memory: the child's data segment is limited, and a child that has grown is replaced between files.
 
-Unanswered clips are tried once more, each alone, so that only the clip at fault is rejected. The
-worker loads no decoder.
+Unanswered clips are tried once more, each alone, then each modality of one alone, so that only what
+is at fault is rejected. The worker loads no decoder.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from multiprocessing import Pipe
 from typing import Any
 
-from pipeline.clips.decoding.decode import ClipRequest, DecodedClip
+from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, joined
 from pipeline.clips.decoding.decoder import MediaInfo, Source
 from pipeline.clips.decoding.shared_memory import SharedMemory
 from pipeline.clips.rejects import Reason, Reject
@@ -43,35 +44,53 @@ def decode_clips_isolated(
     Raises:
         UserError: there is no such decoder as `ClipsConfig.decoder`.
     """
-    results: dict[int, DecodedClip | Reject] = {}
-
-    def decode(numbers: Sequence[int]) -> Reject | None:
-        """Fill in results as far as they come; what stopped them, if anything."""
-        question = ("decode", source, [requests[number] for number in numbers], config)
-        try:
-            with _LOCK:
-                child = _child()
-                for place, answer in child.ask(question, config.timeout_s * (1 + len(numbers))):
-                    # Arrays of our own: the next clip may overwrite those in shared memory.
-                    if not isinstance(answer, Reject):
-                        video, audio, lost = answer
-                        arrays = child.memory.read(video), child.memory.read(audio)
-                        answer = DecodedClip(*arrays, lost)
-                    results[numbers[place]] = answer
-        except Reject as reject:
-            return reject
-        return None
-
-    everything = range(len(requests))
-    stopped = decode(everything)
-    if stopped is not None:
+    results, stopped = _decoded(source, requests, config)
+    for number, request in enumerate(requests):
+        if number in results:
+            continue
+        assert stopped is not None
+        answer = None
         # One alone that took too long would take as long again.
-        hopeless = len(requests) == 1 and stopped.reason is Reason.TIMEOUT
-        for number in everything:
-            if number not in results:
-                again = None if hopeless else decode([number])
-                results.setdefault(number, again or stopped)
-    return [results[number] for number in everything]
+        if len(requests) > 1 or stopped.reason is not Reason.TIMEOUT:
+            found, again = _decoded(source, [request], config)
+            answer, stopped = found.get(0), again or stopped
+        results[number] = answer or _halves(source, request, config, stopped)
+    return [results[number] for number in range(len(requests))]
+
+
+def _decoded(
+    source: Source, requests: Sequence[ClipRequest], config: ClipsConfig
+) -> tuple[dict[int, DecodedClip | Reject], Reject | None]:
+    """Results by number as far as they come, and what stopped them, if anything."""
+    results: dict[int, DecodedClip | Reject] = {}
+    try:
+        with _LOCK:
+            child = _child()
+            question = ("decode", source, requests, config)
+            for number, answer in child.ask(question, config.timeout_s * (1 + len(requests))):
+                # Arrays of our own: the next clip may overwrite those in shared memory.
+                if not isinstance(answer, Reject):
+                    video, audio, lost = answer
+                    answer = DecodedClip(child.memory.read(video), child.memory.read(audio), lost)
+                results[number] = answer
+    except Reject as reject:
+        return results, reject
+    return results, None
+
+
+def _halves(
+    source: Source, request: ClipRequest, config: ClipsConfig, stopped: Reject
+) -> DecodedClip | Reject:
+    """A clip that stopped the decoder: each modality alone, so that one alone is lost."""
+    if not request.video or not request.audio:
+        return stopped
+    halves: list[DecodedClip | Reject] = []
+    for half in (replace(request, audio=False), replace(request, video=False)):
+        found, again = _decoded(source, [half], config)
+        halves.append(found.get(0) or again or stopped)
+    if all(isinstance(half, Reject) for half in halves):
+        return stopped
+    return joined(*halves)
 
 
 def probe_isolated(

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import av
@@ -25,8 +26,13 @@ from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from pipeline.clips.decoding.archives import refuse_archive
 from pipeline.clips.decoding.decoder import MediaFile, Source
+from pipeline.clips.decoding.formats import (
+    FORMAT_WHITELIST,
+    HEAD,
+    reject_archive,
+    reject_for_format,
+)
 from pipeline.clips.decoding.ranges import RangeReader
 from pipeline.clips.decoding.tracks import choose_tracks, needs_first_packet, nvidia
 from pipeline.clips.rejects import Reason, Reject, reject_for
@@ -35,7 +41,6 @@ av.logging.set_level(av.logging.PANIC)
 
 # How files of the common formats begin: MP4 and QuickTime, Matroska, AVI and WAV, Ogg, FLAC, MP3
 # with tags, FLV, Windows Media, MPEG program and video streams.
-_HEAD = 512
 _MEDIA_HEAD = re.compile(
     rb"....(ftyp|moov|mdat|wide|skip|free)|\x1a\x45\xdf\xa3|(RIFF|RIFX)....(AVI |WAVE)|OggS|fLaC"
     rb"|ID3|FLV\x01|\x30\x26\xb2\x75\x8e\x66\xcf\x11|\x00\x00\x01[\xba\xb3]",
@@ -43,13 +48,39 @@ _MEDIA_HEAD = re.compile(
 )
 _MAX_DAMAGED = 100  # damaged stretches after which the rest of a file is not read
 _FLOATING_CLOCKS = {"mpegts", "mpeg", "vob"}  # formats whose clock starts anywhere
-# Playlists and scripts would open other files or hosts; subtitles and metadata are text.
-_NOT_OURS = {"hls", "concat", "dash", "imf", "sdp", "rtsp", "webm_dash_manifest", "ffmetadata"} | {
-    *("srt", "ass", "webvtt", "tty", "microdvd", "subviewer", "sami", "lrc", "stl")
-}
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMAT_WHITELIST}
 
 # FFmpeg's errors that are the system's, too.
 _OF_THE_SYSTEM = FileNotFoundError | IsADirectoryError | TimeoutError | MemoryError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A range of a file's bytes that is a file of its own."""
+
+    begin: int
+    end: int
+    shift_s: float = 0.0  # added to its own clock
+
+
+class _Slice:
+    """A part of a file, as a file object."""
+
+    def __init__(self, file: Any, part: Part) -> None:
+        self._file, self._begin, self._end = file, part.begin, part.end
+        self._file.seek(part.begin)
+
+    def tell(self) -> int:
+        return self._file.tell() - self._begin
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self.tell(), io.SEEK_END: self._end - self._begin}
+        self._file.seek(self._begin + max(0, base[whence] + offset))
+        return self.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._end - self._file.tell())
+        return self._file.read(left if size < 0 else min(size, left))
 
 
 class Media:
@@ -58,16 +89,19 @@ class Media:
     Attributes:
         floating: whether it is a transport or program stream: no index, and any first timestamp.
         origin_s: timestamp, in seconds, of media time 0; head: its first bytes.
+        lost: modalities with a track that cannot be used, and why.
     """
 
     container: InputContainer
     video: VideoStream | None  # the tracks to use
     audio: AudioStream | None
 
-    def __init__(self, source: Source, timeout_s: float, lean: bool, hardware: bool) -> None:
+    def __init__(
+        self, source: Source, timeout_s: float, lean: bool, hardware: bool, part: Part | None
+    ) -> None:
         self._source, self._timeout_s = source, timeout_s
-        self._lean, self._hardware = lean, hardware
-        self._handle: RangeReader | None = None
+        self._lean, self._hardware, self._part = lean, hardware, part
+        self._handle: Any = None
         self.head = b""
 
     def load(self) -> None:
@@ -86,20 +120,28 @@ class Media:
             source = source.location
         place: Any
         if isinstance(source, bytes):
-            self.head = source[:_HEAD]
+            self.head = source[:HEAD]
             place = io.BytesIO(source)
         elif source.is_local:
             # An error here says in the system's words what is wrong.
             with open(source.uri, "rb") as stream:
-                self.head = stream.read(_HEAD)
+                self.head = stream.read(HEAD)
             if not self.head:
                 raise Reject(Reason.EMPTY_FILE)
             place = f"file:{source.uri}"
+            if "%" in place:
+                # libavformat would take "%d.gif" for a pattern of names. This one has a number.
+                place = self._handle = os.fdopen(os.open(source.uri, os.O_RDONLY), "rb")
         else:
             place = self._handle = RangeReader(source)
-            self.head = self._handle.read(_HEAD)
+            self.head = self._handle.read(HEAD)
             self._handle.seek(0)
-        refuse_archive(self.head)
+        if self._part is not None:
+            if not isinstance(source, bytes) and source.is_local and self._handle is None:
+                place = self._handle = open(source.uri, "rb")  # noqa: SIM115  (closed with this)
+            place = _Slice(place, self._part)
+        else:
+            reject_archive(self.head)
         self.container = av.open(
             place,
             mode="r",
@@ -107,20 +149,17 @@ class Media:
             metadata_errors="replace",
             buffer_size=1 << 16,
             hwaccel=nvidia() if self._hardware else None,
-            options={"protocol_whitelist": "file"} | (_lean(self.head) if self._lean else {}),
+            options=_OPTIONS | (_lean(self.head) if self._lean else {}),
         )
-        name = self.container.format.name
-        names = set(name.split(","))
-        if names & _NOT_OURS:
-            raise Reject(Reason.NOT_MEDIA, f"a {name} file")
-        if name.endswith("_pipe") or name in ("image2", "ico"):
-            raise Reject(Reason.STILL_IMAGE, f"a {name.removesuffix('_pipe')} file")
-        self.video, self.audio = choose_tracks(self.container)
+        names = set(self.container.format.name.split(","))
+        self.video, self.audio, self.lost = choose_tracks(self.container)
         # Fractions are exact, and a fifth of the time that a clip takes.
         self._tick_s = {s.index: float(s.time_base or 1) for s in self.tracks}
         self.floating = bool(names & _FLOATING_CLOCKS)
         start_s = (self.container.start_time or 0) / av.time_base
         self.origin_s = start_s if self.floating else 0.0
+        if self._part is not None:
+            self.origin_s -= self._part.shift_s
         if self.video is not None and needs_first_packet(self.video):
             with suppress(av.error.FFmpegError):
                 next(self.container.demux(self.video)).decode()
@@ -186,12 +225,11 @@ class Media:
         stamp = packet.pts if packet.pts is not None else packet.dts
         return None if stamp is None else self.seconds(stamp, track)
 
-    def claims(self, seconds: float, track: Stream) -> bool:
-        """Whether the container says that a track has something at this media time."""
-        if not track.duration:
-            return False
-        begin = self.seconds(track.start_time or 0, track)
-        return begin <= seconds <= begin + track.duration * self._tick_s[track.index]
+    def stated_end_s(self, track: Stream) -> float | None:
+        """Media time at which a track ends, where the container says so."""
+        if not track.duration or self.floating:
+            return None
+        return self.seconds((track.start_time or 0) + track.duration, track)
 
     def timestamp(self, seconds: float, track: Stream) -> int:
         """Timestamp of a media time, rounded down."""
@@ -209,23 +247,31 @@ def _lean(head: bytes) -> dict[str, str]:
     return {"skip_estimate_duration_from_pts": "1"}
 
 
-def opened(source: Source, timeout_s: float, lean: bool = True, hardware: bool = False) -> Media:
+def opened(
+    source: Source,
+    timeout_s: float,
+    lean: bool = True,
+    hardware: bool = False,
+    part: Part | None = None,
+) -> Media:
     """Open a file for reading, to be used in a ``with`` statement.
 
     Args:
         lean: do without durations and rates that the container does not state.
         hardware: decode video with NVIDIA's decoder where this machine has one.
+        part: only these bytes, as if they were the file.
 
     Raises:
         Reject: it is missing, empty, unreadable, no media, or has no track that can be decoded.
     """
-    media = Media(source, timeout_s, lean, hardware)
+    media = Media(source, timeout_s, lean, hardware, part)
     try:
         media.load()
     except Exception as error:
         media.close()
         otherwise = Reason.CORRUPT if _MEDIA_HEAD.match(media.head) else Reason.NOT_MEDIA
-        raise reject_for_ffmpeg(error, otherwise) from error
+        what = reject_for_format(error, media.head)
+        raise what or reject_for_ffmpeg(error, otherwise) from error
     return media
 
 

@@ -1,4 +1,8 @@
-"""The packets that a stretch of media time needs: one seek, one read, both tracks together."""
+"""The packets that a stretch of media time needs: one seek, one read, both tracks together.
+
+Which packets those are depends on the file and the interval alone, never on where a seek landed:
+so a clip is the same whatever was read before it.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,14 @@ from pipeline.clips.decoding.media import Media
 from pipeline.clips.decoding.samples import PREROLL_S
 from pipeline.clips.rejects import Reason, Reject
 
-# How far one track may lie behind the other in the file; beyond it, it has ended or has a hole.
+# How far audio may lie behind video in the file; beyond it, it has ended or has a hole. Video is
+# never given up so: a picture may stay for minutes.
 _INTERLEAVE_S = 10.0
-# How much earlier each further seek aims when the one before landed behind the wanted keyframe.
-# Streams without an index land on any packet, so there the first already aims a usual group early.
-_RETREATS_S = (0.0, 2.0, 10.0)
-_RETREATS_UNINDEXED_S = (0.6, 2.0, 10.0)
+# How much earlier than the one before each seek aims, until it lands early enough. Streams without
+# an index land on any packet, so there the first already aims a usual group early.
+_RETREATS_S = (0.0, 2.0, 8.0, 30.0, 120.0)
+_RETREATS_UNINDEXED_S = (0.6, *_RETREATS_S[1:])
+_TICK_S = 0.001
 _REORDERED = 16  # frames that may come before one shown earlier (H.264 A.3.1, HEVC A.4.1)
 _MAX_BYTES = 512 << 20
 
@@ -28,30 +34,40 @@ class Span:
 
     video: list[Packet]  # from the keyframe at or before the interval's start, to its end
     audio: list[Packet]
+    from_start: bool  # whether nothing of the video lies before
 
 
 def read_packets(
-    media: Media, video: Interval | None, audio: Interval | None, deadline: float
+    media: Media,
+    video: Interval | None,
+    audio: Interval | None,
+    deadline: float,
+    earlier: int = 0,
 ) -> Span:
     """Read the packets of ``video`` and ``audio`` (media seconds, inclusive).
+
+    Args:
+        earlier: so many more keyframes before the interval, where there are as many.
 
     Raises:
         Reject: TIMEOUT past ``deadline`` (of time.monotonic); TOO_LARGE beyond 512 MiB of packets.
     """
-    start_s = min(
-        video[0] if video else float("inf"), audio[0] - PREROLL_S if audio else float("inf")
-    )
+    aim = min(video[0] if video else float("inf"), audio[0] - PREROLL_S if audio else float("inf"))
     stream = media.tracks[0]
     for retreat_s in _RETREATS_UNINDEXED_S if media.floating else _RETREATS_S:
-        stamp = media.timestamp(start_s - retreat_s, stream)
+        aim -= retreat_s
+        stamp = media.timestamp(aim, stream)
         before = stream.start_time is not None and stamp < stream.start_time
         if before or not media.seek(stamp, stream=stream):
             break
-        span = _collect(media, video, audio, deadline)
-        if _reaches(media, span, video, audio):
-            return span
+        frames, samples = _collect(media, video, audio, deadline, earlier, False)
+        if frames.early_enough and samples.early_enough:
+            return Span(frames.packets, samples.packets, False)
+        if frames.first_key_s is not None:
+            aim = min(aim, frames.first_key_s - _TICK_S)
     _rewind(media)
-    return _collect(media, video, audio, deadline)
+    frames, samples = _collect(media, video, audio, deadline, earlier, True)
+    return Span(frames.packets, samples.packets, not frames.dropped)
 
 
 def starts(packet: Packet) -> bool:
@@ -73,93 +89,142 @@ def _rewind(media: Media) -> None:
         media.reopen()
 
 
-def _collect(media: Media, video: Interval | None, audio: Interval | None, deadline: float) -> Span:
-    frames, samples = _VideoPackets(media, video), _AudioPackets(media, audio)
+def _collect(
+    media: Media,
+    video: Interval | None,
+    audio: Interval | None,
+    deadline: float,
+    earlier: int,
+    from_start: bool,
+) -> tuple[_VideoPackets, _AudioPackets]:
+    frames, samples = _VideoPackets(media, video, earlier), _AudioPackets(media, audio)
     tracks = [s for s, r in ((media.video, video), (media.audio, audio)) if s is not None and r]
     for packet in media.packets(tracks, deadline):
-        is_video = packet.stream.type == "video"
-        reached = frames.add(packet) if is_video else samples.add(packet)
-        other = samples if is_video else frames
-        if reached > other.end_s + _INTERLEAVE_S:
-            other.done = True
+        if packet.stream.type == "video":
+            reached = frames.add(packet)
+            samples.done |= reached > samples.end_s + _INTERLEAVE_S
+            if frames.too_late and not from_start:
+                break
+        else:
+            reached = samples.add(packet)
+            frames.done |= reached > max(frames.end_s, frames.stated_end_s) + _INTERLEAVE_S
         if frames.done and samples.done:
             break
         if frames.size + samples.size > _MAX_BYTES:
             raise Reject(Reason.TOO_LARGE, f"more than {_MAX_BYTES >> 20} MiB of packets in a clip")
-    return Span(frames.packets, [*samples.before, *samples.packets])
+    return frames, samples
 
 
-class _TrackPackets:
-    """Packets that an interval of one track needs; none where it is not wanted."""
+class _VideoPackets:
+    """Those from a keyframe at or before the interval's start, to the first shown after its end.
 
-    def __init__(self, media: Media, wanted: Interval | None) -> None:
+    That one tells how long the last picture of the interval is shown, which may be minutes.
+    """
+
+    def __init__(self, media: Media, wanted: Interval | None, earlier: int) -> None:
         self.media = media
         self.done = wanted is None
         self.start_s, self.end_s = wanted or (0.0, 0.0)
         self.packets: list[Packet] = []
         self.size = 0
-
-    def keep(self, packet: Packet) -> None:
-        if not self.done:
-            self.packets.append(packet)
-            self.size += packet.size
-
-
-class _VideoPackets(_TrackPackets):
-    """Those from the last keyframe at or before the interval's start to its end."""
-
-    def __init__(self, media: Media, wanted: Interval | None) -> None:
-        super().__init__(media, wanted)
+        self.dropped = False  # whether there was more before `packets`
+        self.first_key_s: float | None = None
+        self.stated_end_s = float("inf")
+        if media.video is not None and wanted:
+            self.stated_end_s = media.stated_end_s(media.video) or float("inf")
+        self._keys: list[int] = []  # places of keyframes at or before the interval's start
+        self._wanted_keys = 1 + earlier if wanted else 0
         # Matroska stores no decoding times, and after a seek libavformat guesses too late ones.
-        self.guessed = "matroska" in media.container.format.name
-        self.later = 0  # packets in a row that are shown after the interval
+        self._guessed = "matroska" in media.container.format.name
+        self._later = 0  # packets in a row that are shown after the interval
+        self._reached = float("-inf")
+
+    @property
+    def early_enough(self) -> bool:
+        """Whether the seek landed early enough."""
+        return len(self._keys) == self._wanted_keys
+
+    @property
+    def too_late(self) -> bool:
+        """Whether no further packet can make up for a seek that landed too late."""
+        return len(self._keys) < self._wanted_keys and self._reached > self.start_s
 
     def add(self, packet: Packet) -> float:
         """Take a packet; the media time that the track has reached in decoding order."""
         shown = self.media.seconds_of(packet, packet.stream)
-        if shown is not None and shown <= self.start_s and starts(packet) and not packet.is_discard:
-            self.packets.clear()
-            self.size = 0
-        self.keep(packet)
+        if starts(packet) and shown is not None and not packet.is_discard:
+            if self.first_key_s is None:
+                self.first_key_s = shown
+            if shown <= self.start_s:
+                self._enter(len(self.packets))
+        if not self.done:
+            self.packets.append(packet)
+            self.size += packet.size
         if shown is None:
             return float("-inf")
         at = shown if packet.dts is None else self.media.seconds(packet.dts, packet.stream)
-        self.later = self.later + 1 if shown > self.end_s else 0
-        if self.later > _REORDERED if self.guessed else at > self.end_s:
-            self.done = True
+        self._reached = max(self._reached, at)
+        self._later = self._later + 1 if shown > self.end_s else 0
+        self.done |= self._later > _REORDERED if self._guessed else at > self.end_s
         return at
 
+    def _enter(self, place: int) -> None:
+        """A keyframe at or before the interval: drop what is not needed any more."""
+        self._keys.append(place)
+        if len(self._keys) > self._wanted_keys:
+            del self._keys[0]
+        first = self._keys[0]
+        if first:
+            self.dropped = True
+            self.size -= sum(packet.size for packet in self.packets[:first])
+            del self.packets[:first]
+            self._keys = [key - first for key in self._keys]
 
-class _AudioPackets(_TrackPackets):
+
+class _AudioPackets:
     """Those of the interval, and a few before it for the decoder to settle."""
 
     def __init__(self, media: Media, wanted: Interval | None) -> None:
-        super().__init__(media, wanted)
-        self.before: deque[Packet] = deque(maxlen=3)
+        self.media = media
+        self.done = wanted is None
+        self.start_s, self.end_s = wanted or (0.0, 0.0)
+        self.size = 0
+        self._before: deque[Packet] = deque(maxlen=3)
+        self._packets: list[Packet] = []
+
+    @property
+    def packets(self) -> list[Packet]:
+        return [*self._before, *self._packets]
+
+    @property
+    def early_enough(self) -> bool:
+        """Whether the seek landed early enough; that is also where the track begins."""
+        if not self.packets:
+            return True
+        track = self.packets[0].stream
+        at = self.media.seconds_of(self.packets[0], track)
+        if at is None or at <= self.start_s:
+            return True
+        begin = track.start_time
+        return begin is not None and at <= self.media.seconds(begin, track) + 1e-3
 
     def add(self, packet: Packet) -> float:
         """Take a packet; the media time that the track has reached in decoding order."""
         at = self.media.seconds_of(packet, packet.stream)
         if at is not None and at < self.start_s - PREROLL_S:
-            self.before.append(packet)
-        else:
-            self.keep(packet)
-            self.done = self.done or (at is not None and at > self.end_s)
+            self._before.append(packet)
+        elif not self.done:
+            self._packets.append(packet)
+            self.size += packet.size
+            self.done = at is not None and at > self.end_s
         return float("-inf") if at is None else at
 
 
-def _reaches(media: Media, span: Span, video: Interval | None, audio: Interval | None) -> bool:
-    """Whether the seek landed early enough for both tracks."""
-    if video is not None:
-        first = next((p for p in span.video if starts(p) and not p.is_discard), None)
-        at = media.seconds_of(first, first.stream) if first is not None else None
-        if at is None or at > video[0]:
-            return False
-    if audio is not None and span.audio:
-        track = span.audio[0].stream
-        at = media.seconds_of(span.audio[0], track)
-        if at is not None and at > audio[0]:
-            # Early enough is also where the track begins.
-            begin = track.start_time
-            return begin is not None and at <= media.seconds(begin, track) + 1e-3
-    return True
+def audio_of(media: Media, packets: list[Packet], window: Interval) -> list[Packet]:
+    """Of the packets of a longer interval those that are read for a window in it alone."""
+    chosen = _AudioPackets(media, window)
+    for packet in packets:
+        chosen.add(packet)
+        if chosen.done:
+            break
+    return chosen.packets

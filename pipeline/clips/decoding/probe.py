@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Any
 
 import av
 from av.packet import Packet
 
+from pipeline.clips.decoding.clock import STANDS_S
 from pipeline.clips.decoding.decoder import MediaInfo
 from pipeline.clips.decoding.media import Media
+from pipeline.clips.decoding.orientation import Orientation, rotation
 from pipeline.clips.rejects import Reason, Reject
 
 _HOPELESS_PACKETS = 400  # packets without one frame after which a track counts as undecodable
@@ -26,6 +29,8 @@ class _Track:
     packets: int = 0
     start_s: float = float("inf")
     end_s: float = float("-inf")
+    last_s: float = float("-inf")  # when the last frame begins
+    gap_s: float = 0.0  # between the last two
 
     def decode(self, media: Media, packet: Packet | None) -> None:
         """Take a packet, or the end of the track (None), in search of the first frame."""
@@ -48,12 +53,19 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
     tracks = {stream.index: _Track(stream) for stream in media.tracks}
     _first_frames(media, tracks, deadline)
     alive = {i: t for i, t in tracks.items() if t.first is not None}
+    lost = dict(media.lost)
+    for track in tracks.values():
+        if track.first is None:
+            none = Reject(Reason.CORRUPT, "no frame of it could be decoded")
+            empty = Reject(Reason.NO_STREAMS, "its track is empty")
+            lost[track.stream.type] = none if track.packets else empty
     if not alive:
         if all(not t.packets for t in tracks.values()):
             raise Reject(Reason.NO_STREAMS, "its tracks are empty")
         raise Reject(Reason.CORRUPT, "no frame could be decoded")
     _ends(media, alive, deadline)
-    decoded, alive = alive, _worth_reading(alive)
+    _stand(media, alive)
+    decoded, alive = alive, _worth_reading(alive, lost)
     starts, ends = [t.start_s for t in alive.values()], [t.end_s for t in alive.values()]
     start, end = max(starts), min(ends)
     if end <= start:
@@ -62,20 +74,19 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
         # Else a few stray stamps would become thousands of clips.
         held = f"{media.container.size:,} bytes"
         raise Reject(Reason.CORRUPT, f"its timestamps span {end - start:,.0f} s in {held}")
-    width = height = rotation = rate = channels = 0
+    width = height = turned = rate = channels = 0
     fps = 0.0
     kinds = {t.stream.type: t for t in alive.values()}
     if video := kinds.get("video"):
-        rotation = -round(video.first.rotation / 90) * 90 % 360
-        width, height = video.first.width, video.first.height
-        if rotation % 180:
-            width, height = height, width
+        turned = rotation(video.first)
+        width, height = Orientation.of(video.first).size(video.first.width, video.first.height)
         rates = (video.stream.average_rate, video.stream.guessed_rate, video.stream.base_rate)
         fps = float(next(filter(None, rates), 0))
     if audio := kinds.get("audio"):
         rate, channels = audio.first.sample_rate, audio.first.layout.nb_channels
     has = "video" in kinds, "audio" in kinds
-    info = MediaInfo(start, end, fps, width, height, rotation, *has, rate, channels)
+    why = tuple(lost.items())
+    info = MediaInfo(start, end, fps, width, height, turned, *has, rate, channels, lost=why)
     unused = {"video": 0.0, "audio": 0.0}
     for index, track in decoded.items():
         used = max(0.0, min(track.end_s, end) - max(track.start_s, start))
@@ -84,11 +95,30 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
     return replace(info, unused_video_s=unused["video"], unused_audio_s=unused["audio"])
 
 
-def _worth_reading(tracks: dict[int, _Track]) -> dict[int, _Track]:
+def _stand(media: Media, tracks: dict[int, _Track]) -> None:
+    """A last picture stays: as long as the one before, and while sound goes on that the header
+    says belongs to it.
+    """
+    kinds = {track.stream.type: track for track in tracks.values()}
+    if (video := kinds.get("video")) is None:
+        return
+    index = video.stream.index_entries
+    if len(index) and media.seconds(index[-1].timestamp, video.stream) > video.last_s + _STRAY_S:
+        return  # the file is cut off
+    video.end_s = max(video.end_s, video.last_s + min(video.gap_s, STANDS_S))
+    stated_s = media.stated_end_s(video.stream)
+    if stated_s is not None and (audio := kinds.get("audio")) is not None:
+        video.end_s = max(video.end_s, min(stated_s, audio.end_s))
+
+
+def _worth_reading(tracks: dict[int, _Track], lost: dict[str, Reject]) -> dict[int, _Track]:
     """Both tracks, or the longer one alone where damage left almost nothing of the other."""
     overlap = min(t.end_s for t in tracks.values()) - max(t.start_s for t in tracks.values())
     longer = max(tracks.values(), key=lambda t: t.end_s - t.start_s)
-    if overlap < _WORTH_S <= longer.end_s - longer.start_s:
+    if len(tracks) > 1 and overlap < _WORTH_S <= longer.end_s - longer.start_s:
+        shorter = next(t for t in tracks.values() if t is not longer)
+        why = f"{max(0.0, overlap):.2f} s of it lie beside the {longer.stream.type}"
+        lost[shorter.stream.type] = Reject(Reason.TOO_SHORT, why)
         return {longer.stream.index: longer}
     return tracks
 
@@ -144,16 +174,22 @@ def _claimed_end(media: Media) -> float | None:
 
 def _measure(media: Media, tracks: dict[int, _Track], deadline: float) -> None:
     ends: dict[int, float] = {}
+    stamps: dict[int, list[float]] = defaultdict(list)  # of the last packets, as they are decoded
     for packet in media.packets(media.tracks, deadline):
         track = tracks.get(packet.stream_index)
         stamp = packet.pts if packet.pts is not None else packet.dts
         if track is None or stamp is None or packet.is_discard:
             continue
-        end = media.seconds(stamp + (packet.duration or 0), packet.stream)
+        at = media.seconds(stamp, packet.stream)
+        end = at + (packet.duration or 0) * float(packet.stream.time_base or 0)
         last = ends.get(track.stream.index, end)
         # A damaged stamp stands alone: the next packet is back where the one before was.
         if last < end + _STRAY_S:
             track.end_s = max(track.end_s, last)
         ends[track.stream.index] = end
+        stamps[track.stream.index] = sorted([*stamps[track.stream.index], at])[-2:]
     for index, end in ends.items():
-        tracks[index].end_s = max(tracks[index].end_s, end)
+        track = tracks[index]
+        track.end_s = max(track.end_s, end)
+        track.last_s = stamps[index][-1]
+        track.gap_s = track.last_s - stamps[index][0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import ClassVar, Self
 
@@ -12,11 +12,14 @@ from av.video.frame import VideoFrame
 
 from pipeline.clips.decoding.decoder import Decoder, Frame, Interval, MediaInfo, Source, View
 from pipeline.clips.decoding.frames import displayed_frames
+from pipeline.clips.decoding.layout import Layout, layout_of
 from pipeline.clips.decoding.media import Media, ffmpeg_errors_as_rejects, opened
-from pipeline.clips.decoding.packets import Span, read_packets
+from pipeline.clips.decoding.packets import Span, audio_of, read_packets
 from pipeline.clips.decoding.probe import probe_media
 from pipeline.clips.decoding.samples import decode_stretches, resampled
 from pipeline.clips.decoding.scaling import to_rgb
+
+_Opener = Callable[..., Media]
 
 
 class PyAVDecoder(Decoder):
@@ -24,46 +27,67 @@ class PyAVDecoder(Decoder):
 
     on_gpu: ClassVar[bool] = False
 
-    def __init__(self, media: Media) -> None:
-        self.has_video = media.video is not None
-        self.has_audio = media.audio is not None
-        self._media = media
-        self._span = Span([], [])
-        self._audio: Interval = (0.0, 0.0)
+    def __init__(self, media: Media, layout: Layout | None, part_opened: _Opener) -> None:
+        self.has_video = layout.info.has_video if layout else media.video is not None
+        self.has_audio = layout.info.has_audio if layout else media.audio is not None
+        self.breaks_s = layout.breaks_s if layout else ()
+        self._media, self._layout, self._part_opened = media, layout, part_opened
+        self._span = Span([], [], False)
 
     @classmethod
     def probe(cls, source: Source, timeout_s: float) -> MediaInfo:
         deadline = time.monotonic() + timeout_s
         with ffmpeg_errors_as_rejects(), opened(source, timeout_s, lean=False) as media:
-            return probe_media(media, deadline)
+            layout = layout_of(media, source, timeout_s)
+            return layout.info if layout else probe_media(media, deadline)
 
     @classmethod
     def open(cls, source: Source, timeout_s: float) -> Self:
-        return cls(opened(source, timeout_s, hardware=cls.on_gpu))
+        part_opened = partial(opened, source, timeout_s, hardware=cls.on_gpu)
+        media = part_opened()
+        try:
+            return cls(media, layout_of(media, source, timeout_s), part_opened)
+        except BaseException:
+            media.close()
+            raise
 
     def close(self) -> None:
         self._media.close()
 
+    def enter(self, time_s: float) -> None:
+        if self._layout:
+            self._media.close()
+            self._media = self._part_opened(part=self._layout.part_at(time_s))
+
     def read(self, video: Interval | None, audio: Interval | None, deadline: float) -> None:
         with ffmpeg_errors_as_rejects():
             self._span = read_packets(self._media, video, audio, deadline)
-        self._audio = audio or (0.0, 0.0)
 
     def frames(self, times_s: Sequence[float], deadline: float) -> Iterator[Frame]:
+        if self._media.video is None:
+            return
         with ffmpeg_errors_as_rejects():
-            for shown in displayed_frames(self._media, self._span.video, times_s, deadline):
+            for shown in displayed_frames(self._media, self._span, times_s, deadline):
                 yield Frame(shown.start_s, shown.end_s, shown.targets, partial(_rgb, shown.frame))
 
     def samples(
         self, windows: Sequence[Interval], count: int, rate: int
     ) -> list[np.ndarray | None]:
+        if self._media.audio is None:
+            return [None] * len(windows)
         with ffmpeg_errors_as_rejects():
-            stretches = decode_stretches(self._media, self._span.audio, *self._audio)
-            return [resampled(stretches, start_s, count, rate) for start_s, _ in windows]
+            return [self._samples(window, count, rate) for window in windows]
+
+    def _samples(self, window: Interval, count: int, rate: int) -> np.ndarray | None:
+        packets = audio_of(self._media, self._span.audio, window)
+        stretches = decode_stretches(self._media, packets, *window)
+        return resampled(stretches, window[0], count, rate)
 
     def claims_video(self, time_s: float) -> bool:
         assert self._media.video is not None
-        return self._media.claims(time_s, self._media.video)
+        track = self._media.video
+        begin_s = self._media.seconds(track.start_time or 0, track)
+        return begin_s <= time_s <= (self._media.stated_end_s(track) or begin_s)
 
 
 class PyAVCudaDecoder(PyAVDecoder):

@@ -24,16 +24,16 @@ from av.filter import Graph
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from pipeline.clips.decoding.decoder import OUTSIDE_S, load_decoder
+from pipeline.clips.decoding.decoder import OUTSIDE_S, Source, load_decoder
 from pipeline.clips.decoding.frames import DisplayedFrame, displayed_frames
-from pipeline.clips.decoding.media import Media, opened, reject_for_ffmpeg
+from pipeline.clips.decoding.layout import opened_at
+from pipeline.clips.decoding.media import Media, reject_for_ffmpeg
 from pipeline.clips.decoding.packets import read_packets
 from pipeline.clips.decoding.pyav import PyAVCudaDecoder
 from pipeline.clips.decoding.samples import decode_stretches, resampled
 from pipeline.clips.decoding.scaling import FrameKind, filter_graph, region_within
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig, VideoConfig
-from pipeline.storage import Location
 
 _TICK = Fraction(1, 1000)  # Matroska counts milliseconds; `frames.TOLERANCE_S` forgives two
 # Constant quality: hard to tell from the source at this size. Each frame of "jpeg" stands alone,
@@ -45,7 +45,7 @@ _CODECS = {
 
 
 def shrink(
-    source: Location, start_s: float, end_s: float, config: ClipsConfig, codec: str
+    source: Source, start_s: float, end_s: float, config: ClipsConfig, codec: str
 ) -> bytes | Reject:
     """The video and audio of [start_s, end_s], whose time 0 is `start_s`; or why there is none.
 
@@ -54,7 +54,8 @@ def shrink(
     """
     hardware = issubclass(load_decoder(config.decoder), PyAVCudaDecoder)
     try:
-        with opened(source, config.timeout_s, hardware=hardware) as media:
+        middle_s = (start_s + end_s) / 2
+        with opened_at(source, config.timeout_s, middle_s, hardware) as media:
             return _stored_clip(media, start_s, end_s, config, codec)
     except Exception as error:
         return reject_for_ffmpeg(error, Reason.CORRUPT)
@@ -71,7 +72,7 @@ def _stored_clip(media: Media, begin: float, end: float, config: ClipsConfig, co
         # later shows the instant that it asks for, to within a frame.
         rate = max(config.video.fps, 30.0)
         targets = [begin + i / rate for i in range(math.floor((end - begin) * rate) + 1)]
-        shown = displayed_frames(media, span.video, targets, deadline)
+        shown = displayed_frames(media, span, targets, deadline)
         frames = _shrunk(shown, begin, end, config.video, codec)
     samples = _samples(media, span.audio, begin, end, config) if audio else None
     if not frames and samples is None:
@@ -134,7 +135,7 @@ def _samples(
 
 def _shrinking_graph(kind: FrameKind, config: VideoConfig, codec: str) -> Graph:
     """For frames of one kind: region, upright, scaled, in the pixel format that is stored."""
-    upright = (kind.height, kind.width) if kind.turns % 2 else (kind.width, kind.height)
+    upright = kind.orientation.size(kind.width, kind.height)
     x, y, w, h = region_within(config.region, *upright)
     side = min(w, h)
     short = min(side, max(config.short_side, config.train_short_side[1], config.size))
@@ -142,17 +143,9 @@ def _shrinking_graph(kind: FrameKind, config: VideoConfig, codec: str) -> Graph:
     # Shrunk to half or less, the chroma planes of usual video still tell every pixel apart.
     chroma = "444" if 2 * short <= side else "420"
     steps = [
-        *_TURNS[kind.turns],
+        *kind.orientation.filters(),
         ("crop", f"{w}:{h}:{x}:{y}:exact=1"),
         ("scale", f"{width}:{height}:flags=area"),
         ("format", f"{'yuvj' if codec == 'jpeg' else 'yuv'}{chroma}p"),
     ]
     return filter_graph(kind, steps)
-
-
-_TURNS: dict[int, list[tuple[str, str]]] = {  # quarter turns counter-clockwise → filters
-    0: [],
-    1: [("transpose", "cclock")],
-    2: [("hflip", ""), ("vflip", "")],
-    3: [("transpose", "clock")],
-}

@@ -19,8 +19,12 @@ _MAX_PIXELS = 8192 * 8192  # beyond it a decoder with reference frames needs gig
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
 
 
-def choose_tracks(container: InputContainer) -> tuple[VideoStream | None, AudioStream | None]:
+def choose_tracks(
+    container: InputContainer,
+) -> tuple[VideoStream | None, AudioStream | None, dict[str, Reject]]:
     """Choose a video track (not cover art) and an audio track, one thread each; discard the rest.
+
+    The third is why a modality has a track and yet none to use.
 
     Raises:
         Reject: there is none that can be decoded, or its frames are absurdly large.
@@ -49,7 +53,12 @@ def choose_tracks(container: InputContainer) -> tuple[VideoStream | None, AudioS
         if width * height > _MAX_PIXELS:
             raise Reject(Reason.TOO_LARGE, f"{width}×{height} pixels")
         video.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
-    return video, audio if audio in usable else None
+    lost: dict[str, Reject] = {
+        stream.type: Reject(Reason.UNSUPPORTED, f"no decoder for its {stream.type}")
+        for stream in tracks
+        if stream not in usable
+    }
+    return video, audio if audio in usable else None, lost
 
 
 def _rank(stream: VideoStream | AudioStream) -> tuple[bool, bool, int]:

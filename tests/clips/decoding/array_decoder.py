@@ -19,6 +19,7 @@ from pipeline.clips.decoding.decoder import (
     Decoder,
     Frame,
     Interval,
+    MediaFile,
     MediaInfo,
     Source,
     View,
@@ -32,6 +33,8 @@ class ArrayDecoder(Decoder):
     on_gpu: ClassVar[bool] = False
 
     def __init__(self, source: Source) -> None:
+        if isinstance(source, MediaFile):
+            source = source.location
         data = source if isinstance(source, bytes) else source.read_bytes()
         try:
             arrays = np.load(io.BytesIO(data))

@@ -82,7 +82,10 @@ def requests(*centres: float) -> list[ClipRequest]:
 
 
 def reasons(results):
-    return [r.reason if isinstance(r, Reject) else "ok" for r in results]
+    """Why each clip, or its video alone, was lost."""
+    lost = [r if isinstance(r, Reject) else r.lost.get("video") for r in results]
+    assert all(isinstance(r, Reject) or r.audio is not None for r in results)
+    return [why.reason if why else "ok" for why in lost]
 
 
 def test_the_same_as_without(path):
@@ -119,7 +122,7 @@ def test_segmentation_fault_costs_its_clip_only(path, trouble):
     source = named(path, "segfault")
     results = decode_clips_isolated(source, requests(0.3, 2.0, 5.5), CONFIG)
     assert reasons(results) == ["ok", Reason.CRASHED, "ok"]
-    assert "SIGSEGV" in results[1].detail
+    assert "SIGSEGV" in results[1].lost["video"].detail
     assert reasons(decode_clips_isolated(Location.of(path), requests(2.0), CONFIG)) == ["ok"]
 
 
