@@ -1,10 +1,10 @@
 """Index media into a run directory: ``python jobs/index.py MEDIA RUN [CONFIG.yaml] [key=value …]``.
 
 MEDIA is a folder, a bucket prefix, a file, a glob, or a cuts table (CSV, TSV or Parquet, or a
-folder of such, with ``uri,start_s,end_s[,label][,split]``). RUN is where the run will live. ``--retry-rejects`` tries
-again what was rejected before. Running it again with more media appends clips. ``--store`` also
-fills the clip store (RUN/store, or ``store.place=…``), for which the settings must be those of
-the pretraining to come, ``store.enabled=true`` among them.
+folder of such, with ``uri,start_s,end_s[,label][,split]``). RUN is where the run will live.
+``--retry-rejects`` tries again what was rejected before. Running it again with more media appends
+clips. ``--store`` also fills the clip store (RUN/store, or ``store.place=…``), for which the
+settings must be those of the pretraining to come, ``store.enabled=true`` among them.
 """
 
 from __future__ import annotations
