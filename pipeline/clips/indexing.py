@@ -85,7 +85,8 @@ def index(source: str, run: Location, config: Config, retry_rejects: bool = Fals
     chunks = _chunks_by_file(todo, FILES_PER_TASK)
     _probe(todo, chunks, scan, config)
     counts: Counter[str] = Counter()
-    clips = _append(run / "clips", _scanned(scan, len(chunks), "clips", counts), known.num_clips)
+    found = _distinct(_scanned(scan, len(chunks), "clips", counts), todo)
+    clips = _append(run / "clips", found, known.num_clips)
     rejected = pa.concat_tables([unlisted, *_scanned(scan, len(chunks), "rejects", counts)])
     rejected = known.write_rejects(rejected, tried=pa.table({"uri": todo["uri"], "clip_id": tried}))
     scan.delete()
@@ -250,6 +251,26 @@ def _scanned(
             for table in pool.map(read, range(first, min(first + 4 * _READERS, num_chunks))):
                 counts.update(json.loads((table.schema.metadata or {}).get(_COUNTS, b"{}")))
                 yield table
+
+
+def _distinct(tables: Iterator[pa.Table], todo: pa.Table) -> Iterator[pa.Table]:
+    """The tables without clips that a table asks for twice: as a cut, and as a part of its file."""
+    whole = todo["start_s"].is_null()
+    files = todo.filter(whole)["uri"].combine_chunks()
+    cuts = todo.filter(pc.invert(whole))["uri"].combine_chunks()
+    both = cuts.filter(pc.is_in(cuts, files)).unique()
+    seen: set[str] = set()
+    for table in tables:
+        if len(both) and len(table):
+            asked = pc.is_in(table["uri"], both).to_pylist()
+            ids = table["clip_id"].to_pylist()
+            new = []
+            for is_asked, one in zip(asked, ids):
+                new.append(not (is_asked and one in seen))
+                if is_asked:
+                    seen.add(one)
+            table = table.filter(pa.array(new))
+        yield table
 
 
 def _append(folder: Location, tables: Iterator[pa.Table], first: int) -> int:
