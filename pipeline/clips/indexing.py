@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Any
@@ -24,8 +24,9 @@ import ray.data
 
 from pipeline.clips import rejects
 from pipeline.clips.cut_tables import cut_id
-from pipeline.clips.decoding.decoder import MediaInfo, load_decoder
+from pipeline.clips.decoding.decoder import MediaFile, MediaInfo, load_decoder
 from pipeline.clips.decoding.isolation import probe_isolated
+from pipeline.clips.fetching import fetch_for_probing
 from pipeline.clips.known import KnownInputs, cut_ids
 from pipeline.clips.listing import list_media
 from pipeline.clips.rejects import Reason, Reject, kind_of_loss
@@ -157,8 +158,8 @@ class _ProbeChunk:
         clips: list[dict[str, Any]] = []
         rejected: list[dict[str, Any]] = []
         counts: Counter[str] = Counter()
-        for uri, cuts in groupby(rows, key=itemgetter("uri")):
-            info = self.probed(uri)
+        groups = [(uri, [*cuts]) for uri, cuts in groupby(rows, key=itemgetter("uri"))]
+        for (uri, cuts), info in zip(groups, self._probed([uri for uri, _ in groups])):
             before = len(clips)
             for cut in cuts:
                 made = clips_of(uri, info, cut, self.config)
@@ -186,12 +187,24 @@ class _ProbeChunk:
         kinds = Counter(kind_of_loss(row["modality"]) for row in rejected)
         return {"done": len(rows), "clips": len(clips), **kinds}
 
-    def probed(self, uri: str) -> MediaInfo | Reject:
-        try:
-            place = Location.of(uri)
-        except UserError as error:
-            return Reject(Reason.UNREADABLE, str(error))
-        return probe_isolated(place, self.media.timeout_s, self.media.decoder)
+    def _probed(self, uris: Sequence[str]) -> Iterator[MediaInfo | Reject]:
+        """What files hold, in order; the next ones are read from storage meanwhile."""
+        named = [_named(uri) for uri in uris]
+        files = fetch_for_probing(
+            [file for file in named if isinstance(file, MediaFile)], self.media.timeout_s
+        )
+        for file in named:
+            if isinstance(file, Reject):
+                yield file
+            else:
+                yield probe_isolated(next(files), self.media.timeout_s, self.media.decoder)
+
+
+def _named(uri: str) -> MediaFile | Reject:
+    try:
+        return MediaFile(Location.of(uri))
+    except UserError as error:
+        return Reject(Reason.UNREADABLE, str(error))
 
 
 def _rejected(
@@ -229,11 +242,14 @@ def clips_of(
             detail = f"[{start:g}, {end:g}] s: {much} lies in the file's {span} s"
             return Reject(Reason.BAD_CUT, detail)
         windows = [(from_s, to_s)]
-    file = asdict(info) | {"uri": uri, "label": cut["label"], "split": cut["split"]}
+    file = vars(info) | {"uri": uri, "label": cut["label"], "split": cut["split"]}
     # A cut keeps the id of what was asked for, by which it is known again.
     asked = windows if start is None else [(start, end)]
+    index = info.byte_index
     return [
-        file | {"clip_id": clip_id(uri, *ask), "start_s": a, "end_s": b}
+        file
+        | {"clip_id": clip_id(uri, *ask), "start_s": a, "end_s": b}
+        | (index.columns(a, b) if index else {})
         for ask, (a, b) in zip(asked, windows)
     ]
 

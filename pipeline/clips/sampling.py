@@ -38,12 +38,17 @@ def centre_range(start_s: float, end_s: float, config: ClipsConfig) -> tuple[flo
 def reach(start_s: float, end_s: float, config: ClipsConfig) -> tuple[float, float]:
     """First and last media time that a clip sampled in the window may need."""
     earliest, latest = centre_range(start_s, end_s, config)
+    before, after = around(config)
+    return earliest - before, latest + after
+
+
+def around(config: ClipsConfig) -> tuple[float, float]:
+    """How far a clip reaches before and after its centre, in seconds."""
     frames = (config.video.frames - 1) / 2 / config.video.fps
     window = config.audio.window_s
     before = frames if config.audio.align == "start" else window / 2
     # A frame more on the early side: the first one shown may have appeared before its time.
-    first = earliest - max(frames, before) - 1 / config.video.fps
-    return first, latest + max(frames, window - before)
+    return max(frames, before) + 1 / config.video.fps, max(frames, window - before)
 
 
 def centred(

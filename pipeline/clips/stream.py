@@ -12,18 +12,20 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
 
+from pipeline.clips.decoding.byte_index import ByteRange, wanted_ranges
 from pipeline.clips.decoding.decode import ClipRequest, DecodedClip
 from pipeline.clips.decoding.decoder import MediaFile
 from pipeline.clips.decoding.isolation import decode_clips_isolated
+from pipeline.clips.fetching import fetch_for_decoding
 from pipeline.clips.rejects import Reject, RejectedClip
-from pipeline.clips.sampling import augmented, centred
+from pipeline.clips.sampling import around, augmented, centred
 from pipeline.clips.table import PublishedClips
 from pipeline.config import ClipsConfig
 from pipeline.telemetry import metrics
@@ -68,6 +70,14 @@ class Order:
         return self.held_out is not None and bool(ray.get(self.held_out[0])[slot])
 
 
+class _Wanted(NamedTuple):
+    """A clip to decode, and the bytes of the file that this is known to read."""
+
+    file: MediaFile
+    request: ClipRequest
+    ranges: tuple[ByteRange, ...]
+
+
 @dataclass(frozen=True)
 class DecodeSlot:
     """The decoding stage: slot numbers in, decoded batches out; a plain function of its input.
@@ -107,10 +117,11 @@ class DecodeSlot:
 
     def _requests(
         self, indices: np.ndarray, slot: int, held_out: bool
-    ) -> tuple[dict[int, tuple[MediaFile, ClipRequest]], np.ndarray]:
-        """The file and what to decode of it, by place in the batch; bool [B]: mirror it."""
-        requests: dict[int, tuple[MediaFile, ClipRequest]] = {}
+    ) -> tuple[dict[int, _Wanted], np.ndarray]:
+        """What to decode, by place in the batch; bool [B]: mirror it."""
+        requests: dict[int, _Wanted] = {}
         mirror = np.zeros(len(indices), bool)
+        before_s, after_s = around(self.config)
         places = np.flatnonzero(indices >= 0).tolist()
         for place, row in zip(places, self.clips.take(indices[places]).to_pylist()):
             video = row["has_video"] and "video" in self.modalities
@@ -119,31 +130,37 @@ class DecodeSlot:
                 continue
             window = (row["start_s"], row["end_s"], self.config, video, audio)
             if self.augment is None or held_out:
-                requests[place] = (MediaFile.of(row), centred(*window))
+                request = centred(*window)
             else:
                 position = slot * self.order.batch_size + place
                 key = (self.augment.seed, self.augment.round, position, int(indices[place]))
                 draw = augmented(*window, key)
-                requests[place] = (MediaFile.of(row), draw.request)
-                mirror[place] = draw.mirror
+                request, mirror[place] = draw.request, draw.mirror
+            stretch = request.centre_s - before_s, request.centre_s + after_s
+            requests[place] = _Wanted(MediaFile.of(row), request, wanted_ranges(row, *stretch))
         return requests, mirror
 
     def _decode(
-        self, indices: np.ndarray, requests: dict[int, tuple[MediaFile, ClipRequest]]
+        self, indices: np.ndarray, requests: dict[int, _Wanted]
     ) -> dict[int, DecodedClip | Reject]:
         """Decode what the clip store has from there, the rest from its media, opened once each."""
         decoded = self._decode_stored(indices, requests)
-        by_file: dict[MediaFile, dict[int, ClipRequest]] = defaultdict(dict)
-        for place, (file, request) in requests.items():
+        by_file: dict[MediaFile, dict[int, _Wanted]] = defaultdict(dict)
+        for place, wanted in requests.items():
             if place not in decoded:
-                by_file[file][place] = request
-        for file, wanted in by_file.items():
-            outcomes = decode_clips_isolated(file, [*wanted.values()], self.config)
-            decoded.update(zip(wanted, outcomes))
+                by_file[wanted.file][place] = wanted
+        needed = [
+            (file, [each for wanted in of_it.values() for each in wanted.ranges])
+            for file, of_it in by_file.items()
+        ]
+        files = fetch_for_decoding(needed, self.config.timeout_s)
+        for file, of_it in zip(files, by_file.values()):
+            asked = [wanted.request for wanted in of_it.values()]
+            decoded.update(zip(of_it, decode_clips_isolated(file, asked, self.config)))
         return decoded
 
     def _decode_stored(
-        self, indices: np.ndarray, requests: dict[int, tuple[MediaFile, ClipRequest]]
+        self, indices: np.ndarray, requests: dict[int, _Wanted]
     ) -> dict[int, DecodedClip | Reject]:
         """Clips of which the store has all that is wanted; the media may have what it lost."""
         decoded: dict[int, DecodedClip | Reject] = {}
@@ -154,7 +171,7 @@ class DecodeSlot:
         config = self.config.model_copy(update={"video": video, "decoder": "cpu"})
         for place, clip in zip(requests, self.clips.store.read(indices[[*requests]])):
             if clip is not None:
-                request = requests[place][1]
+                request = requests[place].request
                 moved = replace(request, centre_s=request.centre_s - clip.origin_s)
                 (found,) = decode_clips_isolated(clip.media, [moved], config)
                 if isinstance(found, DecodedClip) and found.holds(request):

@@ -7,13 +7,14 @@ file and gives frames and samples at media times: seconds of the file's presenta
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
+from pipeline.clips.decoding.byte_index import ByteIndex
 from pipeline.clips.rejects import Reject
 from pipeline.errors import UserError
 from pipeline.storage import Location
@@ -63,14 +64,14 @@ class MediaInfo:
     audio_rate: int  # samples a second, 0 where there is no audio
     channels: int  # of audio
     size: int | None = None  # of the file, in bytes
-    etag: str | None = None  # of the object; None on disks
+    etag: str | None = field(default=None, compare=False)  # of the object; None on disks
     pieces: int = 1  # clocks that follow each other in it
     # Tracks that are there and cannot be decoded, by modality.
     lost: tuple[tuple[str, Reject], ...] = ()
-    unused_video_s: float = (
-        0.0  # seconds of video outside [start_s, end_s], or all that is left out
-    )
+    unused_video_s: float = 0.0  # seconds of video outside [start_s, end_s]
     unused_audio_s: float = 0.0  # and of audio
+    # Where its seconds lie; None on disks, and where it is not known or not of use.
+    byte_index: ByteIndex | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import av
 
 from pipeline.clips.rejects import Reason, Reject
 
-HEAD = 512  # bytes of a file by which `reject_archive` and `reject_for_format` tell
+HEAD = 512  # bytes of a file by which `refuse_archive` and `reject_for_format` tell
 
 # Names of libavformat's demuxers. None of these opens a second file, as long as external tracks
 # of QuickTime files (its option enable_drefs) stay off. Formats whose recordings lie in several
@@ -73,13 +73,7 @@ _RAW = {
     "ipu": "IPU",
 }
 
-# How files begin that libavformat may take for something else.
-_ARCHIVE = re.compile(
-    rb"PK\x03\x04|\x1f\x8b\x08|BZh[1-9]|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf\x27\x1c|Rar!\x1a"
-    rb"|.{257}ustar",
-    re.DOTALL,
-)
-# How files begin that it does not read.
+# How files begin that libavformat does not read.
 _ANIMATED = re.escape(bytes(flags for flags in range(256) if flags & 2))
 _LIST = "a playlist: it names other files; index those instead"
 _UNREAD: tuple[tuple[bytes, Reason, str], ...] = (
@@ -105,12 +99,6 @@ _UNREAD: tuple[tuple[bytes, Reason, str], ...] = (
         "a fragment without its init segment; join them first, the init segment in front",
     ),
 )
-
-
-def reject_archive(head: bytes) -> None:
-    """Raise a reject for an archive: in one that is not compressed, libavformat finds a member."""
-    if _ARCHIVE.match(head):
-        raise Reject(Reason.NOT_MEDIA, "an archive; unpack it and index the files in it")
 
 
 def reject_for_format(error: BaseException, head: bytes) -> Reject | None:

@@ -31,7 +31,6 @@ from pipeline.clips.decoding.decoder import MediaInfo, Source
 from pipeline.clips.decoding.shared_memory import SharedMemory
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig
-from pipeline.storage import Location
 
 _START_S = 120.0  # longest start of a child, and the worker's last resort when the alarm fails
 
@@ -94,14 +93,14 @@ def _halves(
 
 
 def probe_isolated(
-    source: Location, timeout_s: float = 30.0, decoder: str = "cpu"
+    source: Source, timeout_s: float = 30.0, decoder: str = "cpu"
 ) -> MediaInfo | Reject:
     """`decode.probe`, safe from the decoder."""
     return _asked("probe", source, timeout_s, decoder, limit_s=timeout_s)
 
 
 def shrink_isolated(
-    source: Location, start_s: float, end_s: float, config: ClipsConfig, codec: str
+    source: Source, start_s: float, end_s: float, config: ClipsConfig, codec: str
 ) -> bytes | Reject:
     """`shrink.shrink`, safe from the decoder."""
     return _asked("shrink", source, start_s, end_s, config, codec, limit_s=config.timeout_s)

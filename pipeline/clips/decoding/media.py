@@ -26,14 +26,10 @@ from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from pipeline.clips.decoding.archives import refuse_archive
 from pipeline.clips.decoding.decoder import MediaFile, Source
-from pipeline.clips.decoding.formats import (
-    FORMAT_WHITELIST,
-    HEAD,
-    reject_archive,
-    reject_for_format,
-)
-from pipeline.clips.decoding.ranges import RangeReader
+from pipeline.clips.decoding.formats import FORMAT_WHITELIST, HEAD, reject_for_format
+from pipeline.clips.decoding.ranges import RangeReader, check_size
 from pipeline.clips.decoding.tracks import choose_tracks, needs_first_packet, nvidia
 from pipeline.clips.rejects import Reason, Reject, reject_for
 
@@ -99,7 +95,7 @@ class Media:
     def __init__(
         self, source: Source, timeout_s: float, lean: bool, hardware: bool, part: Part | None
     ) -> None:
-        self._source, self._timeout_s = source, timeout_s
+        self.source, self._timeout_s = source, timeout_s
         self._lean, self._hardware, self._part = lean, hardware, part
         self._handle: Any = None
         self.head = b""
@@ -115,9 +111,8 @@ class Media:
         # about another file.
         with suppress(av.error.FFmpegError):
             av.error.err_check(-errno.EINVAL)
-        source = self._source
-        if isinstance(source, MediaFile):
-            source = source.location
+        file = self.source
+        source = file.location if isinstance(file, MediaFile) else file
         place: Any
         if isinstance(source, bytes):
             self.head = source[:HEAD]
@@ -126,6 +121,7 @@ class Media:
             # An error here says in the system's words what is wrong.
             with open(source.uri, "rb") as stream:
                 self.head = stream.read(HEAD)
+                check_size(file, os.fstat(stream.fileno()).st_size)
             if not self.head:
                 raise Reject(Reason.EMPTY_FILE)
             place = f"file:{source.uri}"
@@ -133,15 +129,14 @@ class Media:
                 # libavformat would take "%d.gif" for a pattern of names. This one has a number.
                 place = self._handle = os.fdopen(os.open(source.uri, os.O_RDONLY), "rb")
         else:
-            place = self._handle = RangeReader(source)
+            place = self._handle = RangeReader(file)
             self.head = self._handle.read(HEAD)
             self._handle.seek(0)
         if self._part is not None:
             if not isinstance(source, bytes) and source.is_local and self._handle is None:
                 place = self._handle = open(source.uri, "rb")  # noqa: SIM115  (closed with this)
             place = _Slice(place, self._part)
-        else:
-            reject_archive(self.head)
+        refuse_archive(self.head)
         self.container = av.open(
             place,
             mode="r",
@@ -163,6 +158,11 @@ class Media:
         if self.video is not None and needs_first_packet(self.video):
             with suppress(av.error.FFmpegError):
                 next(self.container.demux(self.video)).decode()
+
+    @property
+    def reader(self) -> RangeReader | None:
+        """What reads a remote file, while it is open."""
+        return self._handle if isinstance(self._handle, RangeReader) else None
 
     @property
     def tracks(self) -> list[VideoStream | AudioStream]:

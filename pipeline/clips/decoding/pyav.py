@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Self
 
@@ -12,6 +13,7 @@ from av.video.frame import VideoFrame
 
 from pipeline.clips.decoding.decoder import Decoder, Frame, Interval, MediaInfo, Source, View
 from pipeline.clips.decoding.frames import displayed_frames
+from pipeline.clips.decoding.index_entries import learn
 from pipeline.clips.decoding.layout import Layout, layout_of
 from pipeline.clips.decoding.media import Media, ffmpeg_errors_as_rejects, opened
 from pipeline.clips.decoding.packets import Span, audio_of, read_packets
@@ -39,7 +41,11 @@ class PyAVDecoder(Decoder):
         deadline = time.monotonic() + timeout_s
         with ffmpeg_errors_as_rejects(), opened(source, timeout_s, lean=False) as media:
             layout = layout_of(media, source, timeout_s)
-            return layout.info if layout else probe_media(media, deadline)
+            info = layout.info if layout else probe_media(media, deadline)
+            reader, size = media.reader, media.container.size
+            etag = reader.etag if reader else None
+            info = replace(info, size=size if size > 0 else None, etag=etag)
+            return replace(info, byte_index=learn(media, info, timeout_s))
 
     @classmethod
     def open(cls, source: Source, timeout_s: float) -> Self:

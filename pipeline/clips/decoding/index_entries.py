@@ -1,0 +1,91 @@
+"""Learn a file's byte index from libavformat's own, while the file is being probed."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+
+import av
+import numpy as np
+from av.stream import Stream
+
+from pipeline.clips.decoding.byte_index import WHOLE, ByteIndex, head_and_tail
+from pipeline.clips.decoding.decoder import MediaFile, MediaInfo
+from pipeline.clips.decoding.media import Media, opened
+from pipeline.clips.rejects import Reject
+
+_LONGEST_GAP_S = 60.0  # an index with a longer gap has been read in part only
+_LONGEST_S = 1 << 17  # of a file, to keep its index small
+_SLACK = 1 << 17  # bytes by which tracks lie apart where the index knows one of them
+_GUESS_S = 2.0  # how far a constant rate is trusted where there is no index
+
+
+def learn(media: Media, info: MediaInfo, timeout_s: float) -> ByteIndex | None:
+    """The byte index of a remote file that was probed; None where it is of no use.
+
+    It opens the file again, as decoding will, from what probing has read: so it sees which bytes
+    opening reads.
+    """
+    reader, source = media.reader, media.source
+    length = info.end_s - info.start_s
+    if reader is None or isinstance(source, bytes) or info.pieces > 1 or length > _LONGEST_S:
+        return None
+    if reader.size <= WHOLE:
+        return None
+    file = source if isinstance(source, MediaFile) else MediaFile(source)
+    again = MediaFile(file.location, reader.size, reader.etag, info.pieces, reader.held)
+    try:
+        with opened(again, timeout_s) as lean:
+            assert lean.reader is not None
+            middle = (info.start_s + info.end_s) / 2
+            with suppress(av.error.FFmpegError):
+                lean.seek(lean.timestamp(middle, lean.tracks[0]), stream=lean.tracks[0])
+            head, tail = head_and_tail(lean.reader.reads, reader.size)
+            at_s = info.start_s + np.arange(math.ceil(length) + 1)
+            first, stop = _positions(lean, at_s, reader.size)
+    except Reject:
+        return None
+    return ByteIndex(head, tail, info.start_s, first, stop)
+
+
+def _positions(media: Media, at_s: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each of these media times where reading begins, and where it ends; int64 [times]."""
+    indexed = [track for track in media.tracks if not media.floating]
+    found = [f for track in indexed if (f := _of_track(media, track, at_s, size)) is not None]
+    if not found or (media.video is not None and _is_sparse(media.video)):
+        # A constant rate; wrong guesses cost requests, nothing else.
+        share = np.linspace(0, size, len(at_s))
+        margin = max(_SLACK, _GUESS_S * size / len(at_s))
+        found = [(np.maximum(share - margin, 0), np.minimum(share + margin, size))]
+    first = np.min([f for f, _ in found], axis=0).astype(np.int64)
+    stop = np.max([s for _, s in found], axis=0).astype(np.int64)
+    if len(found) < len(media.tracks):
+        first, stop = np.maximum(first - _SLACK, 0), np.minimum(stop + _SLACK, size)
+    return first, stop
+
+
+def _is_sparse(track: Stream) -> bool:
+    return len(track.index_entries) < 2
+
+
+def _of_track(
+    media: Media, track: Stream, at_s: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Of one track; None where libavformat has no whole index of it."""
+    entries = track.index_entries
+    if len(entries) < 2:
+        return None
+    rows = ((e.timestamp, e.pos, e.pos + e.size, e.is_keyframe) for e in entries)
+    kind = np.dtype([("stamp", "i8"), ("first", "i8"), ("stop", "i8"), ("key", "?")])
+    table = np.fromiter(rows, kind, len(entries))
+    when = table["stamp"] * float(track.time_base or 1) - media.origin_s
+    if np.diff(when, append=at_s[-1]).max() > _LONGEST_GAP_S or when[0] > at_s[0] + _LONGEST_GAP_S:
+        return None
+    keys = np.flatnonzero(table["key"]) if track.type == "video" else np.arange(len(table))
+    if not len(keys):
+        return None
+    before = np.maximum(np.searchsorted(when[keys], at_s, side="right") - 1, 0)
+    after = np.searchsorted(when, at_s, side="right")
+    # Where entries have no size, the data of one end where the next begins.
+    ends = np.append(table["stop"], size)
+    return table["first"][keys][before], ends[np.minimum(after, len(table))]
