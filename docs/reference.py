@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from pipeline import config, run
-from pipeline.clips import listing, rejects, table
+from pipeline.clips import cut_tables, rejects, table
 
 FOLDER = Path(__file__).resolve().parent / "reference"
 _MADE = "<!-- Made by docs/reference.py. Change the code and run it again. -->\n"
@@ -43,7 +43,7 @@ _COLUMNS = {
     "audio_rate": "samples a second of the file",
     "channels": "audio channels of the file",
     "clip_id": "the clip, where it has an id",
-    "stage": "probe, embed or learn",
+    "stage": "list, probe, embed or learn",
     "reason": "one of the reasons below",
     "detail": "what the decoder or the storage said",
     "attempt": "how often it was tried",
@@ -159,7 +159,7 @@ def files_page() -> str:
         "```\n",
         "## Cuts table: what you may give to `jobs/index.py`\n",
         "CSV or Parquet. `label` and `split` may be missing.\n",
-        *_schema(listing.SCHEMA, listing),
+        *_schema(cut_tables.SCHEMA, cut_tables),
         "## Clips table: `clips/*.parquet`\n",
         f"One row a clip. Schema version {table.SCHEMA_VERSION}.\n",
         *_schema(table.SCHEMA, table),

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.addresses import without_credentials
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ WHERE = Where()
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Address = Annotated[str, AfterValidator(without_credentials)]  # a path or URI; settings are saved
 
 
 class Section(BaseModel):
@@ -105,7 +108,7 @@ class StoreConfig(Section):
     """A copy of every clip, shrunk to what training needs, made before the first round."""
 
     enabled: bool = False  # make the store before the first round, and read clips from it
-    place: str = ""  # folder, local or s3://…; empty: store/ in the run directory
+    place: Address = ""  # folder, local or s3://…; empty: store/ in the run directory
     codec: Literal["jpeg", "h264"] = "jpeg"  # h264: a fifth of the size, slower to make
 
 
@@ -256,12 +259,12 @@ class ResourcesConfig(Section):
 class TrackingConfig(Section):
     """Where a run's numbers go, beyond ``events.jsonl`` and TensorBoard; empty: nowhere."""
 
-    mlflow: str = ""  # address of a tracking server
+    mlflow: Address = ""  # address of a tracking server
     wandb: str = ""  # name of a project
 
 
 class Config(Section):
-    run: Annotated[str, WHERE] = ""  # the run directory
+    run: Annotated[Address, WHERE] = ""  # the run directory
     method: str = "xdc"  # what is clustered and who predicts it: a name in pipeline/methods.py
     rounds: Annotated[Count, WHERE] = 4  # at most
     # The run ends early once every clustering's NMI with that of the round before reaches this,

@@ -17,13 +17,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from pipeline.addresses import joined, printable, split_address
 from pipeline.errors import UserError
+from pipeline.s3_objects import S3Objects, needs_s3_objects
 
 _LOCAL = pyarrow.fs.LocalFileSystem()
 _UNFINISHED = re.compile(r"\.[0-9a-f]{8}\.tmp$")  # what `write_bytes` has not moved into place
@@ -34,7 +36,7 @@ def _file_system(root: str) -> tuple[pyarrow.fs.FileSystem, str]:
     """File system and base path of a URI; one connection pool a process and place."""
     try:
         fs, base = pyarrow.fs.FileSystem.from_uri(root)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"cannot open {root!r} as a storage place: {error}") from error
     if isinstance(fs, pyarrow.fs.S3FileSystem):
         # More patience than a URI can ask for: ten tries, ever longer apart; the default is three.
@@ -60,21 +62,22 @@ class Location:
         """From a local path (made absolute) or a URI.
 
         Raises:
-            UserError: the URI's scheme is not one that pyarrow can open.
+            UserError: the URI cannot be opened, or carries credentials.
         """
         if isinstance(place, Location):
             return place
-        text = os.fspath(place)
-        if "://" not in text or text.startswith("file://"):
-            return cls(os.path.abspath(os.path.expanduser(text.removeprefix("file://"))))
-        base, _, query = text.partition("?")
-        location = cls(base.rstrip("/"), query)
-        location.fs  # noqa: B018  (opens it now, so that a bad scheme is reported here)
+        location = cls.named(os.fspath(place))
+        location.fs  # noqa: B018  (opens it now, so that what cannot be opened is reported here)
         return location
+
+    @classmethod
+    def named(cls, place: str) -> Location:
+        """`of`, without opening it: for the many rows of a table."""
+        return cls(*split_address(place))
 
     @property
     def is_local(self) -> bool:
-        return "://" not in self.uri
+        return self.uri.startswith("/")
 
     @property
     def name(self) -> str:
@@ -93,27 +96,32 @@ class Location:
     def _opened(self) -> tuple[pyarrow.fs.FileSystem, str]:
         if self.is_local:
             return _LOCAL, self.uri
-        parts, options = urlsplit(self.uri), self.query
-        # The environment's S3 endpoint serves a URI that names none (MinIO, Ceph, tests).
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        if parts.scheme == "s3" and endpoint and "endpoint_override" not in options:
-            scheme, _, host = endpoint.partition("://")
-            found = urlencode({"endpoint_override": host, "scheme": scheme})
-            options = f"{options}&{found}" if options else found
-        root = f"{parts.scheme}://{parts.netloc}" + (f"?{options}" if options else "")
+        scheme, _, rest = self.uri.partition("://")
+        host, _, key = rest.partition("/")
+        options = self.query
+        if scheme == "s3":
+            # The environment's endpoint serves a URI that names none (MinIO, Ceph, tests).
+            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+            if endpoint and "endpoint_override" not in options:
+                protocol, _, server = endpoint.partition("://")
+                found = urlencode({"endpoint_override": server, "scheme": protocol})
+                options = f"{options}&{found}" if options else found
+            if needs_s3_objects(key, options):
+                return S3Objects.file_system(options), f"{host}/{key}"
+        root = f"{scheme}://{host}" + (f"?{options}" if options else "")
         fs, base = _file_system(root)
-        return fs, f"{base.rstrip('/')}{parts.path}"
+        return fs, f"{base.rstrip('/')}/{key}" if key else base.rstrip("/")
 
     def __truediv__(self, name: str) -> Location:
         return Location(f"{self.uri}/{name}", self.query)
 
     def __str__(self) -> str:
-        return self.uri
+        return printable(self.uri)
 
     @property
     def full_uri(self) -> str:
-        """URI and connection options: `Location.of(place.full_uri) == place`."""
-        return f"{self.uri}?{self.query}" if self.query else self.uri
+        """Address and connection options: `Location.of(place.full_uri) == place`."""
+        return joined(self.uri, self.query)
 
     def exists(self) -> bool:
         return self.info().type != pyarrow.fs.FileType.NotFound

@@ -13,6 +13,12 @@ from pathlib import Path
 
 os.environ.setdefault("RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", "120")
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
+# Of the S3 server below; Ray's workers and the decoding children inherit them.
+os.environ |= {
+    "AWS_ACCESS_KEY_ID": "test",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
 
 import pytest
 import ray
@@ -118,20 +124,14 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def s3(s3_server: str) -> str:
     """The S3 server's endpoint; its bucket ``s3://media`` is new and empty.
 
-    Ray's workers and the decoding children were started before it and know nothing of this
-    environment: tests that reach them name everything in the URI (`s3_uri`).
+    Ray's workers and the decoding children were started before it and do not know it: tests that
+    reach them name it in the URI (`s3_uri`).
     """
     import boto3
 
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }.items():
-        monkeypatch.setenv(name, value)
     reset = urllib.request.Request(f"{s3_server}/moto-api/reset", method="POST")
     urllib.request.urlopen(reset, timeout=60).close()
     boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket="media")
@@ -149,10 +149,9 @@ def wait_for_port(port: int, seconds: float = 120.0) -> None:
 
 
 def s3_uri(path: str, endpoint: str) -> str:
-    """An S3 URI that carries its endpoint and test credentials to every process."""
+    """An S3 URI that carries its endpoint to every process."""
     host = endpoint.removeprefix("http://")
-    query = f"endpoint_override={host}&scheme=http&region=us-east-1"
-    return f"s3://test:test@{path}?{query}"
+    return f"s3://{path}?endpoint_override={host}&scheme=http&region=us-east-1"
 
 
 def shared_media(name: str) -> Path:

@@ -7,8 +7,10 @@ clip indices, so labels and features of earlier runs stay valid.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import itemgetter
@@ -21,14 +23,17 @@ import ray
 import ray.data
 
 from pipeline.clips import rejects
+from pipeline.clips.cut_tables import cut_id
 from pipeline.clips.decoding.decoder import MediaFile, MediaInfo, load_decoder
 from pipeline.clips.decoding.isolation import probe_isolated
 from pipeline.clips.fetching import fetch_for_probing
+from pipeline.clips.known import KnownInputs, cut_ids
 from pipeline.clips.listing import list_media
 from pipeline.clips.rejects import Reason, Reject, kind_of_loss
 from pipeline.clips.stream import run_numbered
 from pipeline.clips.table import SCHEMA, clip_id
 from pipeline.config import ClipsConfig, Config, IndexConfig
+from pipeline.errors import UserError
 from pipeline.runtime.placement import decoding
 from pipeline.storage import Location
 from pipeline.telemetry import metrics
@@ -37,6 +42,8 @@ from pipeline.telemetry.progress import Progress
 REJECTS = "rejects/index.parquet"
 FILES_PER_TASK = 32
 CLIPS_PER_PART = 262_144  # rows of one Parquet part of the clips table
+_READERS = 32  # scratch files that are read at once
+_COUNTS = b"counts"  # in the metadata of a chunk's clips: what the report adds up
 
 
 @dataclass(frozen=True)
@@ -45,14 +52,19 @@ class IndexReport:
 
     unit: str  # "files", or "cuts" for a cuts table
     listed: int
+    repeated: int  # rows of a cuts table that ask for what an earlier row asks for; not listed
     already_known: int
     indexed: int
     rejected: int
     lost_video: int  # files of which the sound alone could be used
     lost_audio: int  # and the pictures alone
+    shortened: int  # cuts that reach past their file, and end with it
+    unused_video_s: float  # seconds of the files' pictures without sound, which are in no clip
+    unused_audio_s: float  # and of their sound without pictures
     clips: int  # added by this run
     total_clips: int
     reasons: dict[str, int]
+    notes: tuple[str, ...]  # on the cuts table, a line each
 
 
 def index(source: str, run: Location, config: Config, retry_rejects: bool = False) -> IndexReport:
@@ -64,67 +76,43 @@ def index(source: str, run: Location, config: Config, retry_rejects: bool = Fals
         UserError: there is nothing to index at `source`.
     """
     listing = list_media(source)
-    known = _Known(run, retry_rejects)
-    todo = listing.filter(pc.invert(known.contains(listing)))
+    known = KnownInputs(run / "clips", run / REJECTS, retry_rejects)
+    ids = cut_ids(listing.rows)
+    new = pc.invert(known.contains(listing.rows["uri"], ids))
+    todo, tried = listing.rows.filter(new), ids.filter(new)
+    unlisted = _table_of(_rejected("list", *row) for row in listing.rejected)
+    unlisted = unlisted.filter(pc.invert(known.contains(unlisted["uri"], unlisted["clip_id"])))
     scan = run / "scratch" / f"index-{_fingerprint(todo, config.index)}"
     chunks = _chunks_by_file(todo, FILES_PER_TASK)
     _probe(todo, chunks, scan, config)
-    clips = _append(run / "clips", _scanned(scan, len(chunks), "clips"), known.num_clips)
-    none = rejects.SCHEMA.empty_table()
-    rejected = pa.concat_tables([none, *_scanned(scan, len(chunks), "rejects")])
-    known.add_rejects(run / REJECTS, rejected, tried=todo)
+    counts: Counter[str] = Counter()
+    clips = _append(run / "clips", _scanned(scan, len(chunks), "clips", counts), known.num_clips)
+    rejected = pa.concat_tables([unlisted, *_scanned(scan, len(chunks), "rejects", counts)])
+    rejected = known.write_rejects(rejected, tried=pa.table({"uri": todo["uri"], "clip_id": tried}))
     scan.delete()
-    kinds = Counter(map(kind_of_loss, rejected["modality"].to_pylist()))
+    counts.update(map(kind_of_loss, rejected["modality"].to_pylist()))
+    listed, fresh = len(listing.rows) + len(listing.rejected), len(todo) + len(unlisted)
+    whole = listing.rows["start_s"].null_count == len(listing.rows)
     return IndexReport(
-        unit="files" if listing["start_s"].null_count == len(listing) else "cuts",
-        listed=len(listing),
-        already_known=len(listing) - len(todo),
-        indexed=len(todo) - kinds["rejected"],
-        rejected=kinds["rejected"],
-        lost_video=kinds["lost_video"],
-        lost_audio=kinds["lost_audio"],
+        unit="files" if whole and not any(cut for _, cut, _ in listing.rejected) else "cuts",
+        listed=listed,
+        repeated=listing.repeated,
+        already_known=listed - fresh,
+        indexed=fresh - counts["rejected"],
+        rejected=counts["rejected"],
+        lost_video=counts["lost_video"],
+        lost_audio=counts["lost_audio"],
+        shortened=counts["shortened"],
+        unused_video_s=counts["unused_video_ms"] / 1000,
+        unused_audio_s=counts["unused_audio_ms"] / 1000,
         clips=clips,
         total_clips=known.num_clips + clips,
         reasons=dict(Counter(rejected["reason"].to_pylist()).most_common()),
+        notes=tuple(listing.notes),
     )
 
 
-class _Known:
-    """What earlier runs indexed or rejected."""
-
-    def __init__(self, run: Location, retry: bool) -> None:
-        columns = ["uri", "clip_id"]
-        clips = [part.read_table(columns) for part in (run / "clips").files(".parquet")]
-        place = run / REJECTS
-        self.num_clips = sum(map(len, clips))
-        self.rejected = place.read_table() if place.exists() else rejects.SCHEMA.empty_table()
-        seen = rejects.SCHEMA.empty_table() if retry else self.rejected
-        self.table = pa.concat_tables([*clips, seen.select(columns)])
-
-    def contains(self, listing: pa.Table) -> pa.ChunkedArray | pa.Array:
-        """bool [rows]: a file by its URI, a cut by its clip id."""
-        by_uri = pc.is_in(listing["uri"], self.table["uri"].combine_chunks())
-        if listing["start_s"].null_count == len(listing):
-            return by_uri
-        ids = pa.array([_cut_id(row) for row in listing.select(_CUT).to_pylist()], pa.string())
-        return pc.is_in(ids, self.table["clip_id"].combine_chunks())
-
-    def add_rejects(self, place: Location, new: pa.Table, tried: pa.Table) -> None:
-        """Rewrite the rejects table: earlier rejects not tried again, then the new ones."""
-        again = pc.is_in(self.rejected["uri"], tried["uri"].combine_chunks())
-        attempts = dict(zip(self.rejected["uri"].to_pylist(), self.rejected["attempt"].to_pylist()))
-        attempt = [attempts.get(uri, 0) + 1 for uri in new["uri"].to_pylist()]
-        new = new.drop_columns("attempt").append_column("attempt", pa.array(attempt, pa.int32()))
-        place.write_table(pa.concat_tables([self.rejected.filter(pc.invert(again)), new]))
-
-
 _CUT = ["uri", "start_s", "end_s"]
-
-
-def _cut_id(row: dict[str, Any]) -> str | None:
-    if row["start_s"] is None or row["end_s"] is None:
-        return None
-    return clip_id(row["uri"], row["start_s"], row["end_s"])
 
 
 def _fingerprint(todo: pa.Table, config: IndexConfig) -> str:
@@ -168,39 +156,66 @@ class _ProbeChunk:
         rows = ray.get(self.todo[0]).slice(start, stop - start).to_pylist()
         clips: list[dict[str, Any]] = []
         rejected: list[dict[str, Any]] = []
+        counts: Counter[str] = Counter()
         groups = [(uri, [*cuts]) for uri, cuts in groupby(rows, key=itemgetter("uri"))]
-        named = [MediaFile(Location.of(uri)) for uri, _ in groups if uri]
-        files = fetch_for_probing(named, self.media.timeout_s)
-        for uri, cuts in groups:
-            info: MediaInfo | Reject
-            if uri:
-                info = probe_isolated(next(files), self.media.timeout_s, self.media.decoder)
-            else:
-                info = Reject(Reason.BAD_CUT, "the cuts table names no file in this row")
+        for (uri, cuts), info in zip(groups, self._probed([uri for uri, _ in groups])):
             before = len(clips)
             for cut in cuts:
                 made = clips_of(uri, info, cut, self.config)
                 if isinstance(made, Reject):
-                    rejected.append(_rejected(uri, _cut_id(cut), None, made))
-                else:
-                    clips += made
+                    asked = cut_id(*(cut[name] for name in _CUT))
+                    rejected.append(_rejected("probe", uri, asked, made))
+                    continue
+                clips += made
+                if cut["start_s"] is not None:
+                    edges = made[0]["start_s"], made[0]["end_s"]
+                    counts["shortened"] += edges != (cut["start_s"], cut["end_s"])
+                elif isinstance(info, MediaInfo):
+                    counts["unused_video_ms"] += round(1000 * info.unused_video_s)
+                    counts["unused_audio_ms"] += round(1000 * info.unused_audio_s)
             if isinstance(info, MediaInfo) and len(clips) > before:
-                rejected += [_rejected(uri, None, *lost) for lost in info.lost]
+                lost = info.lost
+                rejected += [_rejected("probe", uri, None, why, modality) for modality, why in lost]
         empty = SCHEMA.remove(SCHEMA.get_field_index("clip_index"))
+        noted = empty.with_metadata({_COUNTS: json.dumps(counts)})
         # The rejects are written last: they mark the chunk as finished.
         name = f"{number:08d}"
-        (self.scan / f"{name}-clips.parquet").write_table(pa.Table.from_pylist(clips, empty))
-        table = pa.Table.from_pylist(rejected, rejects.SCHEMA)
-        (self.scan / f"{name}-rejects.parquet").write_table(table)
+        (self.scan / f"{name}-clips.parquet").write_table(pa.Table.from_pylist(clips, noted))
+        (self.scan / f"{name}-rejects.parquet").write_table(_table_of(rejected))
         metrics.rejects(row["reason"] for row in rejected)
         kinds = Counter(kind_of_loss(row["modality"]) for row in rejected)
         return {"done": len(rows), "clips": len(clips), **kinds}
 
+    def _probed(self, uris: Sequence[str]) -> Iterator[MediaInfo | Reject]:
+        """What files hold, in order; the next ones are read from storage meanwhile."""
+        named = [_named(uri) for uri in uris]
+        files = fetch_for_probing(
+            [file for file in named if isinstance(file, MediaFile)], self.media.timeout_s
+        )
+        for file in named:
+            if isinstance(file, Reject):
+                yield file
+            else:
+                yield probe_isolated(next(files), self.media.timeout_s, self.media.decoder)
 
-def _rejected(uri: str, clip: str | None, modality: str | None, why: Reject) -> dict[str, Any]:
+
+def _named(uri: str) -> MediaFile | Reject:
+    try:
+        return MediaFile(Location.of(uri))
+    except UserError as error:
+        return Reject(Reason.UNREADABLE, str(error))
+
+
+def _rejected(
+    stage: str, uri: str, clip: str | None, why: Reject, modality: str | None = None
+) -> dict[str, Any]:
     """A row of the rejects; attempts are counted at the end."""
-    row = (uri, clip, "probe", modality, why.reason.value, why.detail[:500], 0)
+    row = (uri, clip, stage, modality, why.reason.value, why.detail[:500], 0)
     return dict(zip(rejects.SCHEMA.names, row))
+
+
+def _table_of(rejected: Iterable[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(list(rejected), rejects.SCHEMA)
 
 
 def clips_of(
@@ -210,33 +225,47 @@ def clips_of(
     if isinstance(info, Reject):
         return info
     start, end = cut["start_s"], cut["end_s"]
-    if start is None and end is None:
+    if start is None:
         length = info.end_s - info.start_s
         if length < config.min_s:
             return Reject(Reason.TOO_SHORT, f"{length:.3f} s; index.min_s is {config.min_s:g}")
         count = max(int(length // config.window_s), 1)
         edges = np.linspace(info.start_s, info.end_s, count + 1).tolist()
         windows = list(pairwise(edges))
-    elif start is None or end is None or not start < end:
-        return Reject(Reason.BAD_CUT, f"start_s={start}, end_s={end}")
-    elif not info.start_s <= (start + end) / 2 <= info.end_s:
-        span = f"[{info.start_s:.3f}, {info.end_s:.3f}]"
-        return Reject(Reason.BAD_CUT, f"[{start:g}, {end:g}] s lies outside the file's {span} s")
     else:
-        windows = [(start, end)]
+        from_s, to_s = max(start, info.start_s), min(end, info.end_s)
+        left = to_s - from_s
+        if left <= 0 or left < min(config.min_s, end - start):
+            span = f"[{info.start_s:.3f}, {info.end_s:.3f}]"
+            much = f"{left:.3f} s of it" if left > 0 else "nothing of it"
+            detail = f"[{start:g}, {end:g}] s: {much} lies in the file's {span} s"
+            return Reject(Reason.BAD_CUT, detail)
+        windows = [(from_s, to_s)]
     file = vars(info) | {"uri": uri, "label": cut["label"], "split": cut["split"]}
+    # A cut keeps the id of what was asked for, by which it is known again.
+    asked = windows if start is None else [(start, end)]
     index = info.byte_index
     return [
         file
-        | {"clip_id": clip_id(uri, a, b), "start_s": a, "end_s": b}
+        | {"clip_id": clip_id(uri, *ask), "start_s": a, "end_s": b}
         | (index.columns(a, b) if index else {})
-        for a, b in windows
+        for ask, (a, b) in zip(asked, windows)
     ]
 
 
-def _scanned(scan: Location, num_chunks: int, kind: str) -> Iterator[pa.Table]:
-    for number in range(num_chunks):
-        yield (scan / f"{number:08d}-{kind}.parquet").read_table()
+def _scanned(
+    scan: Location, num_chunks: int, kind: str, counts: Counter[str]
+) -> Iterator[pa.Table]:
+    """The tables of all chunks in order, read ahead; their counts are added to `counts`."""
+
+    def read(number: int) -> pa.Table:
+        return (scan / f"{number:08d}-{kind}.parquet").read_table()
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        for first in range(0, num_chunks, 4 * _READERS):
+            for table in pool.map(read, range(first, min(first + 4 * _READERS, num_chunks))):
+                counts.update(json.loads((table.schema.metadata or {}).get(_COUNTS, b"{}")))
+                yield table
 
 
 def _append(folder: Location, tables: Iterator[pa.Table], first: int) -> int:

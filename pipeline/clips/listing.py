@@ -3,87 +3,97 @@
 from __future__ import annotations
 
 import fnmatch
-import posixpath
+import os
+import stat
 
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.fs
 
+from pipeline.clips.cut_tables import SCHEMA, Listing, Rejected, is_cuts_table, read_cuts
+from pipeline.clips.folders import FolderListing
 from pipeline.errors import UserError
 from pipeline.storage import Location
 
-# One row a file (start_s and end_s null: cut it up) or one row a cut.
-SCHEMA = pa.schema(
-    [
-        ("uri", pa.string()),
-        ("start_s", pa.float64()),
-        ("end_s", pa.float64()),
-        ("label", pa.string()),
-        ("split", pa.string()),
-    ]
-)
 _WILDCARDS = "*?["
 
 
-def list_media(source: str, label_column: str = "label") -> pa.Table:
-    """Everything at `source`, as `SCHEMA`, in a fixed order.
+def list_media(source: str, label_column: str = "label") -> Listing:
+    """Everything at `source`, each file and cut once, in a fixed order.
 
     Args:
         source: a folder or bucket prefix (all files below it, hidden ones apart), one file, a glob
-            (``**`` crosses folders), or a cuts table, CSV or Parquet with the columns ``uri,
-            start_s, end_s`` and perhaps ``label, split``; its relative URIs start at its folder.
+            (``**`` crosses folders), or a cuts table: a file ``.csv``, ``.tsv`` (also ``.gz``) or
+            ``.parquet`` with the columns ``uri, start_s, end_s`` and perhaps ``label, split``, or
+            a folder that holds nothing but such files. Its relative URIs start at its folder. What
+            is there under its own name is no glob, whatever signs the name holds.
         label_column: of a cuts table, the column to take as ``label``.
 
     Raises:
         UserError: nothing is there, or a cuts table lacks columns or does not parse.
     """
-    # In a URI a question mark begins the connection's options.
-    pattern, mark, query = source.partition("?") if "://" in source else (source, "", "")
-    if any(c in pattern for c in _WILDCARDS):
-        return _matching(pattern, mark + query)
     place = Location.of(source)
+    is_glob = any(c in place.uri for c in _WILDCARDS)
+    kind = _kind(place, may_fail=is_glob)
+    if kind == pyarrow.fs.FileType.NotFound:
+        if is_glob:
+            return _matching(place)
+        raise UserError(f"there is nothing at {place}; check the path, the bucket and its region")
+    if kind == pyarrow.fs.FileType.File:
+        if is_cuts_table(place.name):
+            return read_cuts(place, [place], label_column).without_repeated()
+        return Listing(_files([place]))
+    found = FolderListing.of(place)
+    parts = [name for name in found.names if "/_" not in f"/{name}"]  # not _SUCCESS
+    if parts and all(map(is_cuts_table, parts)):
+        return read_cuts(place, [place / name for name in parts], label_column).without_repeated()
+    if not found.names and not found.rejected:
+        raise UserError(f"there are no files in {place}")
+    return _listed(found)
+
+
+def _kind(place: Location, may_fail: bool) -> pyarrow.fs.FileType:
     try:
-        info = place.info()
-    except OSError as error:
+        if not place.is_local:
+            return place.info().type
+        # pyarrow cannot take a name that is not UTF-8.
+        is_folder = stat.S_ISDIR(os.stat(place.uri).st_mode)
+        return pyarrow.fs.FileType.Directory if is_folder else pyarrow.fs.FileType.File
+    except (FileNotFoundError, NotADirectoryError):
+        return pyarrow.fs.FileType.NotFound
+    except (OSError, pa.ArrowException) as error:
+        if may_fail:
+            return pyarrow.fs.FileType.NotFound
         hint = "Check the address and the credentials."
         raise UserError(f"cannot look at {place}: {error}. {hint}") from error
-    if info.type == pyarrow.fs.FileType.NotFound:
-        raise UserError(f"there is nothing at {place}; check the path, the bucket and its region")
-    if info.is_file:
-        is_table = place.name.endswith((".csv", ".parquet"))
-        return _cuts(place, label_column) if is_table else _files([place])
-    found = _below(place)
-    if not found:
-        raise UserError(f"there are no files in {place}")
-    return _files(found)
 
 
-def _below(folder: Location) -> list[Location]:
-    """All files below, except in hidden folders."""
-    try:
-        infos = folder.children(recursive=True)
-    except OSError as error:
-        hint = "Check that the bucket exists and that the credentials may list it."
-        raise UserError(f"cannot list {folder}: {error}. {hint}") from error
-    root = len(folder.path.rstrip("/")) + 1
-    names = [info.path[root:] for info in infos if info.is_file]
-    return [folder / name for name in names if "/." not in f"/{name}"]
+def _matching(glob: Location) -> Listing:
+    scheme, mark, rest = glob.uri.rpartition("://")
+    names = rest.split("/")
+    fixed = 1
+    while fixed < len(names) - 1 and _is_fixed(glob, scheme + mark + "/".join(names[: fixed + 1])):
+        fixed += 1
+    folder = Location(scheme + mark + "/".join(names[:fixed]) or "/", glob.query)
+    found = FolderListing.of(folder)
+    wanted = names[fixed:]
+    found.names = [name for name in found.names if _glob_match(name.split("/"), wanted)]
+    # A folder that could not be listed counts if what matches may lie in it.
+    found.rejected = [row for row in found.rejected if _may_hold(row[0].split("/"), wanted)]
+    if not found.names and not found.rejected:
+        raise UserError(f"no file matches {glob}")
+    return _listed(found)
 
 
-def _matching(pattern: str, query: str) -> pa.Table:
-    fixed = pattern[: min(pattern.index(c) for c in _WILDCARDS if c in pattern)].rpartition("/")[0]
-    folder = Location.of(f"{fixed or '.'}{query}")
-    wanted = posixpath.join(str(folder), pattern[len(fixed) :].lstrip("/"))
-    found = [place for place in _below(folder) if _glob_match(str(place), wanted)]
-    if not found:
-        raise UserError(f"no file matches {pattern}")
-    return _files(found)
+def _is_fixed(glob: Location, uri: str) -> bool:
+    """Whether a leading part of a glob is meant as it is: it has no wildcards, or it exists."""
+    name = uri.rpartition("/")[2]
+    if not any(c in name for c in _WILDCARDS):
+        return True
+    return _kind(Location(uri, glob.query), may_fail=True) == pyarrow.fs.FileType.Directory
 
 
-def _glob_match(path: str, pattern: str) -> bool:
+def _glob_match(parts: list[str], wanted: list[str]) -> bool:
     """Like a shell's glob: ``*`` stays inside a folder, ``**`` crosses folders."""
-    parts, wanted = path.split("/"), pattern.split("/")
 
     def match(i: int, j: int) -> bool:
         if j == len(wanted):
@@ -95,45 +105,21 @@ def _glob_match(path: str, pattern: str) -> bool:
     return match(0, 0)
 
 
-def _files(places: list[Location]) -> pa.Table:
-    return _completed(pa.table({"uri": pa.array([p.full_uri for p in places], pa.string())}))
+def _may_hold(parts: list[str], wanted: list[str]) -> bool:
+    if "**" in wanted:
+        wanted = wanted[: wanted.index("**")]
+    elif len(parts) > len(wanted):
+        return False
+    return all(map(fnmatch.fnmatchcase, parts, wanted))
 
 
-def _completed(table: pa.Table) -> pa.Table:
-    """The columns of `SCHEMA`, in its order and types; null where there is no such column."""
-    fields = [field for field in SCHEMA if field.name in table.column_names]
-    ours = table.select([field.name for field in fields]).cast(pa.schema(fields))
-    return pa.concat_tables([SCHEMA.empty_table(), ours], promote_options="default")
-
-
-def _cuts(place: Location, label_column: str) -> pa.Table:
-    try:
-        if place.name.endswith(".csv"):
-            types = {label_column if f.name == "label" else f.name: f.type for f in SCHEMA}
-            text = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True)
-            with place.fs.open_input_stream(place.path) as stream:
-                table = pa.csv.read_csv(stream, convert_options=text)
-        else:
-            table = place.read_table()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"cannot read the cuts table {place}: {error}") from error
-    needed = ["uri", "start_s", "end_s", *([label_column] if label_column != "label" else [])]
-    missing = [name for name in needed if name not in table.column_names]
-    if missing:
-        raise UserError(
-            f"the cuts table {place} lacks the column(s) {', '.join(missing)}; "
-            f"it has {', '.join(table.column_names)}"
-        )
-    if len(table) == 0:
-        raise UserError(f"the cuts table {place} has no rows")
-    if label_column != "label":
-        labels, others = table[label_column], [n for n in table.column_names if n != "label"]
-        table = table.select(others).append_column("label", labels)
-    table = _completed(table)
-    folder = place.full_uri.partition("?")[0].rpartition("/")[0]
-    query = f"?{place.query}" if place.query else ""
-    uris = [
-        uri if "://" in uri or uri.startswith("/") else f"{folder}/{uri}{query}"
-        for uri in pc.fill_null(table["uri"], "").to_pylist()
+def _listed(found: FolderListing) -> Listing:
+    rejected: list[Rejected] = [
+        ((found.folder / name).full_uri, None, why) for name, why in found.rejected
     ]
-    return table.set_column(0, SCHEMA.field("uri"), [pa.array(uris, pa.string())])
+    return Listing(_files([found.folder / name for name in found.names]), rejected)
+
+
+def _files(places: list[Location]) -> pa.Table:
+    uris = pa.table({"uri": pa.array([place.full_uri for place in places], pa.string())})
+    return pa.concat_tables([SCHEMA.empty_table(), uris], promote_options="default")

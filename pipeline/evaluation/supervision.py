@@ -63,7 +63,7 @@ class Supervision:
             UserError: fewer than two classes are known for these clips.
         """
         if self.table:
-            listed = list_media(self.table, label_column=self.column)
+            listed = list_media(self.table, label_column=self.column).rows
             cuts = zip(*(listed[name].to_pylist() for name in ("uri", "start_s", "end_s")))
             # A row without a cut is about every clip of its file.
             keys = [uri if start is None else clip_id(uri, start, end) for uri, start, end in cuts]

@@ -1,17 +1,25 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import os
 import shutil
+import tarfile
+import zipfile
 from pathlib import Path
 
+import boto3
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.clips.indexing import REJECTS, IndexReport, index
+from pipeline.clips.stream import DecodeSlot, Order
 from pipeline.clips.table import SCHEMA, ClipTable
 from pipeline.errors import UserError
 from pipeline.storage import Location
+from tests.clips.decoding.media_factory import GeneratedVideo, write
 from tests.conftest import s3_uri, shared_media, tiny
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -159,3 +167,212 @@ def test_the_zoo_lands_in_exactly_one_table(tmp_path: Path) -> None:
     assert kept | set(rejected) == files
     assert not kept & set(rejected)
     assert len(rejected) == len(set(rejected))
+
+
+def rows_of(place: Location) -> list[tuple[str, str, str]]:
+    """File name or row, stage and reason of every reject."""
+    rejects = (place / REJECTS).read_table().to_pylist()
+    return [(Path(row["uri"]).name, row["stage"], row["reason"]) for row in rejects]
+
+
+def generated(place: Path, video: GeneratedVideo) -> Path:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return write(place, video)
+
+
+def decodes(run: Location) -> bool:
+    """Whether the run's first clip has its picture."""
+    clips = ClipTable.open(run / "clips").publish()
+    batch = DecodeSlot(clips, Order(1, 1), tiny().clips, ("video",))({"id": np.array([0])})
+    return bool(batch["has_video"].all())
+
+
+def write_cuts(place: Path, *rows: str) -> str:
+    place.write_text("\n".join(["uri,start_s,end_s", *rows]) + "\n")
+    return str(place)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """4 s of video and sound."""
+    return generated(tmp_path / "media" / "f.mp4", GeneratedVideo())
+
+
+def test_an_earlier_reject_stays_when_another_table_names_the_same_file(
+    file: Path, tmp_path: Path
+) -> None:
+    run = Location.of(tmp_path / "run")
+    first = write_cuts(
+        tmp_path / "a.csv", f"{file},100,105", f"{file},0,2", f"{file},x,2", f"{file},,"
+    )
+    report = index(first, run, tiny())
+    assert (report.indexed, report.rejected) == (2, 2)
+    rejects = [("f.mp4", "list", "bad_cut"), ("f.mp4", "probe", "bad_cut")]
+    assert rows_of(run) == rejects
+    second = write_cuts(tmp_path / "b.csv", f"{file},2,3", f"{file},100,105")
+    report = index(second, run, tiny())
+    assert adds_up(report)
+    assert (report.already_known, report.indexed, report.rejected) == (1, 1, 0)
+    assert rows_of(run) == rejects
+    report = index(first, run, tiny(), retry_rejects=True)
+    assert (report.already_known, report.rejected) == (2, 2)
+    attempts = (run / REJECTS).read_table()["attempt"].to_pylist()
+    assert (rows_of(run), attempts) == (rejects, [2, 2])
+
+
+def test_files_and_cuts_in_one_table_are_indexed_once(file: Path, tmp_path: Path) -> None:
+    other = write(tmp_path / "media" / "g.mp4", GeneratedVideo())
+    cuts = write_cuts(tmp_path / "a.csv", f"{file},,", f"{other},0,2", f"{file},1,2", "gone.mp4,,")
+    run = Location.of(tmp_path / "run")
+    report = index(cuts, run, tiny())
+    assert adds_up(report)
+    assert (report.indexed, report.clips, report.rejected) == (3, 3, 1)
+    before = table(run)
+    report = index(cuts, run, tiny())
+    assert adds_up(report)
+    assert (report.already_known, report.clips) == (4, 0)
+    assert table(run).equals(before)
+
+
+def test_a_cut_that_reaches_past_the_file_ends_with_it(file: Path, tmp_path: Path) -> None:
+    rows = ["1,2", "3,9", "-5,1", "-1,1e9", "3.9,9", "9,12", "-3,-1", "3.7,3.9", "-9,0.001"]
+    cuts = write_cuts(tmp_path / "a.csv", *(f"{file},{row}" for row in rows))
+    run = Location.of(tmp_path / "run")
+    report = index(cuts, run, tiny("index.min_s=0.5"))
+    assert (report.indexed, report.shortened, report.reasons) == (5, 3, {"bad_cut": 4})
+    windows = [(row["start_s"], row["end_s"]) for row in table(run).to_pylist()]
+    assert windows == [
+        pytest.approx(window, abs=0.06) for window in [(1, 2), (3, 4), (0, 1), (0, 4), (3.7, 3.9)]
+    ]
+    assert all(end <= 4.05 for _, end in windows)
+    report = index(cuts, run, tiny("index.min_s=0.5"))
+    assert (report.already_known, report.clips) == (9, 0)
+
+
+def test_the_same_cut_twice_is_one_clip(file: Path, tmp_path: Path) -> None:
+    cuts = write_cuts(tmp_path / "a.csv", f"{file},1,2", f"{file},1,2", "media/f.mp4,1.0,2.0")
+    report = index(cuts, Location.of(tmp_path / "run"), tiny())
+    assert (report.listed, report.repeated, report.clips) == (1, 2, 1)
+
+
+def test_the_report_says_what_lies_outside_the_overlap(tmp_path: Path) -> None:
+    media = tmp_path / "media"
+    generated(media / "late_sound.mp4", GeneratedVideo(audio_from=1.5))
+    generated(media / "late_pictures.mp4", GeneratedVideo(video_from=1.0))
+    generated(media / "silent.mp4", GeneratedVideo(audio=None))
+    generated(media / "both.mp4", GeneratedVideo())
+    report = index(str(media), Location.of(tmp_path / "run"), tiny())
+    assert report.unused_video_s == pytest.approx(1.5, abs=0.25)
+    assert report.unused_audio_s == pytest.approx(1.0, abs=0.25)
+
+
+def test_an_archive_is_refused_as_one(file: Path, tmp_path: Path) -> None:
+    media = tmp_path / "more"
+    media.mkdir()
+    sound = write(tmp_path / "sound.mp3", GeneratedVideo(video=None, audio="libmp3lame"))
+    with tarfile.open(media / "sound.tar", "w") as tar:
+        tar.add(sound, "sound.mp3")
+    with zipfile.ZipFile(media / "named.mp4", "w") as pack:
+        pack.write(file, "f.mp4")
+    (media / "f.mp4.gz").write_bytes(gzip.compress(file.read_bytes()))
+    for source in (media, media / "sound.tar"):
+        run = Location.of(tmp_path / f"run-{source.name}")
+        report = index(str(source), run, tiny())
+        assert (report.clips, set(report.reasons)) == (0, {"not_media"})
+        details = (run / REJECTS).read_table()["detail"].to_pylist()
+        assert all("archive" in detail and "unpack" in detail for detail in details)
+
+
+@pytest.mark.parametrize("key", ["a#b.mp4", "what?.mp4", "x//y.mp4", "%41 [1] 'q' + 😀.mp4"])
+def test_odd_keys_of_a_bucket_are_indexed_and_decoded(file: Path, s3: str, key: str) -> None:
+    """Beside each lies what a reader of URIs would take it for."""
+    client = boto3.client("s3", endpoint_url=s3)
+    client.put_object(Bucket="media", Key=f"in/{key}", Body=file.read_bytes())
+    for decoy in ("a", "what", "x/y.mp4", "A [1] 'q' + 😀.mp4"):
+        client.put_object(Bucket="media", Key=f"in/{decoy}", Body=b"another object, no media")
+    run = Location.of(s3_uri("media/run", s3))
+    listed = s3_uri("media/in", s3)
+    report = index(listed, run, tiny())
+    assert (report.listed, report.indexed, report.rejected) == (5, 1, 4)
+    (uri,) = table(run)["uri"].to_pylist()
+    assert Location.of(uri).uri == f"s3://media/in/{key}"
+    assert decodes(run)
+    cuts = Location.of(s3_uri("media/cuts.csv", s3))
+    cuts.write_bytes(f'uri,start_s,end_s\n"in/{key}",1,2\n'.encode())
+    report = index(cuts.full_uri, run, tiny())
+    assert (report.indexed, report.rejected) == (1, 0)
+
+
+def test_names_that_are_not_utf_8_are_indexed(file: Path, tmp_path: Path) -> None:
+    name = os.fsencode(file.parent) + b"/caf\xe9.mp4"
+    os.rename(file, name)
+    with open(os.fsencode(file.parent) + b"/\xff.txt", "w") as text:
+        text.write("to be or not to be, that is the question")
+    run = Location.of(tmp_path / "run")
+    report = index(str(file.parent), run, tiny())
+    assert (report.indexed, report.reasons) == (1, {"not_media": 1})
+    assert table(run)["uri"].to_pylist() == [f"file://{file.parent}/caf%E9.mp4"]
+    assert rows_of(run) == [("%FF.txt", "probe", "not_media")]
+    assert decodes(run)
+
+
+def test_a_folder_that_cannot_be_listed_is_counted(file: Path, tmp_path: Path) -> None:
+    (file.parent / "loop").symlink_to("loop")
+    run = Location.of(tmp_path / "run")
+    for known in (0, 2):
+        report = index(str(file.parent), run, tiny())
+        assert adds_up(report)
+        assert (report.listed, report.already_known) == (2, known)
+        assert rows_of(run) == [("loop", "list", "unreadable")]
+
+
+def test_credentials_reach_nothing_that_is_written(file: Path, tmp_path: Path) -> None:
+    rows = [
+        *("s3://KEYID:HIDDEN@bucket/x.mp4,0,1", "https://h/x?X-Amz-Signature=HIDDEN,0,1"),
+        *("s3://bucket/x.mp4?access_key=KEYID&secret_key=HIDDEN,,", f"{file},0,1"),
+    ]
+    run = Location.of(tmp_path / "run")
+    report = index(write_cuts(tmp_path / "a.csv", *rows), run, tiny())
+    assert (report.indexed, report.reasons) == (1, {"unreadable": 3})
+    with pytest.raises(UserError) as error:
+        index("s3://KEYID:HIDDEN@bucket/videos", run, tiny())
+    assert "HIDDEN" not in str(error.value)
+    for name in ("run", "store.place", "tracking.mlflow"):
+        with pytest.raises(UserError, match="credentials") as error:
+            tiny(f"{name}=https://KEYID:HIDDEN@host/x")
+        assert "HIDDEN" not in str(error.value)
+    for path in Path(run.uri).rglob("*"):
+        if path.suffix == ".parquet":
+            assert "HIDDEN" not in str(pq.read_table(path).to_pylist())
+        elif path.is_file():
+            assert b"HIDDEN" not in path.read_bytes()
+
+
+def test_the_fields_cut_tables(tmp_path: Path) -> None:
+    shutil.copytree(shared_media("field/15_cut_tables"), tmp_path / "tables")
+    found = {}  # indexed and rejected
+    for place in sorted((tmp_path / "tables").iterdir()):
+        if place.suffix != ".mp4" and place.name != "dupcol.csv":
+            run = Location.of(tmp_path / "runs" / place.name)
+            report = index(str(place), run, tiny())
+            assert adds_up(report)
+            found[place.name] = (report.indexed, report.rejected)
+            assert index(str(place), run, tiny()).already_known == report.listed
+    assert found == {
+        "A.csv": (1, 1),
+        "B.csv": (0, 1),
+        "empty_uri.csv": (1, 1),
+        "hms.parquet": (0, 2),
+        "http.csv": (1, 1),
+        "inf.csv": (0, 2),
+        "list_label.parquet": (1, 1),
+        "mixed_files_cuts.csv": (2, 0),
+        "nan.parquet": (1, 2),
+        "neg.csv": (3, 4),
+        "null_labels.csv": (1, 6),
+        "ok.CSV": (1, 0),
+        "past_end.csv": (1, 1),
+        "spark.parquet": (1, 0),
+    }
+    with pytest.raises(UserError, match="uri more than once"):
+        index(str(tmp_path / "tables" / "dupcol.csv"), Location.of(tmp_path / "run"), tiny())

@@ -118,6 +118,11 @@ class Clock:
         """Stamps of the frames from a place on, sorted."""
         return [stamp for stamp in self._stamps if self.places[stamp] >= start]
 
+    def chunks_until(self, start: int, stamp: int) -> int:
+        """How many packets with frames follow that at a place until a stamp of decoding."""
+        behind = self._packets[start + 1 :]
+        return sum(p.dts is not None and p.dts <= stamp and p.size > 8 for p in behind)
+
     def _rank(self, target_s: float) -> int:
         return max(0, bisect_right(self._times, target_s + TOLERANCE_S) - 1)
 
@@ -135,7 +140,8 @@ def timed(
     `target_s`.
     """
     at = target_s - clock.step_s
-    for frame, stamp in _in_order(clock, start, frames):
+    in_order = _by_chunks if clock.counts else _in_order
+    for frame, stamp in in_order(clock, start, frames):
         at = at + clock.step_s if stamp is None else clock.seconds(stamp)
         yield frame, at
 
@@ -151,26 +157,41 @@ def _in_order(
     stamps = clock.stamps_from(start)
     frames = iter(frames)
     number = 0  # of the next stamp
-    counted = clock.counts
-    if not counted:
-        for frame in frames:
-            if frame.pts is not None and stamps[number : number + 1] != [frame.pts]:
-                held = [frame, *islice(frames, _REORDERED)]
-                frames = chain(held, frames)
-                known = [each.pts for each in held if each.pts is not None]
-                counted = any(later < sooner for sooner, later in pairwise(known))
-                break
-            number += 1
-            yield frame, _own(frame)
+    counted = False
+    for frame in frames:
+        if frame.pts is not None and stamps[number : number + 1] != [frame.pts]:
+            held = [frame, *islice(frames, _REORDERED)]
+            frames = chain(held, frames)
+            known = [each.pts for each in held if each.pts is not None]
+            counted = any(later < sooner for sooner, later in pairwise(known))
+            break
+        number += 1
+        yield frame, _own(frame)
     for frame in frames:
         if not counted:
             yield frame, _own(frame)
             continue
-        if frame.key_frame and frame.pts is not None and not clock.counts:
+        if frame.key_frame and frame.pts is not None:
             # Frames that were lost before do not move those behind.
             number = max(number, bisect_left(stamps, frame.pts))
         yield frame, stamps[number] if number < len(stamps) else None
         number += 1
+
+
+def _by_chunks(
+    clock: Clock, start: int, frames: Iterable[VideoFrame]
+) -> Iterator[tuple[VideoFrame, int | None]]:
+    """Frames of AVI, and stamps: those of the chunks with which they left the decoder, less the
+    chunks that it holds back. A placeholder gives no frame of its own.
+    """
+    held_back: int | None = None
+    for frame in frames:
+        if frame.dts is None:
+            yield frame, None
+            continue
+        if held_back is None:
+            held_back = clock.chunks_until(start, frame.dts)
+        yield frame, frame.dts - held_back
 
 
 def _own(frame: VideoFrame) -> int | None:

@@ -58,7 +58,7 @@ class MediaInfo:
     fps: float  # average rate of the video track, 0 where there is none or it is unknown
     width: int  # of the upright frame, in pixels as stored; 0 where there is no video
     height: int
-    rotation: int  # clockwise degrees by which the stored frame is turned to be upright
+    rotation: int  # clockwise degrees that its display matrix turns the stored frame by
     has_video: bool  # whether something of it decodes
     has_audio: bool
     audio_rate: int  # samples a second, 0 where there is no audio
@@ -68,6 +68,8 @@ class MediaInfo:
     pieces: int = 1  # clocks that follow each other in it
     # Tracks that are there and cannot be decoded, by modality.
     lost: tuple[tuple[str, Reject], ...] = ()
+    unused_video_s: float = 0.0  # seconds of video outside [start_s, end_s]
+    unused_audio_s: float = 0.0  # and of audio
     # Where its seconds lie; None on disks, and where it is not known or not of use.
     byte_index: ByteIndex | None = field(default=None, compare=False, repr=False)
 

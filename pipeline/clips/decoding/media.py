@@ -26,7 +26,9 @@ from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from pipeline.clips.decoding.archives import refuse_archive
 from pipeline.clips.decoding.decoder import MediaFile, Source
+from pipeline.clips.decoding.formats import FORMAT_WHITELIST, HEAD, reject_for_format
 from pipeline.clips.decoding.ranges import RangeReader, check_size
 from pipeline.clips.decoding.tracks import choose_tracks, needs_first_packet, nvidia
 from pipeline.clips.rejects import Reason, Reject, reject_for
@@ -35,7 +37,6 @@ av.logging.set_level(av.logging.PANIC)
 
 # How files of the common formats begin: MP4 and QuickTime, Matroska, AVI and WAV, Ogg, FLAC, MP3
 # with tags, FLV, Windows Media, MPEG program and video streams.
-_HEAD = 16
 _MEDIA_HEAD = re.compile(
     rb"....(ftyp|moov|mdat|wide|skip|free)|\x1a\x45\xdf\xa3|(RIFF|RIFX)....(AVI |WAVE)|OggS|fLaC"
     rb"|ID3|FLV\x01|\x30\x26\xb2\x75\x8e\x66\xcf\x11|\x00\x00\x01[\xba\xb3]",
@@ -43,10 +44,7 @@ _MEDIA_HEAD = re.compile(
 )
 _MAX_DAMAGED = 100  # damaged stretches after which the rest of a file is not read
 _FLOATING_CLOCKS = {"mpegts", "mpeg", "vob"}  # formats whose clock starts anywhere
-# Playlists and scripts would open other files or hosts; subtitles and metadata are text.
-_NOT_OURS = {"hls", "concat", "dash", "imf", "sdp", "rtsp", "webm_dash_manifest", "ffmetadata"} | {
-    *("srt", "ass", "webvtt", "tty", "microdvd", "subviewer", "sami", "lrc", "stl")
-}
+_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMAT_WHITELIST}
 
 # FFmpeg's errors that are the system's, too.
 _OF_THE_SYSTEM = FileNotFoundError | IsADirectoryError | TimeoutError | MemoryError
@@ -117,24 +115,28 @@ class Media:
         source = file.location if isinstance(file, MediaFile) else file
         place: Any
         if isinstance(source, bytes):
-            self.head = source[:_HEAD]
+            self.head = source[:HEAD]
             place = io.BytesIO(source)
         elif source.is_local:
             # An error here says in the system's words what is wrong.
             with open(source.uri, "rb") as stream:
-                self.head = stream.read(_HEAD)
+                self.head = stream.read(HEAD)
                 check_size(file, os.fstat(stream.fileno()).st_size)
             if not self.head:
                 raise Reject(Reason.EMPTY_FILE)
             place = f"file:{source.uri}"
+            if "%" in place:
+                # libavformat would take "%d.gif" for a pattern of names. This one has a number.
+                place = self._handle = os.fdopen(os.open(source.uri, os.O_RDONLY), "rb")
         else:
             place = self._handle = RangeReader(file)
-            self.head = self._handle.read(_HEAD)
+            self.head = self._handle.read(HEAD)
             self._handle.seek(0)
         if self._part is not None:
-            if not isinstance(source, bytes) and source.is_local:
+            if not isinstance(source, bytes) and source.is_local and self._handle is None:
                 place = self._handle = open(source.uri, "rb")  # noqa: SIM115  (closed with this)
             place = _Slice(place, self._part)
+        refuse_archive(self.head)
         self.container = av.open(
             place,
             mode="r",
@@ -142,14 +144,9 @@ class Media:
             metadata_errors="replace",
             buffer_size=1 << 16,
             hwaccel=nvidia() if self._hardware else None,
-            options={"protocol_whitelist": "file"} | (_lean(self.head) if self._lean else {}),
+            options=_OPTIONS | (_lean(self.head) if self._lean else {}),
         )
-        name = self.container.format.name
-        names = set(name.split(","))
-        if names & _NOT_OURS:
-            raise Reject(Reason.NOT_MEDIA, f"a {name} file")
-        if name.endswith("_pipe") or name in ("image2", "ico"):
-            raise Reject(Reason.STILL_IMAGE, f"a {name.removesuffix('_pipe')} file")
+        names = set(self.container.format.name.split(","))
         self.video, self.audio, self.lost = choose_tracks(self.container)
         # Fractions are exact, and a fifth of the time that a clip takes.
         self._tick_s = {s.index: float(s.time_base or 1) for s in self.tracks}
@@ -273,7 +270,8 @@ def opened(
     except Exception as error:
         media.close()
         otherwise = Reason.CORRUPT if _MEDIA_HEAD.match(media.head) else Reason.NOT_MEDIA
-        raise reject_for_ffmpeg(error, otherwise) from error
+        what = reject_for_format(error, media.head)
+        raise what or reject_for_ffmpeg(error, otherwise) from error
     return media
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import av
@@ -12,6 +12,7 @@ from av.packet import Packet
 from pipeline.clips.decoding.clock import STANDS_S
 from pipeline.clips.decoding.decoder import MediaInfo
 from pipeline.clips.decoding.media import Media
+from pipeline.clips.decoding.orientation import Orientation, rotation
 from pipeline.clips.rejects import Reason, Reject
 
 _HOPELESS_PACKETS = 400  # packets without one frame after which a track counts as undecodable
@@ -64,7 +65,7 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
         raise Reject(Reason.CORRUPT, "no frame could be decoded")
     _ends(media, alive, deadline)
     _stand(media, alive)
-    alive = _worth_reading(alive, lost)
+    decoded, alive = alive, _worth_reading(alive, lost)
     starts, ends = [t.start_s for t in alive.values()], [t.end_s for t in alive.values()]
     start, end = max(starts), min(ends)
     if end <= start:
@@ -73,21 +74,25 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
         # Else a few stray stamps would become thousands of clips.
         held = f"{media.container.size:,} bytes"
         raise Reject(Reason.CORRUPT, f"its timestamps span {end - start:,.0f} s in {held}")
-    width = height = rotation = rate = channels = 0
+    width = height = turned = rate = channels = 0
     fps = 0.0
     kinds = {t.stream.type: t for t in alive.values()}
     if video := kinds.get("video"):
-        rotation = -round(video.first.rotation / 90) * 90 % 360
-        width, height = video.first.width, video.first.height
-        if rotation % 180:
-            width, height = height, width
+        turned = rotation(video.first)
+        width, height = Orientation.of(video.first).size(video.first.width, video.first.height)
         rates = (video.stream.average_rate, video.stream.guessed_rate, video.stream.base_rate)
         fps = float(next(filter(None, rates), 0))
     if audio := kinds.get("audio"):
         rate, channels = audio.first.sample_rate, audio.first.layout.nb_channels
     has = "video" in kinds, "audio" in kinds
     why = tuple(lost.items())
-    return MediaInfo(start, end, fps, width, height, rotation, *has, rate, channels, lost=why)
+    info = MediaInfo(start, end, fps, width, height, turned, *has, rate, channels, lost=why)
+    unused = {"video": 0.0, "audio": 0.0}
+    for index, track in decoded.items():
+        used = max(0.0, min(track.end_s, end) - max(track.start_s, start))
+        length = track.end_s - track.start_s
+        unused[track.stream.type] = length - used if index in alive else length
+    return replace(info, unused_video_s=unused["video"], unused_audio_s=unused["audio"])
 
 
 def _stand(media: Media, tracks: dict[int, _Track]) -> None:

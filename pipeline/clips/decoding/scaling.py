@@ -1,7 +1,7 @@
 """Which pixels of a decoded frame a clip wants, and their one conversion to RGB.
 
 Crop and region are cut before scaling: the crop is a pointer offset into the decoder's planes, so
-pixels that nobody sees are neither scaled nor converted. Rotation is done on the small result.
+pixels that nobody sees are neither scaled nor converted. Turning is done on the small result.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
 from pipeline.clips.decoding.decoder import Region, View
+from pipeline.clips.decoding.orientation import Orientation
 
 _SHRINKS = 1 / 1.5  # scale below which the source's pixels are finer than the result's
 
@@ -30,26 +31,18 @@ class Cut(NamedTuple):
     offset: int  # of the square, after scaling
 
 
-def cut(view: View, width: int, height: int, turns: int, align: tuple[int, int]) -> tuple[Cut, Cut]:
+def cut(view: View, kind: FrameKind, align: tuple[int, int]) -> tuple[Cut, Cut]:
     """Place a view on a coded frame, along x and along y.
 
     Args:
-        width, height: of the coded frame.
-        turns: quarter turns counter-clockwise that make it upright.
         align: luma samples of one chroma sample, (x, y); the rectangle starts on a multiple.
     """
-    upright_w, upright_h = (height, width) if turns % 2 else (width, height)
-    x, y, w, h = region_within(view.region, upright_w, upright_h)
+    width, height, orientation = kind.width, kind.height, kind.orientation
+    x, y, w, h = region_within(view.region, *orientation.size(width, height))
     side = min(w, h) * min(1.0, view.size / view.short_side)
     left = x + min(max(view.crop_x, 0.0), 1.0) * (w - side)
     top = y + min(max(view.crop_y, 0.0), 1.0) * (h - side)
-    # The same square in coded coordinates: the inverse of np.rot90(coded, turns).
-    if turns == 1:
-        left, top = width - top - side, left
-    elif turns == 2:
-        left, top = width - left - side, height - top - side
-    elif turns == 3:
-        left, top = top, height - left - side
+    left, top = orientation.coded_square(left, top, side, width, height)
     across = _cut_edge(left, side, width, align[0], view.size)
     return across, _cut_edge(top, side, height, align[1], view.size)
 
@@ -85,17 +78,12 @@ class FrameKind(NamedTuple):
     format: str
     colorspace: int
     color_range: int
-    rotation: int  # degrees counter-clockwise that make it upright
+    orientation: Orientation
 
     @classmethod
     def of(cls, frame: VideoFrame) -> FrameKind:
         color = int(frame.colorspace), int(frame.color_range)
-        return cls(frame.width, frame.height, frame.format.name, *color, frame.rotation)
-
-    @property
-    def turns(self) -> int:
-        """Quarter turns counter-clockwise that make it upright."""
-        return round(self.rotation / 90) % 4
+        return cls(frame.width, frame.height, frame.format.name, *color, Orientation.of(frame))
 
 
 def filter_graph(kind: FrameKind, steps: Sequence[tuple[str, str]]) -> Graph:
@@ -119,7 +107,7 @@ def to_rgb(frame: VideoFrame, view: View) -> np.ndarray:
     graph.vpush(frame)
     scaled = graph.vpull().to_ndarray()
     square = scaled[y.offset : y.offset + view.size, x.offset : x.offset + view.size]
-    return np.rot90(square, kind.turns) if kind.turns else square
+    return kind.orientation.apply(square)
 
 
 # Kept, since it takes as long to build as a frame; one thread decodes in a process.
@@ -131,8 +119,8 @@ def _graph(view: View, kind: FrameKind) -> tuple[Graph, Cut, Cut]:
     ]
     align_x = max([1, *(round(kind.width / c.width) for c in chroma if c.width)])
     align_y = max([1, *(round(kind.height / c.height) for c in chroma if c.height)])
-    x, y = cut(view, kind.width, kind.height, kind.turns, (align_x, align_y))
-    steps = []
+    x, y = cut(view, kind, (align_x, align_y))
+    steps = kind.orientation.odd_filters()
     if (x.length, y.length) != (kind.width, kind.height):
         steps.append(("crop", f"{x.length}:{y.length}:{x.start}:{y.start}:exact=1"))
     # Averaging areas is the faster filter, and as good where several pixels become one.

@@ -135,7 +135,7 @@ def _samples(
 
 def _shrinking_graph(kind: FrameKind, config: VideoConfig, codec: str) -> Graph:
     """For frames of one kind: region, upright, scaled, in the pixel format that is stored."""
-    upright = (kind.height, kind.width) if kind.turns % 2 else (kind.width, kind.height)
+    upright = kind.orientation.size(kind.width, kind.height)
     x, y, w, h = region_within(config.region, *upright)
     side = min(w, h)
     short = min(side, max(config.short_side, config.train_short_side[1], config.size))
@@ -143,17 +143,9 @@ def _shrinking_graph(kind: FrameKind, config: VideoConfig, codec: str) -> Graph:
     # Shrunk to half or less, the chroma planes of usual video still tell every pixel apart.
     chroma = "444" if 2 * short <= side else "420"
     steps = [
-        *_TURNS[kind.turns],
+        *kind.orientation.filters(),
         ("crop", f"{w}:{h}:{x}:{y}:exact=1"),
         ("scale", f"{width}:{height}:flags=area"),
         ("format", f"{'yuvj' if codec == 'jpeg' else 'yuv'}{chroma}p"),
     ]
     return filter_graph(kind, steps)
-
-
-_TURNS: dict[int, list[tuple[str, str]]] = {  # quarter turns counter-clockwise → filters
-    0: [],
-    1: [("transpose", "cclock")],
-    2: [("hflip", ""), ("vflip", "")],
-    3: [("transpose", "clock")],
-}

@@ -53,7 +53,7 @@ def choose_tracks(
         if width * height > _MAX_PIXELS:
             raise Reject(Reason.TOO_LARGE, f"{width}×{height} pixels")
         video.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
-    lost = {
+    lost: dict[str, Reject] = {
         stream.type: Reject(Reason.UNSUPPORTED, f"no decoder for its {stream.type}")
         for stream in tracks
         if stream not in usable

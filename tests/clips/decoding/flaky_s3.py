@@ -7,21 +7,30 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 _HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive"}
+_DENIED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 _ERROR = b"<Error><Code>InternalError</Code><Message>We encountered an error</Message></Error>"
 
 
 @contextmanager
-def flaky(endpoint: str, fail: float, slow: float, seed: int = 0) -> Iterator[tuple[str, Counter]]:
-    """Yields the proxy's endpoint and what it did: ``asked``, ``failed``, ``slowed``, ``range``.
+def flaky(
+    endpoint: str,
+    fail: float,
+    slow: float,
+    seed: int = 0,
+    denied: Callable[[str, Mapping[str, str]], bool] = lambda path, headers: False,
+) -> Iterator[tuple[str, Counter]]:
+    """Yields the proxy's endpoint and what it did: ``asked``, ``failed``, ``slowed``, ``denied``,
+    ``range``.
 
     Args:
         fail: share of requests answered with 500.
         slow: share of answers that pause for half a second in the middle.
+        denied: of a request's path and headers, whether it is answered with 403.
     """
     upstream = endpoint.removeprefix("http://")
     dice, lock, did = random.Random(seed), threading.Lock(), Counter()
@@ -37,6 +46,11 @@ def flaky(endpoint: str, fail: float, slow: float, seed: int = 0) -> Iterator[tu
                 did["failed"] += fails
                 did["slowed"] += slows and not fails
                 did["range"] += "Range" in self.headers
+            if denied(self.path, self.headers):
+                with lock:
+                    did["denied"] += 1
+                self.answer(403, [("Content-Type", "application/xml")], _DENIED, False)
+                return
             if fails:
                 self.answer(500, [("Content-Type", "application/xml")], _ERROR, False)
                 return

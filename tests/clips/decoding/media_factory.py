@@ -6,6 +6,7 @@ Each frame carries its number as 12 black or white blocks; a beep starts at ever
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -126,16 +127,19 @@ def write(path: Path, generated: GeneratedVideo, format: str | None = None) -> P
 
 def turn(path: Path, clockwise: int) -> Path:
     """Write a phone's display matrix into an mp4 file's first track header."""
-    one, minus, zero = (b"\0\1\0\0", b"\xff\xff\0\0", b"\0\0\0\0")
-    matrix = {
-        90: zero + one + zero + minus + zero + zero,
-        180: minus + zero + zero + zero + minus + zero,
-        270: zero + minus + zero + one + zero + zero,
-    }[clockwise]
+    matrix = {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[clockwise]
+    return set_matrix(path, matrix)
+
+
+def set_matrix(path: Path, matrix: Sequence[float]) -> Path:
+    """Write the display matrix (a, b, c, d) into an mp4 file's first track header."""
+    a, b, c, d = (struct.pack(">i", round(value * 65536)) for value in matrix)
+    one, zero = struct.pack(">i", 65536), bytes(4)
+    written = a + b + zero + c + d + zero
     data = path.read_bytes()
     identity = one + zero + zero + zero + one + zero
     place = data.index(identity, data.index(b"tkhd"))
-    path.write_bytes(data[:place] + matrix + data[place + len(matrix) :])
+    path.write_bytes(data[:place] + written + data[place + len(written) :])
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import av
@@ -10,11 +11,14 @@ import pytest
 
 from pipeline.clips.decoding.decode import ClipRequest, decode_clips, probe
 from pipeline.clips.decoding.decoder import View
-from pipeline.clips.decoding.scaling import cut
+from pipeline.clips.decoding.orientation import Orientation
+from pipeline.clips.decoding.scaling import FrameKind, cut
 from pipeline.clips.decoding.tracks import nvidia
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
 from tests.clips.decoding.media_factory import VIDEO, GeneratedVideo, turn, write
+
+FLIPS = list(itertools.product((False, True), repeat=3))
 
 
 def scene(path, width: int, height: int, pix_fmt: str = "yuv420p", **options):
@@ -72,13 +76,14 @@ def test_pixel_formats(tmp_path, pix_fmt):
     assert shown[56, 56] == pytest.approx(frame[120, 160], abs=8)
 
 
-@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+@pytest.mark.parametrize("orientation", [Orientation(0, *flips) for flips in FLIPS])
 @pytest.mark.parametrize("size", [(320, 240), (60, 90), (1, 1), (3, 5000), (4096, 2160)])
 @pytest.mark.parametrize("crop", [(0.5, 0.5), (0.0, 1.0)])
-def test_a_cut_lies_inside_its_picture(turns, size, crop):
+def test_a_cut_lies_inside_its_picture(orientation, size, crop):
+    kind = FrameKind(*size, "yuv420p", 1, 1, orientation)
     for region in (None, (10, 20, 33, 41), (-5, -5, 10_000, 10_000)):
         for short_side in (112, 128, 160):
-            x, y = cut(View(112, short_side, *crop, region), *size, turns, (2, 2))
+            x, y = cut(View(112, short_side, *crop, region), kind, (2, 2))
             for edge, length in zip((x, y), size):
                 assert edge.start >= 0
                 assert 1 <= edge.length <= length - edge.start
