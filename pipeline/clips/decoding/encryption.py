@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from av.container import Container
 from av.packet import Packet
 from av.stream import Stream
 
-from pipeline.clips.decoding.decoder import MediaFile
-from pipeline.clips.decoding.ranges import RangeReader
 from pipeline.clips.rejects import Reason, Reject
-
-if TYPE_CHECKING:  # media chooses its tracks by what is encrypted
-    from pipeline.clips.decoding.media import Media
 
 # Codec tags that stay where a track is protected and its scheme is not told: MP4's (ISO/IEC
 # 14496-12, 8.12), those of Apple's FairPlay, and Audible's.
@@ -28,7 +22,7 @@ _ASF_OBJECTS = (
     bytes.fromhex("fbb31122 23bd d211 b4b7 00a0c955fc6e"),
     bytes.fromhex("14e68a29 2226 174c b935 dae07ee9289c"),
 )
-_LOOK_BYTES = 1 << 19  # bytes of a file within which `scrambling` looks
+LOOK_BYTES = 1 << 19  # bytes of a file within which `scrambled` looks
 _TS_PACKET = 188
 
 
@@ -60,22 +54,14 @@ def packet_encryption(packet: Packet) -> Reject | None:
     return _reject(f"scheme {scheme.decode('ascii', 'replace')}")
 
 
-def scrambling(media: Media, stream: Stream, decodes: bool) -> Reject | None:
+def scrambled(container: Container, stream: Stream, start: bytes) -> Reject | None:
     """Why a track gives no frames, or noise, if the file's first bytes show it to be encrypted."""
-    name = media.container.format.name
-    if name == "asf" and any(guid in _beginning(media) for guid in _ASF_OBJECTS):
+    name = container.format.name
+    if name == "asf" and any(guid in start for guid in _ASF_OBJECTS):
         return _reject("Windows Media DRM")
-    if name == "mpegts" and not decodes and stream.id in _scrambled_pids(_beginning(media)):
+    if name == "mpegts" and stream.id in _scrambled_pids(start):
         return _reject("transport stream scrambling")
     return None
-
-
-def _beginning(media: Media) -> bytes:
-    source = media.source.location if isinstance(media.source, MediaFile) else media.source
-    if isinstance(source, bytes):
-        return source[:_LOOK_BYTES]
-    with closing(open(source.uri, "rb") if source.is_local else RangeReader(source)) as file:
-        return file.read(_LOOK_BYTES)
 
 
 def _scrambled_pids(start: bytes) -> set[int]:

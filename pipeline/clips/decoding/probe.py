@@ -11,11 +11,14 @@ import av
 from av.packet import Packet
 
 from pipeline.clips.decoding.clock import STANDS_S
+from pipeline.clips.decoding.colour import unconverted
 from pipeline.clips.decoding.decoder import MediaInfo
-from pipeline.clips.decoding.encryption import packet_encryption, scrambling
+from pipeline.clips.decoding.encryption import LOOK_BYTES, packet_encryption, scrambled
 from pipeline.clips.decoding.formats import ANIMATIONS
 from pipeline.clips.decoding.media import Media
+from pipeline.clips.decoding.mixing import guarded
 from pipeline.clips.decoding.orientation import Orientation, rotation
+from pipeline.clips.decoding.tracks import lost_tracks
 from pipeline.clips.rejects import Reason, Reject
 
 _HOPELESS_PACKETS = 400  # packets without one frame after which a track counts as undecodable
@@ -35,9 +38,9 @@ class _Track:
     packets: int = 0
     start_s: float = float("inf")
     end_s: float = float("-inf")
-    encrypted: Reject | None = None
     last_s: float = float("-inf")  # when the last frame begins
     gap_s: float = 0.0  # between the last two
+    encrypted: Reject | None = None
 
     def decode(self, media: Media, packet: Packet | None) -> None:
         """Take a packet, or the end of the track (None), in search of the first frame."""
@@ -46,7 +49,7 @@ class _Track:
         if self.encrypted is not None:
             return
         try:
-            frames = self.stream.codec_context.decode(packet)
+            frames = guarded(self.stream.codec_context.decode(packet))
         except (av.error.FFmpegError, ValueError):
             return
         self.first = next((f for f in frames if self.stream.type == "video" or f.samples), None)
@@ -63,18 +66,20 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
     """
     tracks = {stream.index: _Track(stream) for stream in media.tracks}
     _first_frames(media, tracks, deadline)
-    alive, lost = _decodable(media, tracks)
+    lost = lost_tracks(media.container, media.video, media.audio) | _undecodable(media, tracks)
+    alive = {i: t for i, t in tracks.items() if t.first is not None and t.stream.type not in lost}
     if not alive:
-        if encrypted := next((r for r in lost.values() if r.reason is Reason.UNSUPPORTED), None):
-            raise encrypted
+        if why_not := next((r for r in lost.values() if r.reason is Reason.UNSUPPORTED), None):
+            raise why_not
         if all(not t.packets for t in tracks.values()):
             raise Reject(Reason.NO_STREAMS, "its tracks are empty")
         raise Reject(Reason.CORRUPT, "no frame could be decoded")
     _ends(media, alive, deadline)
-    alive, encrypted_later = _decodable(media, alive)
-    lost |= encrypted_later
+    encrypted = {t.stream.type: t.encrypted for t in alive.values() if t.encrypted is not None}
+    alive = {i: t for i, t in alive.items() if t.encrypted is None}
+    lost |= encrypted
     if not alive:
-        raise next(iter(encrypted_later.values()))
+        raise next(iter(encrypted.values()))
     if media.container.format.name in ANIMATIONS and all(
         t.last_s == t.start_s for t in alive.values()
     ):
@@ -112,21 +117,22 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
     return replace(info, unused_video_s=unused["video"], unused_audio_s=unused["audio"])
 
 
-def _decodable(
-    media: Media, tracks: dict[int, _Track]
-) -> tuple[dict[int, _Track], dict[str, Reject]]:
-    """The tracks that can be decoded, and by modality why another one cannot."""
-    alive, lost = {}, dict(media.lost)
-    for index, track in tracks.items():
-        reject = track.encrypted or scrambling(media, track.stream, track.first is not None)
+def _undecodable(media: Media, tracks: dict[int, _Track]) -> dict[str, Reject]:
+    """By modality, why a track gave no frame, or must not."""
+    lost: dict[str, Reject] = {}
+    for track in tracks.values():
+        reject = track.encrypted
+        if reject is None and (track.first is None or media.container.format.name == "asf"):
+            reject = scrambled(media.container, track.stream, media.beginning(LOOK_BYTES))
+        if reject is None and track.stream.type == "video" and track.first is not None:
+            reject = unconverted(track.first)
         if reject is None and track.first is None:
             none = Reject(Reason.CORRUPT, "no frame of it could be decoded")
-            reject = none if track.packets else Reject(Reason.NO_STREAMS, "its track is empty")
-        if reject is None:
-            alive[index] = track
-        else:
+            empty = Reject(Reason.NO_STREAMS, "its track is empty")
+            reject = none if track.packets else empty
+        if reject is not None:
             lost[track.stream.type] = reject
-    return alive, lost
+    return lost
 
 
 def _stand(media: Media, tracks: dict[int, _Track]) -> None:
@@ -137,8 +143,9 @@ def _stand(media: Media, tracks: dict[int, _Track]) -> None:
     if (video := kinds.get("video")) is None:
         return
     index = video.stream.index_entries
-    if len(index) and media.seconds(index[-1].timestamp, video.stream) > video.last_s + _STRAY_S:
-        return  # the file is cut off
+    cut_off = len(index) and media.seconds(index[-1].timestamp, video.stream) > video.last_s + 1
+    if cut_off or video.last_s > video.end_s:  # the latter is a stray stamp
+        return
     video.end_s = max(video.end_s, video.last_s + min(video.gap_s, STANDS_S))
     stated_s = media.stated_end_s(video.stream)
     if stated_s is not None and (audio := kinds.get("audio")) is not None:
