@@ -22,6 +22,7 @@ _HOPELESS_PACKETS = 400  # packets without one frame after which a track counts 
 _TAIL_S = 2.0  # the end is measured from this far before where the header puts it
 _WORTH_S = 0.5  # a track that overlaps the longer one by less is left out
 _LEAST_BYTES_PER_S = 50  # the leanest speech codecs need twice as many
+_LONGEST_S = 10.0  # no audio packet is longer; after a seek in Ogg, a short last one is said to be
 _STRAY_S = 10.0  # how far one packet's timestamp may lie beyond the next one's
 
 
@@ -209,7 +210,10 @@ def _measure(media: Media, tracks: dict[int, _Track], deadline: float) -> None:
             continue
         track.encrypted = track.encrypted or packet_encryption(packet)
         at = media.seconds(stamp, packet.stream)
-        end = at + (packet.duration or 0) * float(packet.stream.time_base or 0)
+        length_s = (packet.duration or 0) * float(packet.stream.time_base or 0)
+        if packet.stream.type == "audio" and length_s > _LONGEST_S:
+            length_s = 0.0
+        end = at + length_s
         last = ends.get(track.stream.index, end)
         # A damaged stamp stands alone: the next packet is back where the one before was.
         if last < end + _STRAY_S:
