@@ -28,6 +28,7 @@ _WORTH_S = 0.5  # a track that overlaps the longer one by less is left out
 # what has fewer is read as a whole; it is corrupt if no packet comes for so long.
 _LEAST_BYTES_PER_S = 50
 _LONGEST_GAP_S = 600.0
+_LONGEST_S = 10.0  # no audio packet is longer; after a seek in Ogg, a short last one is said to be
 _STRAY_S = 10.0  # how far one packet's timestamp may lie beyond the next one's
 
 
@@ -239,7 +240,10 @@ def _measure(media: Media, tracks: dict[int, _Track], deadline: float) -> None:
             continue
         track.encrypted = track.encrypted or packet_encryption(packet)
         at = media.seconds(stamp, packet.stream)
-        end = at + (packet.duration or 0) * float(packet.stream.time_base or 0)
+        length_s = (packet.duration or 0) * float(packet.stream.time_base or 0)
+        if packet.stream.type == "audio" and length_s > _LONGEST_S:
+            length_s = 0.0
+        end = at + length_s
         last = ends.get(track.stream.index, end)
         # A damaged stamp stands alone: the next packet is back where the one before was.
         if last < end + _STRAY_S:
