@@ -63,9 +63,7 @@ def fetch_for_decoding(
         last = fetched(pool, *wanted[number])
         return last
 
-    def fetched(
-        pool: ThreadPoolExecutor, file: MediaFile, ranges: Sequence[ByteRange]
-    ) -> _Fetch:
+    def fetched(pool: ThreadPoolExecutor, file: MediaFile, ranges: Sequence[ByteRange]) -> _Fetch:
         ranges = joined(ranges)
         if file.location.is_local or not ranges:
             return _Fetch(file)

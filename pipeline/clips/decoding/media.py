@@ -28,7 +28,12 @@ from av.video.stream import VideoStream
 
 from pipeline.clips.decoding.archives import refuse_archive
 from pipeline.clips.decoding.decoder import MediaFile, Source
-from pipeline.clips.decoding.formats import FORMAT_WHITELIST, HEAD, reject_for_format
+from pipeline.clips.decoding.formats import (
+    FORMAT_WHITELIST,
+    HEAD,
+    reject_for_format,
+    reject_photograph,
+)
 from pipeline.clips.decoding.ranges import RangeReader, check_size
 from pipeline.clips.decoding.tracks import choose_tracks, needs_first_packet, nvidia
 from pipeline.clips.rejects import Reason, Reject, reject_for
@@ -146,6 +151,7 @@ class Media:
             hwaccel=nvidia() if self._hardware else None,
             options=_OPTIONS | (_lean(self.head) if self._lean else {}),
         )
+        reject_photograph(self.container)
         names = set(self.container.format.name.split(","))
         self.video, self.audio = choose_tracks(self.container)
         self.at_start = True

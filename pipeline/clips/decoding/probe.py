@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import av
 from av.packet import Packet
 
 from pipeline.clips.decoding.clock import STANDS_S
+from pipeline.clips.decoding.colour import unconverted
 from pipeline.clips.decoding.decoder import MediaInfo
 from pipeline.clips.decoding.encryption import LOOK_BYTES, packet_encryption, scrambled
+from pipeline.clips.decoding.formats import ANIMATIONS
 from pipeline.clips.decoding.media import Media
 from pipeline.clips.decoding.mixing import guarded
 from pipeline.clips.decoding.orientation import Orientation, rotation
@@ -21,7 +24,10 @@ from pipeline.clips.rejects import Reason, Reject
 _HOPELESS_PACKETS = 400  # packets without one frame after which a track counts as undecodable
 _TAIL_S = 2.0  # the end is measured from this far before where the header puts it
 _WORTH_S = 0.5  # a track that overlaps the longer one by less is left out
-_LEAST_BYTES_PER_S = 50  # the leanest speech codecs need twice as many
+# The leanest speech codecs need twice as many. Still scenes of one frame a second need fewer, so
+# what has fewer is read as a whole; it is corrupt if no packet comes for so long.
+_LEAST_BYTES_PER_S = 50
+_LONGEST_GAP_S = 600.0
 _LONGEST_S = 10.0  # no audio packet is longer; after a seek in Ogg, a short last one is said to be
 _STRAY_S = 10.0  # how far one packet's timestamp may lie beyond the next one's
 
@@ -39,6 +45,8 @@ class _Track:
 
     def decode(self, media: Media, packet: Packet | None) -> None:
         """Take a packet, or the end of the track (None), in search of the first frame."""
+        if packet is not None and self.encrypted is None:
+            self.encrypted = packet_encryption(packet)
         if self.encrypted is not None:
             return
         try:
@@ -62,9 +70,8 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
     lost = lost_tracks(media.container, media.video, media.audio) | _undecodable(media, tracks)
     alive = {i: t for i, t in tracks.items() if t.first is not None and t.stream.type not in lost}
     if not alive:
-        for reject in lost.values():
-            if reject.reason is Reason.UNSUPPORTED:
-                raise reject
+        if why_not := next((r for r in lost.values() if r.reason is Reason.UNSUPPORTED), None):
+            raise why_not
         if all(not t.packets for t in tracks.values()):
             raise Reject(Reason.NO_STREAMS, "its tracks are empty")
         raise Reject(Reason.CORRUPT, "no frame could be decoded")
@@ -74,6 +81,10 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
     lost |= encrypted
     if not alive:
         raise next(iter(encrypted.values()))
+    if media.container.format.name in ANIMATIONS and all(
+        t.last_s == t.start_s for t in alive.values()
+    ):
+        raise Reject(Reason.STILL_IMAGE, "an animation of one frame")
     _stand(media, alive)
     decoded, alive = alive, _worth_reading(alive, lost)
     starts, ends = [t.start_s for t in alive.values()], [t.end_s for t in alive.values()]
@@ -81,9 +92,11 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
     if end <= start:
         start, end = min(starts), max(ends)
     if media.container.size > 0 and end - start > media.container.size / _LEAST_BYTES_PER_S:
-        # Else a few stray stamps would become thousands of clips.
-        held = f"{media.container.size:,} bytes"
-        raise Reject(Reason.CORRUPT, f"its timestamps span {end - start:,.0f} s in {held}")
+        # A few stray stamps would become thousands of clips.
+        gap_s = _longest_gap(media, alive, deadline)
+        if gap_s > _LONGEST_GAP_S:
+            held = f"{media.container.size:,} bytes, with nothing for {gap_s:,.0f} s"
+            raise Reject(Reason.CORRUPT, f"its timestamps span {end - start:,.0f} s in {held}")
     width = height = turned = rate = channels = 0
     fps = 0.0
     kinds = {t.stream.type: t for t in alive.values()}
@@ -112,6 +125,8 @@ def _undecodable(media: Media, tracks: dict[int, _Track]) -> dict[str, Reject]:
         reject = track.encrypted
         if reject is None and (track.first is None or media.container.format.name == "asf"):
             reject = scrambled(media.container, track.stream, media.beginning(LOOK_BYTES))
+        if reject is None and track.stream.type == "video" and track.first is not None:
+            reject = unconverted(track.first)
         if reject is None and track.first is None:
             none = Reject(Reason.CORRUPT, "no frame of it could be decoded")
             empty = Reject(Reason.NO_STREAMS, "its track is empty")
@@ -155,7 +170,6 @@ def _first_frames(media: Media, tracks: dict[int, _Track], deadline: float) -> N
     for packet in media.packets(media.tracks, deadline):
         track = tracks[packet.stream_index]
         track.packets += 1
-        track.encrypted = track.encrypted or packet_encryption(packet)
         if track.first is None:
             track.decode(media, packet)
         missing = [t for t in tracks.values() if t.first is None and t.encrypted is None]
@@ -179,13 +193,29 @@ def _ends(media: Media, tracks: dict[int, _Track], deadline: float) -> None:
         if media.seek(int(tail_s * av.time_base)):
             _measure(media, tracks, deadline)
     if any(t.end_s == float("-inf") for t in tracks.values()):
-        media.reopen()
-        fresh = {s.index: s for s in media.container.streams}
-        for index, track in tracks.items():
-            track.stream = fresh.get(index, track.stream)
+        _reopen(media, tracks)
         _measure(media, tracks, deadline)
     for track in tracks.values():
         track.end_s = max(track.end_s, track.start_s)
+
+
+def _reopen(media: Media, tracks: dict[int, _Track]) -> None:
+    media.reopen()
+    fresh = {s.index: s for s in media.container.streams}
+    for index, track in tracks.items():
+        track.stream = fresh.get(index, track.stream)
+
+
+def _longest_gap(media: Media, tracks: dict[int, _Track], deadline: float) -> float:
+    """Seconds for which a track has no packet, at most, from its first one to its end."""
+    _reopen(media, tracks)
+    stamps = {index: [track.end_s] for index, track in tracks.items()}
+    for packet in media.packets(media.tracks, deadline):
+        at = media.seconds_of(packet, packet.stream)
+        if at is not None and packet.stream_index in stamps:
+            stamps[packet.stream_index].append(at)
+    ordered = [sorted(times) for times in stamps.values()]
+    return max((b - a for times in ordered for a, b in pairwise(times)), default=0.0)
 
 
 def _claimed_end(media: Media) -> float | None:

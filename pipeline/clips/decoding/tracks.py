@@ -30,8 +30,8 @@ _ASIDES = (
     | Disposition.dependent
 )
 
-_Rank = tuple[bool, bool, bool, int]
-_NOTHING: _Rank = (False, False, False, 0)
+_Rank = tuple[bool, bool, bool, bool, int]
+_NOTHING: _Rank = (False, False, False, False, 0)
 
 
 def choose_tracks(container: InputContainer) -> tuple[VideoStream | None, AudioStream | None]:
@@ -103,14 +103,16 @@ def _rank(stream: VideoStream | AudioStream) -> _Rank:
     """The order of tracks: the default one, else the one with the largest frames or most channels.
 
     So do players. libavformat's own choice depends on how much of each it read when opening. Sound
-    that comments on the picture is a last resort, even where it is the default.
+    that comments on the picture is a last resort, even where it is the default; so is a track of
+    one frame, which in an image sequence is the cover of the other one.
     """
     context: Any = stream.codec_context
     if context is None or encryption(stream.container, stream):
         return _NOTHING
     size = context.channels if stream.type == "audio" else context.width * context.height
     aside = stream.type == "audio" and bool(stream.disposition & _ASIDES)
-    return True, not aside, bool(stream.disposition & Disposition.default), size
+    default = bool(stream.disposition & Disposition.default)
+    return True, not aside, stream.frames != 1, default, size
 
 
 def needs_first_packet(stream: VideoStream) -> bool:
