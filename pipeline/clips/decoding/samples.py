@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import av
@@ -65,7 +65,7 @@ class _Run:
 
 
 def decode_stretches(
-    media: Media, packets: Iterable[Packet], start_s: float, end_s: float
+    media: Media, packets: Sequence[Packet], start_s: float, end_s: float
 ) -> list[Stretch]:
     """Decode packets, in order, into stretches of samples that touch ``[start_s, end_s)``.
 
@@ -107,11 +107,11 @@ def resampled(
 
 
 def _frames(
-    media: Media, packets: Iterable[Packet], start_s: float
+    media: Media, packets: Sequence[Packet], start_s: float
 ) -> Iterator[tuple[AudioFrame, float]]:
     """Decoded frames with their media times; what cannot be decoded is left out."""
     assert media.audio is not None
-    context = fresh_decoder(media)
+    context = fresh_decoder(media, packets)
     clock: float | None = None
     for packet in [*packets, None]:
         try:

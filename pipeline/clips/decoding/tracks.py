@@ -90,7 +90,14 @@ def _program(
         audio = max((_rank(s) for s in audios if s.index in program), default=_NOTHING)
         return video[0] and audio[0], video, audio
 
-    return max(programs, key=rank, default={s.index for s in [*videos, *audios]})
+    everything = {s.index for s in [*videos, *audios]}
+    program = max(programs, key=rank, default=everything)
+    # What it lacks may be a track that no programme lists.
+    free = everything.difference(*programs)
+    for kind in (videos, audios):
+        if not any(s.index in program for s in kind):
+            program = program | {s.index for s in kind if s.index in free}
+    return program
 
 
 def _rank(stream: VideoStream | AudioStream) -> _Rank:
