@@ -6,6 +6,7 @@ PyAV shows no programmes. FFmpeg's description of a file lists them, each with i
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -30,7 +31,7 @@ def programs_of(container: InputContainer) -> list[set[int]]:
     return programs
 
 
-def _description(container: InputContainer) -> str:
+def _description(container: Any) -> str:
     level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
     # The description comes as log lines of this level.
     av.logging.set_skip_repeated(False)

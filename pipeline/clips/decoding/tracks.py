@@ -46,8 +46,8 @@ def choose_tracks(
     """
     videos = [s for s in container.streams.video if not s.disposition & _COVERS]
     audios = list(container.streams.audio)
-    for stream in audios:
-        make_layout_readable(stream)
+    for sound in audios:
+        make_layout_readable(sound)
     program = _program(programs_of(container), videos, audios)
     video = max((s for s in videos if s.index in program), key=_rank, default=None)
     audio = max((s for s in audios if s.index in program), key=_rank, default=None)
