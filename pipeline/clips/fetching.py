@@ -54,9 +54,18 @@ def fetch_for_decoding(
     A file of which a range cannot be had within `limit_s` comes as it was: whoever decodes it
     reads for himself, with more patience, and tells the reason.
     """
+    last = _Fetch(MediaFile(Location("")))
 
     def start(pool: ThreadPoolExecutor, number: int) -> _Fetch:
-        file, ranges = wanted[number]
+        nonlocal last
+        if number and wanted[number] == wanted[number - 1]:
+            return replace(last, cost=0)
+        last = fetched(pool, *wanted[number])
+        return last
+
+    def fetched(
+        pool: ThreadPoolExecutor, file: MediaFile, ranges: Sequence[ByteRange]
+    ) -> _Fetch:
         ranges = joined(ranges)
         if file.location.is_local or not ranges:
             return _Fetch(file)

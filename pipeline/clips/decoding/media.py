@@ -85,7 +85,6 @@ class Media:
     Attributes:
         floating: whether it is a transport or program stream: no index, and any first timestamp.
         origin_s: timestamp, in seconds, of media time 0; head: its first bytes.
-        lost: modalities with a track that cannot be used, and why.
         at_start: whether nothing was read or sought since it was opened.
     """
 
@@ -148,7 +147,7 @@ class Media:
             options=_OPTIONS | (_lean(self.head) if self._lean else {}),
         )
         names = set(self.container.format.name.split(","))
-        self.video, self.audio, self.lost = choose_tracks(self.container)
+        self.video, self.audio = choose_tracks(self.container)
         self.at_start = True
         # Fractions are exact, and a fifth of the time that a clip takes.
         self._tick_s = {s.index: float(s.time_base or 1) for s in self.tracks}
@@ -203,6 +202,20 @@ class Media:
         if self._handle is not None:
             self._handle.close()
             self._handle = None
+
+    def beginning(self, size: int) -> bytes:
+        """The first bytes of the file."""
+        source = self.source.location if isinstance(self.source, MediaFile) else self.source
+        if isinstance(source, bytes):
+            return source[:size]
+        if self._handle is None:
+            with open(source.uri, "rb") as stream:
+                return stream.read(size)
+        place = self._handle.tell()
+        self._handle.seek(0)
+        data = self._handle.read(size)
+        self._handle.seek(place)
+        return data
 
     def packets(self, tracks: Sequence[Stream], deadline: float) -> Iterator[Packet]:
         """Packets of these tracks from here on, across damaged stretches, as a player reads.

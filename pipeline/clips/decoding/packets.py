@@ -24,6 +24,8 @@ _INTERLEAVE_S = 10.0
 _RETREATS_S = (0.0, 2.0, 8.0, 30.0, 120.0)
 _RETREATS_UNINDEXED_S = (0.6, *_RETREATS_S[1:])
 _TICK_S = 0.001
+# Codecs that store frames in another order than they show them.
+REORDERING = {"h264", "hevc", "vvc", "mpeg4", "mpeg1video", "mpeg2video", "vc1", "wmv3"}
 _REORDERED = 16  # frames that may come before one shown earlier (H.264 A.3.1, HEVC A.4.1)
 # Audio packets before the preroll: those that are decoded, and those that are only read. The first
 # ones after a seek may be torn, or lack what a parser learns from the ones before.
@@ -154,12 +156,17 @@ class _VideoPackets:
         self.dropped = False  # whether there was more before `packets`
         self.first_key_s: float | None = None
         self.stated_end_s = float("inf")
+        self._reorders = False
         if media.video is not None and wanted:
             self.stated_end_s = media.stated_end_s(media.video) or float("inf")
+            self._reorders = media.video.codec_context.name in REORDERING
         self._keys: list[int] = []  # places of keyframes at or before the interval's start
         self._wanted_keys = 1 + earlier if wanted else 0
         # Matroska stores no decoding times, and after a seek libavformat guesses too late ones.
         self._guessed = "matroska" in media.container.format.name
+        # Where all are stamped alike for decoding and for display, the container may have no stamps
+        # for display.
+        self._alike = True
         self._later = 0  # packets in a row that are shown after the interval
         self._reached = float("-inf")
 
@@ -189,7 +196,9 @@ class _VideoPackets:
         at = shown if packet.dts is None else self.media.seconds(packet.dts, packet.stream)
         self._reached = max(self._reached, at)
         self._later = self._later + 1 if shown > self.end_s else 0
-        self.done |= self._later > _REORDERED if self._guessed else at > self.end_s
+        self._alike &= packet.pts == packet.dts
+        enough = _REORDERED if self._guessed or (self._alike and self._reorders) else 0
+        self.done |= self._later > enough if enough else at > self.end_s
         return at
 
     def _enter(self, place: int) -> None:
@@ -199,7 +208,7 @@ class _VideoPackets:
             del self._keys[0]
         first = self._keys[0]
         if first:
-            self.dropped = True
+            self.dropped = self._alike = True
             self.size -= sum(packet.size for packet in self.packets[:first])
             del self.packets[:first]
             self._keys = [key - first for key in self._keys]

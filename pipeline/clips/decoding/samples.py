@@ -12,6 +12,7 @@ from av.packet import Packet
 
 from pipeline.clips.decoding.audio_decoders import fresh_decoder
 from pipeline.clips.decoding.decoder import OUTSIDE_S
+from pipeline.clips.decoding.encryption import reject_encrypted
 from pipeline.clips.decoding.media import Media
 from pipeline.clips.decoding.mixing import Kind, guarded, kind_of, mixed
 from pipeline.clips.decoding.resampling import resample, source_span
@@ -70,7 +71,11 @@ def decode_stretches(
     """Decode packets, in order, into stretches of samples that touch ``[start_s, end_s)``.
 
     The same packets give the same samples, whatever was decoded before.
+
+    Raises:
+        Reject: UNSUPPORTED: they are encrypted.
     """
+    reject_encrypted(packets)
     runs: list[_Run] = []
     for frame, at in _frames(media, packets, start_s):
         if at + frame.samples / frame.sample_rate < start_s - AROUND_S or at > end_s + AROUND_S:

@@ -14,6 +14,7 @@ from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
+from pipeline.clips.decoding.encryption import encryption
 from pipeline.clips.decoding.mixing import make_layout_readable
 from pipeline.clips.decoding.programs import programs_of
 from pipeline.clips.rejects import Reason, Reject
@@ -33,13 +34,10 @@ _Rank = tuple[bool, bool, bool, int]
 _NOTHING: _Rank = (False, False, False, 0)
 
 
-def choose_tracks(
-    container: InputContainer,
-) -> tuple[VideoStream | None, AudioStream | None, dict[str, Reject]]:
+def choose_tracks(container: InputContainer) -> tuple[VideoStream | None, AudioStream | None]:
     """Choose a video track (not cover art) and an audio track, one thread each; discard the rest.
 
-    Where a transport stream has several programmes, both are of the same one. The third is why a
-    modality has a track and yet none to use.
+    Where a transport stream has several programmes, both are of the same one.
 
     Raises:
         Reject: there is none that can be decoded, or its frames are absurdly large.
@@ -52,11 +50,10 @@ def choose_tracks(
     video = max((s for s in videos if s.index in program), key=_rank, default=None)
     audio = max((s for s in audios if s.index in program), key=_rank, default=None)
     tracks = [s for s in (video, audio) if s is not None]
-    usable = [s for s in tracks if s.codec_context is not None]
+    usable = [s for s in tracks if s.codec_context is not None and not encryption(container, s)]
     if not usable:
         if tracks:
-            kinds = " and ".join(s.type for s in tracks)
-            raise Reject(Reason.UNSUPPORTED, f"no decoder for its {kinds}")
+            raise next(iter(lost_tracks(container, None, None).values()))
         if container.streams.video:
             raise Reject(Reason.STILL_IMAGE, "cover art and no audio")
         raise Reject(Reason.NO_STREAMS)
@@ -72,12 +69,21 @@ def choose_tracks(
         if width * height > _MAX_PIXELS:
             raise Reject(Reason.TOO_LARGE, f"{width}×{height} pixels")
         video.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
-    lost: dict[str, Reject] = {
-        stream.type: Reject(Reason.UNSUPPORTED, f"no decoder for its {stream.type}")
-        for stream in tracks
-        if stream not in usable
-    }
-    return video, audio if audio in usable else None, lost
+    return video, audio if audio in usable else None
+
+
+def lost_tracks(
+    container: InputContainer, video: VideoStream | None, audio: AudioStream | None
+) -> dict[str, Reject]:
+    """By modality, why a track that the container has is not among those chosen."""
+    lost: dict[str, Reject] = {}
+    for stream in container.streams:
+        chosen = {"video": video, "audio": audio}
+        if chosen.get(stream.type, stream) is not None or stream.disposition & _COVERS:
+            continue
+        otherwise = Reject(Reason.UNSUPPORTED, f"no decoder for its {stream.type}")
+        lost.setdefault(stream.type, encryption(container, stream) or otherwise)
+    return lost
 
 
 def _program(
@@ -107,7 +113,7 @@ def _rank(stream: VideoStream | AudioStream) -> _Rank:
     that comments on the picture is a last resort, even where it is the default.
     """
     context: Any = stream.codec_context
-    if context is None:
+    if context is None or encryption(stream.container, stream):
         return _NOTHING
     size = context.channels if stream.type == "audio" else context.width * context.height
     aside = stream.type == "audio" and bool(stream.disposition & _ASIDES)
