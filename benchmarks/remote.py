@@ -83,8 +83,7 @@ def film(path: Path, seconds: int, options: dict[str, str]) -> None:
 
 
 def upload(server: DistantServer, files: Sequence[Path]) -> None:
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-    client = boto3.client("s3", endpoint_url=server.moto, region_name="us-east-1", **keys)
+    client = boto3.client("s3", endpoint_url=server.moto, region_name="us-east-1")
     client.create_bucket(Bucket="media")
     for file in files:
         client.put_object(Bucket="media", Key=file.name, Body=file.read_bytes())
