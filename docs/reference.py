@@ -158,7 +158,7 @@ def files_page() -> str:
         textwrap.dedent(layout[1]).rstrip(),
         "```\n",
         "## Cuts table: what you may give to `jobs/index.py`\n",
-        "CSV or Parquet. `label` and `split` may be missing.\n",
+        "CSV, TSV or Parquet, or a folder of such files. `label` and `split` may be missing.\n",
         *_schema(cut_tables.SCHEMA, cut_tables),
         "## Clips table: `clips/*.parquet`\n",
         f"One row a clip. Schema version {table.SCHEMA_VERSION}.\n",

@@ -1,10 +1,10 @@
 """Index media into a run directory: ``python jobs/index.py MEDIA RUN [CONFIG.yaml] [key=value …]``.
 
-MEDIA is a folder, a bucket prefix, a file, a glob, or a cuts table (CSV or Parquet with
-``uri,start_s,end_s[,label][,split]``). RUN is where the run will live. ``--retry-rejects`` tries
-again what was rejected before. Running it again with more media appends clips. ``--store`` also
-fills the clip store (RUN/store, or ``store.place=…``), for which the settings must be those of
-the pretraining to come, ``store.enabled=true`` among them.
+MEDIA is a folder, a bucket prefix, a file, a glob, or a cuts table (CSV, TSV or Parquet, or a
+folder of such, with ``uri,start_s,end_s[,label][,split]``). RUN is where the run will live.
+``--retry-rejects`` tries again what was rejected before. Running it again with more media appends
+clips. ``--store`` also fills the clip store (RUN/store, or ``store.place=…``), for which the
+settings must be those of the pretraining to come, ``store.enabled=true`` among them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.clips.indexing import REJECTS, index
 from pipeline.clips.table import ClipTable
 from pipeline.runtime.session import connect, run_job
 from pipeline.storage import Location
-from pipeline.telemetry.console import say
+from pipeline.telemetry.console import duration, say
 
 
 def main(arguments: list[str]) -> None:
@@ -38,6 +38,18 @@ def main(arguments: list[str]) -> None:
         f"listed {report.listed - report.already_known:,} {report.unit}: "
         f"{report.indexed:,} indexed, {report.rejected:,} rejected"
     )
+    for note in report.notes:
+        say(f"warning: {note}")
+    if report.repeated:
+        say(
+            f"warning: {report.repeated:,} rows ask for what an earlier row asks for; they are "
+            "left out, with their labels"
+        )
+    if report.shortened:
+        say(f"{report.shortened:,} cuts reach past their file and end with it")
+    if report.unused_video_s or report.unused_audio_s:
+        video, audio = duration(report.unused_video_s), duration(report.unused_audio_s)
+        say(f"only what has both is used: {video} of video and {audio} of audio are left out")
     if report.lost_video or report.lost_audio:
         say(
             f"{report.lost_video:,} files lost their pictures and {report.lost_audio:,} their "

@@ -11,9 +11,9 @@ import yaml
 from torch import nn
 
 from pipeline import settings
+from pipeline.clips.chunks import clips_of
 from pipeline.clips.decoding.decoder import MediaInfo
 from pipeline.clips.frontend import LogMel, mel_settings
-from pipeline.clips.indexing import clips_of
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.clips.sampling import augmented
 from pipeline.clustering import ClusteringTask

@@ -55,17 +55,16 @@ class Listing:
     notes: list[str] = field(default_factory=list)  # what the user should know, a line each
 
     def without_repeated(self) -> Listing:
-        """Every file once, and every cut once (its label is the first one)."""
+        """Every file once, and every cut once; its label is the first one."""
         rows = self.rows
         keys: dict[str, Any] = {"uri": rows["uri"]}
         for name in ("start_s", "end_s"):
             keys[name] = pc.round(pc.multiply(rows[name], 1000.0))  # as a clip's id has it
         numbered = pa.table(keys | {"row": pa.array(np.arange(len(rows)))})
-        first = numbered.group_by([*keys]).aggregate([("row", "min")])["row_min"]
-        if (repeated := len(rows) - len(first)) == 0:
-            return self
-        rows = rows.take(pa.array(np.sort(first.to_numpy())))
-        return Listing(rows, self.rejected, repeated, self.notes)
+        first = numbered.group_by([*keys]).aggregate([("row", "min")])["row_min"].to_numpy()
+        rejected = list({cut or uri: (uri, cut, why) for uri, cut, why in self.rejected}.values())
+        repeated = len(rows) - len(first) + len(self.rejected) - len(rejected)
+        return Listing(rows.take(pa.array(np.sort(first))), rejected, repeated, self.notes)
 
 
 def is_cuts_table(name: str) -> bool:

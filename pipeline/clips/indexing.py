@@ -7,14 +7,9 @@ clip indices, so labels and features of earlier runs stay valid.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby, pairwise
-from operator import itemgetter
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,28 +17,20 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from pipeline.clips import rejects
-from pipeline.clips.cut_tables import cut_id
-from pipeline.clips.decoding.decoder import MediaFile, MediaInfo, load_decoder
-from pipeline.clips.decoding.isolation import probe_isolated
-from pipeline.clips.fetching import fetch_for_probing
+from pipeline.clips.chunks import ProbeChunk, chunks_by_file, rejected_row, rejects_table, scanned
+from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.known import KnownInputs, cut_ids
 from pipeline.clips.listing import list_media
-from pipeline.clips.rejects import Reason, Reject, kind_of_loss
+from pipeline.clips.rejects import kind_of_loss
 from pipeline.clips.stream import run_numbered
-from pipeline.clips.table import SCHEMA, clip_id
-from pipeline.config import ClipsConfig, Config, IndexConfig
-from pipeline.errors import UserError
+from pipeline.clips.table import SCHEMA
+from pipeline.config import Config, IndexConfig
 from pipeline.runtime.placement import decoding
 from pipeline.storage import Location
-from pipeline.telemetry import metrics
 from pipeline.telemetry.progress import Progress
 
 REJECTS = "rejects/index.parquet"
-FILES_PER_TASK = 32
 CLIPS_PER_PART = 262_144  # rows of one Parquet part of the clips table
-_READERS = 32  # scratch files that are read at once
-_COUNTS = b"counts"  # in the metadata of a chunk's clips: what the report adds up
 
 
 @dataclass(frozen=True)
@@ -80,14 +67,15 @@ def index(source: str, run: Location, config: Config, retry_rejects: bool = Fals
     ids = cut_ids(listing.rows)
     new = pc.invert(known.contains(listing.rows["uri"], ids))
     todo, tried = listing.rows.filter(new), ids.filter(new)
-    unlisted = _table_of(_rejected("list", *row) for row in listing.rejected)
+    unlisted = rejects_table(rejected_row("list", *row) for row in listing.rejected)
     unlisted = unlisted.filter(pc.invert(known.contains(unlisted["uri"], unlisted["clip_id"])))
     scan = run / "scratch" / f"index-{_fingerprint(todo, config.index)}"
-    chunks = _chunks_by_file(todo, FILES_PER_TASK)
+    chunks = chunks_by_file(todo)
     _probe(todo, chunks, scan, config)
     counts: Counter[str] = Counter()
-    clips = _append(run / "clips", _scanned(scan, len(chunks), "clips", counts), known.num_clips)
-    rejected = pa.concat_tables([unlisted, *_scanned(scan, len(chunks), "rejects", counts)])
+    found = _distinct(scanned(scan, len(chunks), "clips", counts), todo)
+    clips = _append(run / "clips", found, known.num_clips)
+    rejected = pa.concat_tables([unlisted, *scanned(scan, len(chunks), "rejects", counts)])
     rejected = known.write_rejects(rejected, tried=pa.table({"uri": todo["uri"], "clip_id": tried}))
     scan.delete()
     counts.update(map(kind_of_loss, rejected["modality"].to_pylist()))
@@ -123,13 +111,6 @@ def _fingerprint(todo: pa.Table, config: IndexConfig) -> str:
     return digest.hexdigest()
 
 
-def _chunks_by_file(todo: pa.Table, files: int) -> list[tuple[int, int]]:
-    """Row ranges of `todo` that hold at most `files` runs of equal URIs each."""
-    codes = todo["uri"].combine_chunks().dictionary_encode().indices.to_numpy()
-    starts = np.flatnonzero(np.diff(codes, prepend=-1) != 0)
-    return list(pairwise([*starts[::files].tolist(), len(todo)]))
-
-
 def _probe(todo: pa.Table, chunks: list[tuple[int, int]], scan: Location, config: Config) -> None:
     """Probe all chunks that no earlier attempt finished; one Parquet pair a chunk."""
     done = {place.name for place in scan.files("rejects.parquet")}
@@ -137,135 +118,30 @@ def _probe(todo: pa.Table, chunks: list[tuple[int, int]], scan: Location, config
     if not missing:
         return
     load_decoder(config.clips.decoder)  # an unknown one is an error here, not in every task
-    work = _ProbeChunk([ray.put(todo)], chunks, scan, config.index, config.clips)
+    work = ProbeChunk([ray.put(todo)], chunks, scan, config.index, config.clips)
     left = sum(stop - start for start, stop in (chunks[n] for n in missing))
     with Progress("index", left, "inputs") as progress:
         run_numbered(work, missing, decoding(config.resources), progress)
 
 
-@dataclass(frozen=True)
-class _ProbeChunk:
-    todo: list[ray.ObjectRef]
-    chunks: list[tuple[int, int]]
-    scan: Location
-    config: IndexConfig
-    media: ClipsConfig
-
-    def __call__(self, number: int) -> dict[str, int]:
-        start, stop = self.chunks[number]
-        rows = ray.get(self.todo[0]).slice(start, stop - start).to_pylist()
-        clips: list[dict[str, Any]] = []
-        rejected: list[dict[str, Any]] = []
-        counts: Counter[str] = Counter()
-        groups = [(uri, [*cuts]) for uri, cuts in groupby(rows, key=itemgetter("uri"))]
-        for (uri, cuts), info in zip(groups, self._probed([uri for uri, _ in groups])):
-            before = len(clips)
-            for cut in cuts:
-                made = clips_of(uri, info, cut, self.config)
-                if isinstance(made, Reject):
-                    asked = cut_id(*(cut[name] for name in _CUT))
-                    rejected.append(_rejected("probe", uri, asked, made))
-                    continue
-                clips += made
-                if cut["start_s"] is not None:
-                    edges = made[0]["start_s"], made[0]["end_s"]
-                    counts["shortened"] += edges != (cut["start_s"], cut["end_s"])
-                elif isinstance(info, MediaInfo):
-                    counts["unused_video_ms"] += round(1000 * info.unused_video_s)
-                    counts["unused_audio_ms"] += round(1000 * info.unused_audio_s)
-            if isinstance(info, MediaInfo) and len(clips) > before:
-                lost = info.lost
-                rejected += [_rejected("probe", uri, None, why, modality) for modality, why in lost]
-        empty = SCHEMA.remove(SCHEMA.get_field_index("clip_index"))
-        noted = empty.with_metadata({_COUNTS: json.dumps(counts)})
-        # The rejects are written last: they mark the chunk as finished.
-        name = f"{number:08d}"
-        (self.scan / f"{name}-clips.parquet").write_table(pa.Table.from_pylist(clips, noted))
-        (self.scan / f"{name}-rejects.parquet").write_table(_table_of(rejected))
-        metrics.rejects(row["reason"] for row in rejected)
-        kinds = Counter(kind_of_loss(row["modality"]) for row in rejected)
-        return {"done": len(rows), "clips": len(clips), **kinds}
-
-    def _probed(self, uris: Sequence[str]) -> Iterator[MediaInfo | Reject]:
-        """What files hold, in order; the next ones are read from storage meanwhile."""
-        named = [_named(uri) for uri in uris]
-        files = fetch_for_probing(
-            [file for file in named if isinstance(file, MediaFile)], self.media.timeout_s
-        )
-        for file in named:
-            if isinstance(file, Reject):
-                yield file
-            else:
-                yield probe_isolated(next(files), self.media.timeout_s, self.media.decoder)
-
-
-def _named(uri: str) -> MediaFile | Reject:
-    try:
-        return MediaFile(Location.of(uri))
-    except UserError as error:
-        return Reject(Reason.UNREADABLE, str(error))
-
-
-def _rejected(
-    stage: str, uri: str, clip: str | None, why: Reject, modality: str | None = None
-) -> dict[str, Any]:
-    """A row of the rejects; attempts are counted at the end."""
-    row = (uri, clip, stage, modality, why.reason.value, why.detail[:500], 0)
-    return dict(zip(rejects.SCHEMA.names, row))
-
-
-def _table_of(rejected: Iterable[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist(list(rejected), rejects.SCHEMA)
-
-
-def clips_of(
-    uri: str, info: MediaInfo | Reject, cut: dict[str, Any], config: IndexConfig
-) -> list[dict[str, Any]] | Reject:
-    """The clips of one input row: the given cut, or equal windows over the whole file."""
-    if isinstance(info, Reject):
-        return info
-    start, end = cut["start_s"], cut["end_s"]
-    if start is None:
-        length = info.end_s - info.start_s
-        if length < config.min_s:
-            return Reject(Reason.TOO_SHORT, f"{length:.3f} s; index.min_s is {config.min_s:g}")
-        count = max(int(length // config.window_s), 1)
-        edges = np.linspace(info.start_s, info.end_s, count + 1).tolist()
-        windows = list(pairwise(edges))
-    else:
-        from_s, to_s = max(start, info.start_s), min(end, info.end_s)
-        left = to_s - from_s
-        if left <= 0 or left < min(config.min_s, end - start):
-            span = f"[{info.start_s:.3f}, {info.end_s:.3f}]"
-            much = f"{left:.3f} s of it" if left > 0 else "nothing of it"
-            detail = f"[{start:g}, {end:g}] s: {much} lies in the file's {span} s"
-            return Reject(Reason.BAD_CUT, detail)
-        windows = [(from_s, to_s)]
-    file = vars(info) | {"uri": uri, "label": cut["label"], "split": cut["split"]}
-    # A cut keeps the id of what was asked for, by which it is known again.
-    asked = windows if start is None else [(start, end)]
-    index = info.byte_index
-    return [
-        file
-        | {"clip_id": clip_id(uri, *ask), "start_s": a, "end_s": b}
-        | (index.columns(a, b) if index else {})
-        for ask, (a, b) in zip(asked, windows)
-    ]
-
-
-def _scanned(
-    scan: Location, num_chunks: int, kind: str, counts: Counter[str]
-) -> Iterator[pa.Table]:
-    """The tables of all chunks in order, read ahead; their counts are added to `counts`."""
-
-    def read(number: int) -> pa.Table:
-        return (scan / f"{number:08d}-{kind}.parquet").read_table()
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        for first in range(0, num_chunks, 4 * _READERS):
-            for table in pool.map(read, range(first, min(first + 4 * _READERS, num_chunks))):
-                counts.update(json.loads((table.schema.metadata or {}).get(_COUNTS, b"{}")))
-                yield table
+def _distinct(tables: Iterator[pa.Table], todo: pa.Table) -> Iterator[pa.Table]:
+    """The tables without clips that a table asks for twice: as a cut, and as a part of its file."""
+    whole = todo["start_s"].is_null()
+    files = todo.filter(whole)["uri"].combine_chunks()
+    cuts = todo.filter(pc.invert(whole))["uri"].combine_chunks()
+    both = cuts.filter(pc.is_in(cuts, files)).unique()
+    seen: set[str] = set()
+    for table in tables:
+        if len(both) and len(table):
+            asked = pc.is_in(table["uri"], both).to_pylist()
+            ids = table["clip_id"].to_pylist()
+            new = []
+            for is_asked, one in zip(asked, ids):
+                new.append(not (is_asked and one in seen))
+                if is_asked:
+                    seen.add(one)
+            table = table.filter(pa.array(new))
+        yield table
 
 
 def _append(folder: Location, tables: Iterator[pa.Table], first: int) -> int:

@@ -24,7 +24,7 @@ SCHEMA_VERSION = 2
 SCHEMA = pa.schema(
     [
         ("clip_index", pa.int64()),  # dense 0..N-1: the position in every label and feature array
-        ("clip_id", pa.string()),  # stable: a hash of uri and cut
+        ("clip_id", pa.string()),  # stable: a hash of uri and of the cut that was asked for
         ("uri", pa.string()),
         ("start_s", pa.float64()),  # the window a clip may be sampled in
         ("end_s", pa.float64()),

@@ -250,9 +250,22 @@ def test_a_cut_that_reaches_past_the_file_ends_with_it(file: Path, tmp_path: Pat
 
 
 def test_the_same_cut_twice_is_one_clip(file: Path, tmp_path: Path) -> None:
-    cuts = write_cuts(tmp_path / "a.csv", f"{file},1,2", f"{file},1,2", "media/f.mp4,1.0,2.0")
-    report = index(cuts, Location.of(tmp_path / "run"), tiny())
-    assert (report.listed, report.repeated, report.clips) == (1, 2, 1)
+    rows = [f"{file},1,2", f"{file},1,2", "media/f.mp4,1.0,2.0", f"{file},x,2", f"{file},x,2"]
+    report = index(write_cuts(tmp_path / "a.csv", *rows), Location.of(tmp_path / "run"), tiny())
+    assert adds_up(report)
+    assert (report.listed, report.repeated, report.clips, report.rejected) == (2, 3, 1, 1)
+
+
+def test_a_cut_that_is_the_whole_file_is_one_clip_with_it(file: Path, tmp_path: Path) -> None:
+    run = Location.of(tmp_path / "run")
+    index(str(file), run, tiny())
+    ((start, end),) = {(row["start_s"], row["end_s"]) for row in table(run).to_pylist()}
+    rows = [f"{file},{start},{end}", "none.mp4,0,1", f"{file},,", f"{file},1,2"]
+    run = Location.of(tmp_path / "again")
+    report = index(write_cuts(tmp_path / "a.csv", *rows), run, tiny())
+    assert adds_up(report)
+    assert (report.indexed, report.clips) == (3, 2)
+    assert len(set(table(run)["clip_id"].to_pylist())) == 2
 
 
 def test_the_report_says_what_lies_outside_the_overlap(tmp_path: Path) -> None:

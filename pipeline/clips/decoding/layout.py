@@ -49,6 +49,8 @@ class Layout:
             audio_rate=audio.audio_rate,
             channels=audio.channels,
             pieces=len(self.parts),
+            unused_video_s=sum(info.unused_video_s for info in self.infos),
+            unused_audio_s=sum(info.unused_audio_s for info in self.infos),
             lost=tuple(dict(lost for info in self.infos for lost in info.lost).items()),
         )
 

@@ -11,8 +11,11 @@ from av.packet import Packet
 
 from pipeline.clips.decoding.clock import STANDS_S
 from pipeline.clips.decoding.decoder import MediaInfo
+from pipeline.clips.decoding.encryption import LOOK_BYTES, packet_encryption, scrambled
 from pipeline.clips.decoding.media import Media
+from pipeline.clips.decoding.mixing import guarded
 from pipeline.clips.decoding.orientation import Orientation, rotation
+from pipeline.clips.decoding.tracks import lost_tracks
 from pipeline.clips.rejects import Reason, Reject
 
 _HOPELESS_PACKETS = 400  # packets without one frame after which a track counts as undecodable
@@ -31,11 +34,14 @@ class _Track:
     end_s: float = float("-inf")
     last_s: float = float("-inf")  # when the last frame begins
     gap_s: float = 0.0  # between the last two
+    encrypted: Reject | None = None
 
     def decode(self, media: Media, packet: Packet | None) -> None:
         """Take a packet, or the end of the track (None), in search of the first frame."""
+        if self.encrypted is not None:
+            return
         try:
-            frames = self.stream.codec_context.decode(packet)
+            frames = guarded(self.stream.codec_context.decode(packet))
         except (av.error.FFmpegError, ValueError):
             return
         self.first = next((f for f in frames if self.stream.type == "video" or f.samples), None)
@@ -52,18 +58,21 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
     """
     tracks = {stream.index: _Track(stream) for stream in media.tracks}
     _first_frames(media, tracks, deadline)
-    alive = {i: t for i, t in tracks.items() if t.first is not None}
-    lost = dict(media.lost)
-    for track in tracks.values():
-        if track.first is None:
-            none = Reject(Reason.CORRUPT, "no frame of it could be decoded")
-            empty = Reject(Reason.NO_STREAMS, "its track is empty")
-            lost[track.stream.type] = none if track.packets else empty
+    lost = lost_tracks(media.container, media.video, media.audio) | _undecodable(media, tracks)
+    alive = {i: t for i, t in tracks.items() if t.first is not None and t.stream.type not in lost}
     if not alive:
+        for reject in lost.values():
+            if reject.reason is Reason.UNSUPPORTED:
+                raise reject
         if all(not t.packets for t in tracks.values()):
             raise Reject(Reason.NO_STREAMS, "its tracks are empty")
         raise Reject(Reason.CORRUPT, "no frame could be decoded")
     _ends(media, alive, deadline)
+    encrypted = {t.stream.type: t.encrypted for t in alive.values() if t.encrypted is not None}
+    alive = {i: t for i, t in alive.items() if t.encrypted is None}
+    lost |= encrypted
+    if not alive:
+        raise next(iter(encrypted.values()))
     _stand(media, alive)
     decoded, alive = alive, _worth_reading(alive, lost)
     starts, ends = [t.start_s for t in alive.values()], [t.end_s for t in alive.values()]
@@ -95,6 +104,22 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
     return replace(info, unused_video_s=unused["video"], unused_audio_s=unused["audio"])
 
 
+def _undecodable(media: Media, tracks: dict[int, _Track]) -> dict[str, Reject]:
+    """By modality, why a track gave no frame, or must not."""
+    lost: dict[str, Reject] = {}
+    for track in tracks.values():
+        reject = track.encrypted
+        if reject is None and (track.first is None or media.container.format.name == "asf"):
+            reject = scrambled(media.container, track.stream, media.beginning(LOOK_BYTES))
+        if reject is None and track.first is None:
+            none = Reject(Reason.CORRUPT, "no frame of it could be decoded")
+            empty = Reject(Reason.NO_STREAMS, "its track is empty")
+            reject = none if track.packets else empty
+        if reject is not None:
+            lost[track.stream.type] = reject
+    return lost
+
+
 def _stand(media: Media, tracks: dict[int, _Track]) -> None:
     """A last picture stays: as long as the one before, and while sound goes on that the header
     says belongs to it.
@@ -103,8 +128,9 @@ def _stand(media: Media, tracks: dict[int, _Track]) -> None:
     if (video := kinds.get("video")) is None:
         return
     index = video.stream.index_entries
-    if len(index) and media.seconds(index[-1].timestamp, video.stream) > video.last_s + _STRAY_S:
-        return  # the file is cut off
+    cut_off = len(index) and media.seconds(index[-1].timestamp, video.stream) > video.last_s + 1
+    if cut_off or video.last_s > video.end_s:  # the latter is a stray stamp
+        return
     video.end_s = max(video.end_s, video.last_s + min(video.gap_s, STANDS_S))
     stated_s = media.stated_end_s(video.stream)
     if stated_s is not None and (audio := kinds.get("audio")) is not None:
@@ -128,9 +154,10 @@ def _first_frames(media: Media, tracks: dict[int, _Track], deadline: float) -> N
     for packet in media.packets(media.tracks, deadline):
         track = tracks[packet.stream_index]
         track.packets += 1
+        track.encrypted = track.encrypted or packet_encryption(packet)
         if track.first is None:
             track.decode(media, packet)
-        missing = [t for t in tracks.values() if t.first is None]
+        missing = [t for t in tracks.values() if t.first is None and t.encrypted is None]
         if all(t.packets > _HOPELESS_PACKETS for t in missing):
             break
         if sum(t.packets for t in tracks.values()) > 10 * _HOPELESS_PACKETS:
@@ -180,6 +207,7 @@ def _measure(media: Media, tracks: dict[int, _Track], deadline: float) -> None:
         stamp = packet.pts if packet.pts is not None else packet.dts
         if track is None or stamp is None or packet.is_discard:
             continue
+        track.encrypted = track.encrypted or packet_encryption(packet)
         at = media.seconds(stamp, packet.stream)
         end = at + (packet.duration or 0) * float(packet.stream.time_base or 0)
         last = ends.get(track.stream.index, end)
