@@ -30,10 +30,10 @@ import numpy as np
 import pyarrow as pa
 from distant_s3 import DistantServer, distant_server
 
+from pipeline.clips.chunks import clips_of
 from pipeline.clips.decoding.decoder import MediaFile
 from pipeline.clips.decoding.isolation import close, probe_isolated
 from pipeline.clips.fetching import fetch_for_probing
-from pipeline.clips.indexing import clips_of
 from pipeline.clips.rejects import Reject
 from pipeline.clips.stream import DecodeSlot, Order
 from pipeline.clips.table import DECODING_COLUMNS, SCHEMA

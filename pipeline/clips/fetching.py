@@ -111,7 +111,11 @@ def _ahead(
             while answers and number + len(under_way) < len(files):
                 if under_way and sum(fetch.cost for fetch in under_way) >= BUFFER:
                     break
-                under_way.append(start(pool, number + len(under_way)))
+                ahead = number + len(under_way)
+                try:
+                    under_way.append(start(pool, ahead))
+                except Exception:
+                    under_way.append(_Fetch(files[ahead]))
             fetched = file
             if under_way:
                 try:
