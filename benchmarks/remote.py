@@ -30,10 +30,10 @@ import numpy as np
 import pyarrow as pa
 from distant_s3 import DistantServer, distant_server
 
+from pipeline.clips.chunks import clips_of
 from pipeline.clips.decoding.decoder import MediaFile
 from pipeline.clips.decoding.isolation import close, probe_isolated
 from pipeline.clips.fetching import fetch_for_probing
-from pipeline.clips.indexing import clips_of
 from pipeline.clips.rejects import Reject
 from pipeline.clips.stream import DecodeSlot, Order
 from pipeline.clips.table import DECODING_COLUMNS, SCHEMA
@@ -83,8 +83,7 @@ def film(path: Path, seconds: int, options: dict[str, str]) -> None:
 
 
 def upload(server: DistantServer, files: Sequence[Path]) -> None:
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-    client = boto3.client("s3", endpoint_url=server.moto, region_name="us-east-1", **keys)
+    client = boto3.client("s3", endpoint_url=server.moto, region_name="us-east-1")
     client.create_bucket(Bucket="media")
     for file in files:
         client.put_object(Bucket="media", Key=file.name, Body=file.read_bytes())

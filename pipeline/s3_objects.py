@@ -51,7 +51,8 @@ class S3Objects(AbstractFileSystem):
             import boto3
             import botocore.config
         except ImportError as error:
-            raise OSError("this object is read with boto3: pip install boto3") from error
+            needs = 'this object is read with boto3: pip install "xdc-ray[s3]"'
+            raise OSError(needs) from error
         host = self.connection.get("endpoint_override")
         return boto3.session.Session().client(
             "s3",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from av.audio.frame import AudioFrame
@@ -94,7 +94,7 @@ def _joined(
     # `AudioFrame.planes` counts them by looking for the end of a list that has none past 8.
     return np.concatenate(
         [
-            np.frombuffer(AudioPlane(frame, plane), dtype, frame.samples * interleaved)
+            np.frombuffer(cast(Any, AudioPlane(frame, plane)), dtype, frame.samples * interleaved)
             for frame in frames
         ]
     )

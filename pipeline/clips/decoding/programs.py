@@ -6,6 +6,7 @@ PyAV shows no programmes. FFmpeg's description of a file lists them, each with i
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import av
 from av.container import InputContainer
@@ -14,10 +15,7 @@ _LINES = re.compile(r"^  (?:(Program) \d+|(No Program)|Stream #\d+:(\d+))", re.M
 
 
 def programs_of(container: InputContainer) -> list[set[int]]:
-    """Indices of the tracks of each programme; empty where there are none to be told apart.
-
-    A track that no programme lists belongs to each of them.
-    """
+    """Indices of the tracks of each programme; empty where there are none to be told apart."""
     if not len(container.streams.video) or not len(container.streams.audio):
         return []
     if len(container.streams.video) + len(container.streams.audio) < 3:
@@ -30,11 +28,10 @@ def programs_of(container: InputContainer) -> list[set[int]]:
             programs += [place] if program else []
         else:
             place.add(int(track))
-    free = {stream.index for stream in container.streams}.difference(*programs)
-    return [program | free for program in programs]
+    return programs
 
 
-def _description(container: InputContainer) -> str:
+def _description(container: Any) -> str:
     level, skips = av.logging.get_level(), av.logging.get_skip_repeated()
     # The description comes as log lines of this level.
     av.logging.set_skip_repeated(False)

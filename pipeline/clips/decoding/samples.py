@@ -116,7 +116,7 @@ def _frames(
 ) -> Iterator[tuple[AudioFrame, float]]:
     """Decoded frames with their media times; what cannot be decoded is left out."""
     assert media.audio is not None
-    context = fresh_decoder(media)
+    context = fresh_decoder(media, packets)
     clock: float | None = None
     for packet in [*packets, None]:
         try:

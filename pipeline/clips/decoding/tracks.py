@@ -44,8 +44,8 @@ def choose_tracks(container: InputContainer) -> tuple[VideoStream | None, AudioS
     """
     videos = [s for s in container.streams.video if not s.disposition & _COVERS]
     audios = list(container.streams.audio)
-    for stream in audios:
-        make_layout_readable(stream)
+    for sound in audios:
+        make_layout_readable(sound)
     program = _program(programs_of(container), videos, audios)
     video = max((s for s in videos if s.index in program), key=_rank, default=None)
     audio = max((s for s in audios if s.index in program), key=_rank, default=None)
@@ -96,7 +96,14 @@ def _program(
         audio = max((_rank(s) for s in audios if s.index in program), default=_NOTHING)
         return video[0] and audio[0], video, audio
 
-    return max(programs, key=rank, default={s.index for s in [*videos, *audios]})
+    everything = {s.index for s in [*videos, *audios]}
+    program = max(programs, key=rank, default=everything)
+    # What it lacks may be a track that no programme lists.
+    free = everything.difference(*programs)
+    for kind in (videos, audios):
+        if not any(s.index in program for s in kind):
+            program = program | {s.index for s in kind if s.index in free}
+    return program
 
 
 def _rank(stream: VideoStream | AudioStream) -> _Rank:

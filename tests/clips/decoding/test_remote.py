@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from pipeline.clips import fetching
+from pipeline.clips.chunks import clips_of
 from pipeline.clips.decoding.byte_index import WHOLE, ByteIndex, joined, wanted_ranges
 from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, decode_clips, probe
 from pipeline.clips.decoding.decoder import MediaFile, MediaInfo
 from pipeline.clips.decoding.media import opened
 from pipeline.clips.decoding.ranges import RangeReader
 from pipeline.clips.fetching import fetch_for_decoding, fetch_for_probing
-from pipeline.clips.indexing import clips_of, index
+from pipeline.clips.indexing import index
 from pipeline.clips.rejects import Reason, Reject, RejectedClip
 from pipeline.clips.stream import DecodeSlot, Order
 from pipeline.clips.table import ClipTable
