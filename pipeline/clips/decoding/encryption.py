@@ -13,9 +13,9 @@ from pipeline.clips.rejects import Reason, Reject
 
 # Codec tags that stay where a track is protected and its scheme is not told: MP4's (ISO/IEC
 # 14496-12, 8.12), those of Apple's FairPlay, and Audible's.
-_TAGS = {b"encv", b"enca", b"encs", b"enct", b"drms", b"drmi", b"aavd"}
+_TAGS = {"encv", "enca", "encs", "enct", "drms", "drmi", "aavd"}
 # Stream types of HLS Sample Encryption in transport streams: AAC, AC-3, E-AC-3, H.264.
-_TS_TAGS = {b"\xcf\0\0\0", b"\xc1\0\0\0", b"\xc2\0\0\0", b"\xdb\0\0\0"}
+_TS_TAGS = {"\xcf\0\0\0", "\xc1\0\0\0", "\xc2\0\0\0", "\xdb\0\0\0"}
 # What Windows Media writes about itself: header objects of the content encryption, and of the
 # extended one, whose licence is elsewhere.
 _ASF_OBJECTS = (
@@ -28,9 +28,9 @@ _TS_PACKET = 188
 
 def encryption(container: Container, stream: Stream) -> Reject | None:
     """Why a track cannot be decoded, if its header says that it is encrypted."""
-    tag = _tag(stream)
+    tag = _tag(stream.codec_context)
     if tag in _TAGS:
-        return _reject(f"{tag.decode()} track")
+        return _reject(f"{tag} track")
     if tag in _TS_TAGS and container.format.name == "mpegts":
         return _reject("HLS Sample Encryption")
     if "enc_key_id" in stream.metadata:
@@ -38,13 +38,13 @@ def encryption(container: Container, stream: Stream) -> Reject | None:
     return None
 
 
-def _tag(stream: Stream) -> bytes:
-    """Four bytes, which PyAV tells only of tracks with a decoder; none of others."""
-    context: Any = stream.codec_context
+def _tag(context: Any) -> str:
+    """The four characters by which the container names a codec; "" without a decoder."""
     try:
-        return stream.codec_tag.encode() if context is not None else b""
-    except UnicodeDecodeError as error:  # it takes them for ASCII
-        return error.object
+        return context.codec_tag if context is not None else ""
+    except UnicodeDecodeError as error:
+        # PyAV takes them for ASCII; Wave files and transport streams have numbers.
+        return error.object.decode("latin-1")
 
 
 def reject_encrypted(packets: Sequence[Packet]) -> None:
