@@ -23,7 +23,7 @@ _KEPT = 4096  # files whose pace is remembered
 _slow: OrderedDict[str, float] = OrderedDict()
 
 
-class Pace:
+class PacketPace:
     """Counts the packets of a run on their way to the decoder.
 
     Raises:
