@@ -21,7 +21,7 @@ from pipeline.clips.decoding.clock import TOLERANCE_S, Clock, timed
 from pipeline.clips.decoding.encryption import reject_encrypted
 from pipeline.clips.decoding.media import Media
 from pipeline.clips.decoding.nal import is_layered, recovery_frames
-from pipeline.clips.decoding.pace import Pace
+from pipeline.clips.decoding.pace import PacketPace
 from pipeline.clips.decoding.packets import Span, read_packets, starts
 
 # Codecs whose decoders can skip frames that no other refers to.
@@ -180,7 +180,7 @@ class _Search:
         context = self._context
         context.flush_buffers()
         skipping = False
-        pace = Pace(self.media, len(packets), self.deadline)
+        pace = PacketPace(self.media, len(packets), self.deadline)
         try:
             for packet in [*packets, None]:
                 pace.step()
