@@ -23,6 +23,7 @@ PREROLL_S = 0.1
 AROUND_S = 0.05  # real neighbours of the window, for the resampler's filter
 # A gap of this length starts a new stretch; less is rounding (Matroska, FLV count milliseconds).
 _JUMP_S = 0.02
+_ROUNDING_S = 0.001
 _MAX_RATE = 1 << 22  # DSD512 has 2.8 million samples a second; a damaged header has any number
 _LOUDEST = 4.0  # 12 dB above full scale; more is damage, which the filter would spread
 
@@ -60,8 +61,11 @@ class _Run:
         self.length += frame.samples
 
     def stretch(self) -> Stretch:
-        # Containers that count milliseconds round each timestamp. Their mean is right.
-        start_s = self.first_s + sum(self.offsets_s) / len(self.offsets_s)
+        # Containers that count milliseconds round each timestamp, and their mean is right. Single
+        # ones are far off: Ogg guesses those of some of Vorbis' blocks.
+        middle = sorted(self.offsets_s)[len(self.offsets_s) // 2]
+        usual = [offset for offset in self.offsets_s if abs(offset - middle) <= _ROUNDING_S]
+        start_s = self.first_s + sum(usual) / len(usual)
         return Stretch(start_s, self.kind[1], mixed(self.frames, self.kind))
 
 
