@@ -90,6 +90,7 @@ def _stored_clip(media: Media, begin: float, end: float, config: ClipsConfig, co
             first = frames[0]
             track.width, track.height, track.pix_fmt = first.width, first.height, first.format.name
             track.time_base = track.codec_context.time_base = _TICK
+            track.codec_context.thread_count = 1  # with several, the bytes differ from call to call
             tracks.append((track, frames))
         if samples is not None:
             track = out.add_stream("flac", rate=samples.sample_rate, layout="mono")
