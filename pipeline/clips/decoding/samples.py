@@ -47,18 +47,9 @@ class _Run:
 
     kind: Kind
     first_s: float  # as the first frame's timestamp says
+    end_s: float
     frames: list[AudioFrame] = field(default_factory=list)
-    length: int = 0  # samples
-    offsets_s: list[float] = field(default_factory=list)
-
-    @property
-    def end_s(self) -> float:
-        return self.first_s + self.length / self.kind[1]
-
-    def add(self, frame: AudioFrame, at_s: float) -> None:
-        self.offsets_s.append(at_s - self.end_s)
-        self.frames.append(frame)
-        self.length += frame.samples
+    offsets_s: list[float] = field(default_factory=list)  # of timestamps from the sum of lengths
 
     def stretch(self) -> Stretch:
         # Containers that count milliseconds round each timestamp, and their mean is right. Single
@@ -81,15 +72,17 @@ def decode_stretches(
     """
     reject_encrypted(packets)
     runs: list[_Run] = []
-    for frame, at in _frames(media, packets, start_s):
-        if at + frame.samples / frame.sample_rate < start_s - AROUND_S or at > end_s + AROUND_S:
+    last: _Run | None = None
+    for frame, at, length in _frames(media, packets, start_s):
+        if at + length < start_s - AROUND_S or at > end_s + AROUND_S:
             continue
         kind = kind_of(frame)
-        last = runs[-1] if runs else None
         if last is None or abs(at - last.end_s) > _JUMP_S or kind != last.kind:
-            last = _Run(kind, at)
+            last = _Run(kind, at, at)
             runs.append(last)
-        last.add(frame, at)
+        last.offsets_s.append(at - last.end_s)
+        last.frames.append(frame)
+        last.end_s += length
     return [run.stretch() for run in runs]
 
 
@@ -117,9 +110,10 @@ def resampled(
 
 def _frames(
     media: Media, packets: Sequence[Packet], start_s: float
-) -> Iterator[tuple[AudioFrame, float]]:
-    """Decoded frames with their media times; what cannot be decoded is left out."""
-    assert media.audio is not None
+) -> Iterator[tuple[AudioFrame, float, float]]:
+    """Decoded frames with their media times and lengths; what cannot be decoded is left out."""
+    track = media.audio
+    assert track is not None
     context = fresh_decoder(media, packets)
     clock: float | None = None
     for packet in [*packets, None]:
@@ -128,18 +122,20 @@ def _frames(
         except (av.error.FFmpegError, ValueError):
             continue
         for frame in frames:
-            if not frame.samples or not 0 < frame.sample_rate <= _MAX_RATE:
+            count, rate, stamp = frame.samples, frame.sample_rate, frame.pts
+            if not count or not 0 < rate <= _MAX_RATE:
                 continue
-            if frame.pts is not None:
-                at = media.seconds(frame.pts, media.audio)
+            if stamp is not None:
+                at = media.seconds(stamp, track)
             elif clock is not None:
                 at = clock
             elif packet is not None and packet.dts is not None:
-                at = media.seconds(packet.dts, media.audio)
+                at = media.seconds(packet.dts, track)
             else:
                 at = start_s
-            clock = at + frame.samples / frame.sample_rate
-            yield frame, at
+            length = count / rate
+            clock = at + length
+            yield frame, at, length
 
 
 def _place(samples: np.ndarray, at: int, line: np.ndarray) -> None:
