@@ -28,12 +28,12 @@ import av
 import boto3
 import numpy as np
 import pyarrow as pa
-
 from distant_s3 import DistantServer, distant_server
+
+from pipeline.clips.chunks import clips_of
 from pipeline.clips.decoding.decoder import MediaFile
 from pipeline.clips.decoding.isolation import close, probe_isolated
 from pipeline.clips.fetching import fetch_for_probing
-from pipeline.clips.indexing import clips_of
 from pipeline.clips.rejects import Reject
 from pipeline.clips.stream import DecodeSlot, Order
 from pipeline.clips.table import DECODING_COLUMNS, SCHEMA
@@ -44,6 +44,7 @@ from pipeline.telemetry.machine import about
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "remote.json"
 BATCH = 32
+FILMS = 64  # copies of one, as different files
 SMALL = ClipsConfig(video=VideoConfig(size=112, short_side=128, train_short_side=(128, 160)))
 _UNCUT = {"start_s": None, "end_s": None, "label": None, "split": None}
 
@@ -56,7 +57,7 @@ class LocalClips:
     store: None = None
 
     def take(self, indices: np.ndarray) -> pa.Table:
-        return self.table.take(indices % len(self.table))
+        return self.table.take(indices)
 
 
 def film(path: Path, seconds: int, options: dict[str, str]) -> None:
@@ -82,27 +83,27 @@ def film(path: Path, seconds: int, options: dict[str, str]) -> None:
 
 
 def upload(server: DistantServer, files: Sequence[Path]) -> None:
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-    client = boto3.client("s3", endpoint_url=server.moto, region_name="us-east-1", **keys)
+    client = boto3.client("s3", endpoint_url=server.moto, region_name="us-east-1")
     client.create_bucket(Bucket="media")
     for file in files:
         client.put_object(Bucket="media", Key=file.name, Body=file.read_bytes())
 
 
-def clips(places: Sequence[str], copies: int) -> LocalClips:
-    """The clips of these files in random order; `copies` of each, as if they were other files."""
-    rows: list[dict[str, Any]] = []
+def clips(places: Sequence[str]) -> LocalClips:
+    """The clips of these files, in an order in which neighbours are of different files."""
+    by_file: list[list[dict[str, Any]]] = []
     named = [MediaFile(Location.of(place)) for place in places]
     for place, file in zip(places, fetch_for_probing(named, 30.0)):
         info = probe_isolated(file)
         assert not isinstance(info, Reject), info
         made = clips_of(place, info, _UNCUT, IndexConfig())
         assert not isinstance(made, Reject), made
-        rows += [{**row, "clip_index": 0} for row in made]
+        by_file.append([{**row, "clip_index": 0} for row in made])
     close()
+    count = min(map(len, by_file))
+    rows = [made[(n + k) % count] for k in range(count) for n, made in enumerate(by_file)]
     table = pa.Table.from_pylist(rows, SCHEMA).select(DECODING_COLUMNS)
-    order = np.random.default_rng(0).permutation(copies * len(table)) % len(table)
-    return LocalClips(table.take(order))
+    return LocalClips(table)
 
 
 _STAGES: dict[str, DecodeSlot] = {}
@@ -183,20 +184,20 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder, distant_server() as server:
         sentences = sorted((options.media.resolve() / "words" / "sentences").glob("*.mp4"))
-        films = [Path(folder) / f"film{kind}.mp4" for kind in ("", "-index-behind")]
-        film(films[0], 60, {"movflags": "faststart"})
-        film(films[1], 60, {})
-        cases = {
-            "sentences of 153 KB": sentences[: options.clips],
-            "films of 10 MB, index in front": films[:1],
-            "films of 10 MB, index behind": films[1:],
-        }
+        cases = {"sentences of 153 KB": sentences[: options.clips]}
+        for where, flags in (("in front", {"movflags": "faststart"}), ("behind", {})):
+            names = [f"{where.replace(' ', '-')}-{n:02d}.mp4" for n in range(FILMS)]
+            copies = [Path(folder) / name for name in names]
+            film(copies[0], 60, flags)
+            for copy in copies[1:]:
+                copy.hardlink_to(copies[0])
+            cases[f"films of 10 MB, index {where}"] = copies
         upload(server, [file for files in cases.values() for file in files])
         for name, files in cases.items():
             keys = [server.uri(f"media/{file.name}") for file in files]
             sides = {}
             for kind, places in (("disk", [str(file) for file in files]), ("remote", keys)):
-                sides[kind] = clips(places, 1 if len(files) > 1 else options.clips // 12)
+                sides[kind] = clips(places)
             size = sum(file.stat().st_size for file in files) / len(files)
             for tasks in (cores, 2 * cores):
                 for row in measure(server, sides, options, tasks):

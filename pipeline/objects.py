@@ -8,6 +8,7 @@ and takes four times as long on the processor. Whatever obstore does not serve a
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
@@ -49,6 +50,7 @@ class RemoteObject:
     ) -> None:
         self.place, self.size, self.etag = place, size, etag
         self.requests = 0  # answered so far, of ranges
+        self._lock = threading.Lock()
         self._client = _client(place, patient)
         self._file: pyarrow.NativeFile | None = None
 
@@ -93,11 +95,12 @@ class RemoteObject:
         return self._file.read_at(max(0, min(stop, self._file.size()) - start), start)
 
     def _check(self, size: int, etag: str | None) -> None:
-        if self.size is not None and size != self.size:
-            raise Changed(f"it has {size:,} bytes, {self.size:,} before")
-        if self.etag and etag and etag != self.etag:
-            raise Changed(f"its ETag is {etag}, {self.etag} before")
-        self.size, self.etag = size, self.etag or etag
+        with self._lock:
+            if self.size is not None and size != self.size:
+                raise Changed(f"it has {size:,} bytes, {self.size:,} before")
+            if self.etag and etag and etag != self.etag:
+                raise Changed(f"its ETag is {etag}, {self.etag} before")
+            self.size, self.etag = size, self.etag or etag
 
 
 _forked = False  # obstore's threads are not there after a fork, and it would wait for them

@@ -54,15 +54,20 @@ def fetch_for_decoding(
     A file of which a range cannot be had within `limit_s` comes as it was: whoever decodes it
     reads for himself, with more patience, and tells the reason.
     """
+    last: _Fetch | None = None
 
     def start(pool: ThreadPoolExecutor, number: int) -> _Fetch:
-        file, ranges = wanted[number]
-        ranges = joined(ranges)
+        nonlocal last
+        if last is not None and wanted[number] == wanted[number - 1]:
+            return replace(last, cost=0)
+        file, ranges = wanted[number][0], joined(wanted[number][1])
         if file.location.is_local or not ranges:
-            return _Fetch(file)
-        source = RemoteObject(file.location, file.size, file.etag, patient=False)
-        jobs = [pool.submit(_read, source, *each) for each in ranges]
-        return _Fetch(file, source, jobs, sum(stop - start for start, stop in ranges))
+            last = _Fetch(file)
+        else:
+            source = RemoteObject(file.location, file.size, file.etag, patient=False)
+            jobs = [pool.submit(_read, source, *each) for each in ranges]
+            last = _Fetch(file, source, jobs, sum(stop - start for start, stop in ranges))
+        return last
 
     return _ahead([file for file, _ in wanted], start, limit_s)
 
@@ -106,7 +111,11 @@ def _ahead(
             while answers and number + len(under_way) < len(files):
                 if under_way and sum(fetch.cost for fetch in under_way) >= BUFFER:
                     break
-                under_way.append(start(pool, number + len(under_way)))
+                ahead = number + len(under_way)
+                try:
+                    under_way.append(start(pool, ahead))
+                except Exception:
+                    under_way.append(_Fetch(files[ahead]))
             fetched = file
             if under_way:
                 try:

@@ -11,14 +11,17 @@ import tarfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
 
-from pipeline.clips.decoding.decoder import load_decoder
+from pipeline.clips.decoding.byte_index import wanted_ranges
+from pipeline.clips.decoding.decoder import MediaFile, load_decoder
 from pipeline.clips.decoding.isolation import shrink_isolated
+from pipeline.clips.fetching import fetch_for_decoding
 from pipeline.clips.rejects import Reject
 from pipeline.clips.sampling import reach
 from pipeline.clips.store import ENTRY, REQUESTS, ClipStore
@@ -115,12 +118,14 @@ class _FillShard:
 
     def __call__(self, number: int) -> dict[str, int]:
         rows = self.clips.take(np.arange(*self.bounds[number])).to_pylist()
+        reaches = [reach(row["start_s"], row["end_s"], self.config) for row in rows]
+        needed = [(MediaFile.of(row), wanted_ranges(row, *r)) for row, r in zip(rows, reaches)]
+        files = fetch_for_decoding(needed, self.config.timeout_s)
         tar_bytes, entries = io.BytesIO(), []
         with tarfile.open(fileobj=tar_bytes, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for index, row in enumerate(rows, start=self.bounds[number][0]):
-                source = Location.of(row["uri"])
-                start_s, end_s = reach(row["start_s"], row["end_s"], self.config)
-                media = shrink_isolated(source, start_s, end_s, self.config, self.codec)
+            first = self.bounds[number][0]
+            for index, file, (start_s, end_s) in zip(count(first), files, reaches):
+                media = shrink_isolated(file, start_s, end_s, self.config, self.codec)
                 if isinstance(media, Reject):
                     entries.append((index, 0, 0, 0.0))
                     continue

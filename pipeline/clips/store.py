@@ -8,7 +8,7 @@ index has the byte range of every stored clip, so that a clip is one range read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from pipeline.objects import RemoteObject
 from pipeline.storage import Location
 
 ENTRY = np.dtype([("shard", "i4"), ("offset", "i8"), ("bytes", "i4"), ("origin_s", "f8")])
@@ -39,19 +40,28 @@ class ClipStore:
     shards: Sequence[str]  # names without suffix, by number
     index: list[ray.ObjectRef]  # boxed reference to `ENTRY` [N]; one copy a node
 
-    def read(self, clips: np.ndarray) -> list[StoredClip | None]:
-        """The stored clips of clip indices; None where the store has none."""
+    def read(self, clips: np.ndarray) -> Iterator[StoredClip | None]:
+        """The stored clips of clip indices, read ahead; None where the store has none."""
         entries = ray.get(self.index[0])[clips]
         if self.location.is_local:
-            return [self._stored(entry) for entry in entries]
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            return list(pool.map(self._stored, entries))
+            yield from map(self._stored, entries)
+            return
+        pool = ThreadPoolExecutor(REQUESTS)
+        try:
+            # A batch of clips is small beside what it is decoded to.
+            yield from pool.map(self._stored, entries)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _stored(self, entry: np.void) -> StoredClip | None:
         if entry["bytes"] == 0:
             return None
-        shard = _opened(self.location / f"{self.shards[entry['shard']]}.tar")
-        media = shard.read_at(int(entry["bytes"]), int(entry["offset"]))
+        place = self.location / f"{self.shards[entry['shard']]}.tar"
+        start, stop = int(entry["offset"]), int(entry["offset"]) + int(entry["bytes"])
+        if place.is_local:
+            media = _opened(place).read_at(stop - start, start)
+        else:
+            media = RemoteObject(place).read(start, stop)
         return StoredClip(media, float(entry["origin_s"]))
 
 

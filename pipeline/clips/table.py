@@ -39,11 +39,9 @@ SCHEMA = pa.schema(
         ("size", pa.int64()),  # of the file when it was indexed, in bytes; null: not known
         ("etag", pa.string()),  # of the object when it was indexed; null on disks
         ("pieces", pa.int16()),  # clocks that follow each other in the file, usually 1
-        # For remote files that are not read whole (`byte_index`), else null: bytes in front and at
-        # the end that opening reads, and where the parts of the window begin and end, in KiB.
-        ("head_bytes", pa.int32()),
-        ("tail_bytes", pa.int32()),
-        ("parts_kib", pa.list_(pa.int32())),
+        ("head_bytes", pa.int32()),  # in front of a large remote file, that opening reads
+        ("tail_bytes", pa.int32()),  # and at its end
+        ("parts_kib", pa.list_(pa.int32())),  # where parts of the window begin, then where they end
         ("label", pa.string()),  # nullable, never seen by pretraining
         ("split", pa.string()),  # nullable
     ],

@@ -10,13 +10,11 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 
 from pipeline.clips.decoding.media import Media
-from pipeline.clips.decoding.packets import starts
+from pipeline.clips.decoding.packets import REORDERING, starts
 
 # Rounded to the container's tick, a frame meant for a target may be stamped this much after it.
 TOLERANCE_S = 0.002
 STANDS_S = 10.0  # for which the last picture of a track is shown beyond its own end
-# Codecs that store frames in another order than they show them.
-_REORDERING = {"h264", "hevc", "vvc", "mpeg4", "mpeg1video", "mpeg2video", "vc1", "wmv3"}
 _REORDERED = 16  # frames within which a wrong order shows (H.264 A.3.1, HEVC A.4.1)
 
 
@@ -28,7 +26,7 @@ class Clock:
         self._media, self._track, self._packets = media, media.video, packets
         # AVI stores no presentation stamps: its n-th frame is shown at n / fps. libavformat guesses
         # a wrong order for reordered frames and for packets of two frames (DivX).
-        reorders = media.video.codec_context.name in _REORDERING
+        reorders = media.video.codec_context.name in REORDERING
         self.counts = reorders and media.container.format.name == "avi"
         self.places: dict[int, int] = {}  # stamp of a frame that is shown → place of its packet
         bad, reordered = [], []

@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 import av
+from av.container import InputContainer
 
 from pipeline.clips.rejects import Reason, Reject
 
@@ -32,13 +33,14 @@ FORMAT_WHITELIST = (
     "wsvqa,xvag,yop"
 )
 
+ANIMATIONS = {"gif", "apng", "jpegxl_anim"}  # formats that hold one image or several
+
 # Formats that name what they play.
 _LISTS = {
     "hls",
     "concat",
     "dash",
     "imf",
-    "image2",
     "sdp",
     "rtsp",
     "rtp",
@@ -47,7 +49,14 @@ _LISTS = {
     "mlv",
     "lavfi",
 }
-_IMAGES = {"ico", "alias_pix", "brender_pix", "fits", "image2pipe"}  # and every "..._pipe"
+_IMAGES = {
+    "ico",
+    "alias_pix",
+    "brender_pix",
+    "fits",
+    "image2",
+    "image2pipe",
+}  # and every "..._pipe"
 # Elementary streams: frames without time stamps and, in most, without a rate. libavformat counts
 # them at a made-up rate, if at all. MPEG-1 and 2 state their rate, and so are media.
 _RAW = {
@@ -100,6 +109,22 @@ _UNREAD: tuple[tuple[bytes, Reason, str], ...] = (
     ),
 )
 
+# Brands of the photographs that are kept like films (ISO/IEC 23008-12, AVIF, Canon's CR3), and of
+# the image sequences that may be beside them in a file.
+_PHOTOGRAPHS = {"mif1", "mif2", "heic", "heix", "heim", "heis", "avif", "avci", "jpeg", "crx "}
+_SEQUENCES = {"msf1", "hevc", "hevx", "hevm", "hevs", "avis", "avcs"}
+
+
+def reject_photograph(container: InputContainer) -> None:
+    """Raise a reject for a photograph whose tiles look like the frames of a film."""
+    brand = container.metadata.get("major_brand", "")
+    if brand not in _PHOTOGRAPHS:
+        return
+    others = container.metadata.get("compatible_brands", "")
+    every = {others[at : at + 4] for at in range(0, len(others), 4)}
+    if not every & _SEQUENCES:
+        raise Reject(Reason.STILL_IMAGE, f"a photograph (brand {brand.strip()})")
+
 
 def reject_for_format(error: BaseException, head: bytes) -> Reject | None:
     """What a file is that did not open, as far as its first bytes or libavformat know."""
@@ -119,5 +144,6 @@ def reject_for_format(error: BaseException, head: bytes) -> Reject | None:
             "ffmpeg -framerate 25 -i in out.mp4",
         )
     if name in _IMAGES or name.endswith("_pipe"):
-        return Reject(Reason.STILL_IMAGE, f"a {name.removesuffix('_pipe')} file")
+        kind = name.removesuffix("_pipe")
+        return Reject(Reason.STILL_IMAGE, "an image" if "image2" in name else f"a {kind} file")
     return Reject(Reason.NOT_MEDIA, f"a {name} file")

@@ -6,7 +6,6 @@ the same to the last bit whichever other times are asked for with it.
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Generator, Iterator, Sequence
@@ -19,9 +18,11 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from pipeline.clips.decoding.clock import TOLERANCE_S, Clock, timed
+from pipeline.clips.decoding.encryption import reject_encrypted
 from pipeline.clips.decoding.media import Media
+from pipeline.clips.decoding.nal import is_layered, recovery_frames
+from pipeline.clips.decoding.pace import Pace
 from pipeline.clips.decoding.packets import Span, read_packets, starts
-from pipeline.clips.rejects import Reason, Reject
 
 # Codecs whose decoders can skip frames that no other refers to.
 _SKIPPING = {"h264", "mpeg1video", "mpeg2video", "vp8"}
@@ -50,8 +51,9 @@ def displayed_frames(
     frame get the first, after the last the last.
 
     Raises:
-        Reject: TIMEOUT past ``deadline`` (of time.monotonic).
+        Reject: TIMEOUT past ``deadline`` (of time.monotonic); UNSUPPORTED: they are encrypted.
     """
+    reject_encrypted(span.video)
     left = list(range(len(targets_s)))
     for earlier in range(_EARLIER + 1):
         times = [targets_s[i] for i in left]
@@ -84,8 +86,11 @@ class _Search:
         """As far as the decoder gives them."""
         groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
         for i, target_s in enumerate(targets_s):
-            key = self._key(self.clock.place_at(target_s)) - self.earlier
+            place = self.clock.place_at(target_s)
+            key = self._key(place) - self.earlier
             start = self.keys[max(0, key)] if self.keys else 0
+            if self._recovers_later(start, place) and not self.is_last:
+                continue
             reliable = not self.earlier and self.clock.is_reliable(start, target_s)
             groups[start, reliable].append(i)
         for (start, reliable), group in groups.items():
@@ -108,6 +113,17 @@ class _Search:
         shown, of_key = self.packets[place].pts, self.packets[self.keys[key]].pts
         # A frame that is shown before its keyframe refers to the group before.
         return key - 1 if shown is not None and of_key is not None and shown < of_key else key
+
+    def _recovers_later(self, start: int, place: int) -> bool:
+        """Whether a decoder that starts at a packet may show the frame of another wrongly.
+
+        Encoders promise too much: with weighted prediction, pictures are not right so soon. So a
+        whole period of refresh is added.
+        """
+        if self._context.name != "h264" or not self.keys:
+            return False
+        frames = recovery_frames(bytes(self.packets[start]))
+        return frames > 0 and (self.earlier == 0 or place - start < frames)
 
     def _planned(self, start: int, targets_s: Sequence[float]) -> Iterator[DisplayedFrame]:
         """The frames that the stamps name, in their order, up to the first that does not come."""
@@ -164,10 +180,10 @@ class _Search:
         context = self._context
         context.flush_buffers()
         skipping = False
+        pace = Pace(self.media, len(packets), self.deadline)
         try:
             for packet in [*packets, None]:
-                if time.monotonic() > self.deadline:
-                    raise Reject(Reason.TIMEOUT, "decoding frames")
+                pace.step()
                 skips = needed is not None and packet is not None and packet.pts not in needed
                 if skips != skipping:
                     skipping = skips
@@ -187,23 +203,5 @@ def _renumbered(item: DisplayedFrame, group: Sequence[int]) -> DisplayedFrame:
 def _droppable(context: VideoCodecContext, packets: Sequence[Packet]) -> bool:
     """Whether frames that nothing refers to may be left out without harm to others."""
     if context.name == "hevc":
-        return not any(_is_layered(bytes(packet)) for packet in packets)
+        return not any(is_layered(bytes(packet)) for packet in packets)
     return context.name in _SKIPPING
-
-
-def _is_layered(data: bytes) -> bool:
-    """Whether an HEVC packet is, or may be, of a temporal layer above the base.
-
-    There "not referred to" holds within the layer only (H.265 7.4.2.2). Reads the NAL unit
-    headers of length-prefixed packets; start codes (transport streams) are not searched.
-    """
-    place = 0
-    while place + 6 <= len(data):
-        length = int.from_bytes(data[place : place + 4], "big")
-        if length < 2 or place + 4 + length > len(data):
-            return True
-        kind, layer = (data[place + 4] >> 1) & 0x3F, data[place + 5] & 0x07
-        if kind < 32 and layer != 1:
-            return True
-        place += 4 + length
-    return False

@@ -50,22 +50,17 @@ def learn(media: Media, info: MediaInfo, timeout_s: float) -> ByteIndex | None:
 
 def _positions(media: Media, at_s: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """For each of these media times where reading begins, and where it ends; int64 [times]."""
-    indexed = [track for track in media.tracks if not media.floating]
-    found = [f for track in indexed if (f := _of_track(media, track, at_s, size)) is not None]
-    if not found or (media.video is not None and _is_sparse(media.video)):
+    tracks = [_of_track(media, track, at_s, size) for track in media.tracks]
+    found = [track for track in tracks if track is not None]
+    if media.floating or tracks[0] is None:
         # A constant rate; wrong guesses cost requests, nothing else.
         share = np.linspace(0, size, len(at_s))
         margin = max(_SLACK, _GUESS_S * size / len(at_s))
-        found = [(np.maximum(share - margin, 0), np.minimum(share + margin, size))]
-    first = np.min([f for f, _ in found], axis=0).astype(np.int64)
-    stop = np.max([s for _, s in found], axis=0).astype(np.int64)
-    if len(found) < len(media.tracks):
-        first, stop = np.maximum(first - _SLACK, 0), np.minimum(stop + _SLACK, size)
-    return first, stop
-
-
-def _is_sparse(track: Stream) -> bool:
-    return len(track.index_entries) < 2
+        found = [(share - margin, share + margin)]
+    first = np.min([first for first, _ in found], axis=0).astype(np.int64)
+    stop = np.max([stop for _, stop in found], axis=0).astype(np.int64)
+    slack = _SLACK if len(found) < len(tracks) else 0
+    return np.maximum(first - slack, 0), np.minimum(stop + slack, size)
 
 
 def _of_track(
@@ -79,8 +74,10 @@ def _of_track(
     kind = np.dtype([("stamp", "i8"), ("first", "i8"), ("stop", "i8"), ("key", "?")])
     table = np.fromiter(rows, kind, len(entries))
     when = table["stamp"] * float(track.time_base or 1) - media.origin_s
-    if np.diff(when, append=at_s[-1]).max() > _LONGEST_GAP_S or when[0] > at_s[0] + _LONGEST_GAP_S:
+    if np.diff(when, prepend=at_s[0], append=at_s[-1]).max() > _LONGEST_GAP_S:
         return None
+    if when[-1] > 1.1 * at_s[-1] + _GUESS_S:
+        return None  # AVI counts the bytes of plain samples
     keys = np.flatnonzero(table["key"]) if track.type == "video" else np.arange(len(table))
     if not len(keys):
         return None

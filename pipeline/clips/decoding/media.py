@@ -28,7 +28,12 @@ from av.video.stream import VideoStream
 
 from pipeline.clips.decoding.archives import refuse_archive
 from pipeline.clips.decoding.decoder import MediaFile, Source
-from pipeline.clips.decoding.formats import FORMAT_WHITELIST, HEAD, reject_for_format
+from pipeline.clips.decoding.formats import (
+    FORMAT_WHITELIST,
+    HEAD,
+    reject_for_format,
+    reject_photograph,
+)
 from pipeline.clips.decoding.ranges import RangeReader, check_size
 from pipeline.clips.decoding.tracks import choose_tracks, needs_first_packet, nvidia
 from pipeline.clips.rejects import Reason, Reject, reject_for
@@ -85,7 +90,7 @@ class Media:
     Attributes:
         floating: whether it is a transport or program stream: no index, and any first timestamp.
         origin_s: timestamp, in seconds, of media time 0; head: its first bytes.
-        lost: modalities with a track that cannot be used, and why.
+        at_start: whether nothing was read or sought since it was opened.
     """
 
     container: InputContainer
@@ -146,8 +151,10 @@ class Media:
             hwaccel=nvidia() if self._hardware else None,
             options=_OPTIONS | (_lean(self.head) if self._lean else {}),
         )
+        reject_photograph(self.container)
         names = set(self.container.format.name.split(","))
-        self.video, self.audio, self.lost = choose_tracks(self.container)
+        self.video, self.audio = choose_tracks(self.container)
+        self.at_start = True
         # Fractions are exact, and a fifth of the time that a clip takes.
         self._tick_s = {s.index: float(s.time_base or 1) for s in self.tracks}
         self.floating = bool(names & _FLOATING_CLOCKS)
@@ -156,6 +163,7 @@ class Media:
         if self._part is not None:
             self.origin_s -= self._part.shift_s
         if self.video is not None and needs_first_packet(self.video):
+            self.at_start = False
             with suppress(av.error.FFmpegError):
                 next(self.container.demux(self.video)).decode()
 
@@ -179,8 +187,15 @@ class Media:
         self.close()
         self.load()
 
+    def twin(self) -> Media:
+        """The same file, opened once more."""
+        twin = Media(self.source, self._timeout_s, self._lean, hardware=False, part=self._part)
+        twin.load()
+        return twin
+
     def seek(self, timestamp: int, **options: Any) -> bool:
         """`container.seek`, to the keyframe before; whether the format can do it."""
+        self.at_start = False
         try:
             self.container.seek(timestamp, **options)
         except (av.error.FFmpegError, ValueError, OverflowError):
@@ -194,6 +209,20 @@ class Media:
             self._handle.close()
             self._handle = None
 
+    def beginning(self, size: int) -> bytes:
+        """The first bytes of the file."""
+        source = self.source.location if isinstance(self.source, MediaFile) else self.source
+        if isinstance(source, bytes):
+            return source[:size]
+        if self._handle is None:
+            with open(source.uri, "rb") as stream:
+                return stream.read(size)
+        place = self._handle.tell()
+        self._handle.seek(0)
+        data = self._handle.read(size)
+        self._handle.seek(place)
+        return data
+
     def packets(self, tracks: Sequence[Stream], deadline: float) -> Iterator[Packet]:
         """Packets of these tracks from here on, across damaged stretches, as a player reads.
 
@@ -201,6 +230,7 @@ class Media:
             Reject: TIMEOUT past `deadline` (of time.monotonic), or where storage does not answer.
         """
         damaged = 0
+        self.at_start = False
         while damaged < _MAX_DAMAGED:
             try:
                 for packet in self.container.demux(list(tracks)):

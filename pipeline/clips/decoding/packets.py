@@ -13,7 +13,7 @@ from av.packet import Packet
 
 from pipeline.clips.decoding.decoder import Interval
 from pipeline.clips.decoding.media import Media
-from pipeline.clips.decoding.samples import PREROLL_S
+from pipeline.clips.decoding.samples import AROUND_S, PREROLL_S
 from pipeline.clips.rejects import Reason, Reject
 
 # How far audio may lie behind video in the file; beyond it, it has ended or has a hole. Video is
@@ -24,7 +24,18 @@ _INTERLEAVE_S = 10.0
 _RETREATS_S = (0.0, 2.0, 8.0, 30.0, 120.0)
 _RETREATS_UNINDEXED_S = (0.6, *_RETREATS_S[1:])
 _TICK_S = 0.001
+# Codecs that store frames in another order than they show them.
+REORDERING = {"h264", "hevc", "vvc", "mpeg4", "mpeg1video", "mpeg2video", "vc1", "wmv3"}
 _REORDERED = 16  # frames that may come before one shown earlier (H.264 A.3.1, HEVC A.4.1)
+# Audio packets before the preroll: those that are decoded, and those that are only read. The first
+# ones after a seek may be torn, or lack what a parser learns from the ones before.
+_SETTLING, _TORN = 3, 2
+_SETTLING_S = 0.25  # what these take, usually
+_STATELESS = ("pcm_", "flac", "alac")  # codecs whose packets stand alone
+# Formats whose beginning is opened anew. Matroska's index names pictures only: seeking passes over
+# sound that begins before the first. In Ogg, after seeking there, Vorbis' first blocks are counted
+# by the last one that was read before.
+_READ_ANEW = ("matroska", "ogg")
 _MAX_BYTES = 512 << 20
 
 
@@ -52,12 +63,14 @@ def read_packets(
     Raises:
         Reject: TIMEOUT past ``deadline`` (of time.monotonic); TOO_LARGE beyond 512 MiB of packets.
     """
-    aim = min(video[0] if video else float("inf"), audio[0] - PREROLL_S if audio else float("inf"))
+    before_s = PREROLL_S + _SETTLING_S
+    aim = min(video[0] if video else float("inf"), audio[0] - before_s if audio else float("inf"))
     stream = media.tracks[0]
     for retreat_s in _RETREATS_UNINDEXED_S if media.floating else _RETREATS_S:
         aim -= retreat_s
         stamp = media.timestamp(aim, stream)
-        before = stream.start_time is not None and stamp < stream.start_time
+        # Without a stated start most begin at 0; the others are read from where they begin.
+        before = stamp < (stream.start_time or 0)
         if before or not media.seek(stamp, stream=stream):
             break
         frames, samples = _collect(media, video, audio, deadline, earlier, False)
@@ -83,10 +96,26 @@ def _rewind(media: Media) -> None:
     if media.floating:
         # By time these land on the first stamped packet, which may be past the first keyframe.
         there = media.seek(0, unsupported_byte_offset=True)
+    elif any(name in media.container.format.name for name in _READ_ANEW):
+        if not media.at_start:
+            media.reopen()
+        there = media.at_start or _seek_first(media)
     else:
-        there = media.seek(min(0, media.container.start_time or 0))
+        there = _seek_first(media)
     if not there:
         media.reopen()
+
+
+def _seek_first(media: Media) -> bool:
+    """Seek to the first packet of the track that begins first; whether the format can do it.
+
+    Seeking by another track, MP4 starts all of them where that one begins.
+    """
+    starts_s = {s: media.seconds(s.start_time, s) for s in media.tracks if s.start_time is not None}
+    if len(starts_s) == 2:
+        first = min(starts_s, key=lambda s: starts_s[s])
+        return media.seek(media.timestamp(min(0.0, starts_s[first]), first), stream=first)
+    return media.seek(min(0, media.container.start_time or 0))
 
 
 def _collect(
@@ -130,12 +159,17 @@ class _VideoPackets:
         self.dropped = False  # whether there was more before `packets`
         self.first_key_s: float | None = None
         self.stated_end_s = float("inf")
+        self._reorders = False
         if media.video is not None and wanted:
             self.stated_end_s = media.stated_end_s(media.video) or float("inf")
+            self._reorders = media.video.codec_context.name in REORDERING
         self._keys: list[int] = []  # places of keyframes at or before the interval's start
         self._wanted_keys = 1 + earlier if wanted else 0
         # Matroska stores no decoding times, and after a seek libavformat guesses too late ones.
         self._guessed = "matroska" in media.container.format.name
+        # Where all are stamped alike for decoding and for display, the container may have no stamps
+        # for display.
+        self._alike = True
         self._later = 0  # packets in a row that are shown after the interval
         self._reached = float("-inf")
 
@@ -165,7 +199,9 @@ class _VideoPackets:
         at = shown if packet.dts is None else self.media.seconds(packet.dts, packet.stream)
         self._reached = max(self._reached, at)
         self._later = self._later + 1 if shown > self.end_s else 0
-        self.done |= self._later > _REORDERED if self._guessed else at > self.end_s
+        self._alike &= packet.pts == packet.dts
+        enough = _REORDERED if self._guessed or (self._alike and self._reorders) else 0
+        self.done |= self._later > enough if enough else at > self.end_s
         return at
 
     def _enter(self, place: int) -> None:
@@ -175,22 +211,28 @@ class _VideoPackets:
             del self._keys[0]
         first = self._keys[0]
         if first:
-            self.dropped = True
+            self.dropped = self._alike = True
             self.size -= sum(packet.size for packet in self.packets[:first])
             del self.packets[:first]
             self._keys = [key - first for key in self._keys]
 
 
 class _AudioPackets:
-    """Those of the interval, and a few before it for the decoder to settle."""
+    """Those of the interval, and a fixed number before it for the decoder to settle."""
 
     def __init__(self, media: Media, wanted: Interval | None) -> None:
         self.media = media
         self.done = wanted is None
         self.start_s, self.end_s = wanted or (0.0, 0.0)
         self.size = 0
-        self._before: deque[Packet] = deque(maxlen=3)
+        self._stateless = media.audio is not None and media.audio.codec_context.name.startswith(
+            _STATELESS
+        )
+        self._before: deque[Packet] = deque(maxlen=1 if self._stateless else _SETTLING)
         self._packets: list[Packet] = []
+        self._passed = 0  # packets before the interval and its preroll
+        self._first_s: float | None = None
+        self._at_s: float | None = None
 
     @property
     def packets(self) -> list[Packet]:
@@ -198,25 +240,30 @@ class _AudioPackets:
 
     @property
     def early_enough(self) -> bool:
-        """Whether the seek landed early enough; that is also where the track begins."""
-        if not self.packets:
+        """Whether the seek landed so early that from farther back the same packets were chosen."""
+        if self._first_s is None:
             return True
-        track = self.packets[0].stream
-        at = self.media.seconds_of(self.packets[0], track)
-        if at is None or at <= self.start_s:
-            return True
-        begin = track.start_time
-        return begin is not None and at <= self.media.seconds(begin, track) + 1e-3
+        track = self.media.audio
+        begin = track.start_time if track is not None else None
+        if track and begin is not None and self._first_s <= self.media.seconds(begin, track) + 1e-3:
+            return self.media.container.format.name != "ogg"
+        return self._passed >= (1 if self._stateless else _SETTLING + _TORN)
 
     def add(self, packet: Packet) -> float:
         """Take a packet; the media time that the track has reached in decoding order."""
         at = self.media.seconds_of(packet, packet.stream)
-        if at is not None and at < self.start_s - PREROLL_S:
+        if at is None:
+            at = self._at_s  # one of several that share a timestamp
+        elif self._first_s is None:
+            self._first_s = at
+        self._at_s = at
+        if at is None or at < self.start_s - PREROLL_S:
             self._before.append(packet)
+            self._passed += 1
         elif not self.done:
             self._packets.append(packet)
             self.size += packet.size
-            self.done = at is not None and at > self.end_s
+            self.done = at > self.end_s + AROUND_S
         return float("-inf") if at is None else at
 
 

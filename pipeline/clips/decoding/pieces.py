@@ -131,7 +131,8 @@ def _transport_clocks(data: bytes, offset: int) -> list[_Clock]:
         rows = array[place + first :]
         rows = rows[: len(rows) // length * length].reshape(-1, length)
         lost = np.flatnonzero(rows[:, 0] != 0x47)
-        rows = rows[: lost[0]] if len(lost) else rows
+        if len(lost):
+            rows = rows[: max(0, lost[0] - 1)]  # the one before is cut short by what follows
         head = rows[:, :11].astype(np.int64)
         number = (head[:, 1] & 0x1F) << 8 | head[:, 2]
         flagged = ((head[:, 3] & 0x20) > 0) & ((head[:, 5] & 0x10) > 0)
@@ -145,7 +146,8 @@ def _transport_clocks(data: bytes, offset: int) -> list[_Clock]:
                 begin = table if table >= 0 else at
                 clocks.append(_Clock(at, begin, int(number[row]), int(count[row]) / _TICKS))
                 table = -1
-        place += first + max(1, len(rows)) * length
+        place += first + (len(rows) * length or 1)
+        table = -1 if len(lost) else table
     return clocks
 
 

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import av
 from av.packet import Packet
 
 from pipeline.clips.decoding.clock import STANDS_S
+from pipeline.clips.decoding.colour import unconverted
 from pipeline.clips.decoding.decoder import MediaInfo
+from pipeline.clips.decoding.encryption import LOOK_BYTES, packet_encryption, scrambled
+from pipeline.clips.decoding.formats import ANIMATIONS
 from pipeline.clips.decoding.media import Media
+from pipeline.clips.decoding.mixing import guarded
 from pipeline.clips.decoding.orientation import Orientation, rotation
+from pipeline.clips.decoding.tracks import lost_tracks
 from pipeline.clips.rejects import Reason, Reject
 
 _HOPELESS_PACKETS = 400  # packets without one frame after which a track counts as undecodable
 _TAIL_S = 2.0  # the end is measured from this far before where the header puts it
 _WORTH_S = 0.5  # a track that overlaps the longer one by less is left out
-_LEAST_BYTES_PER_S = 50  # the leanest speech codecs need twice as many
+# The leanest speech codecs need twice as many. Still scenes of one frame a second need fewer, so
+# what has fewer is read as a whole; it is corrupt if no packet comes for so long.
+_LEAST_BYTES_PER_S = 50
+_LONGEST_GAP_S = 600.0
+_LONGEST_S = 10.0  # no audio packet is longer; after a seek in Ogg, a short last one is said to be
 _STRAY_S = 10.0  # how far one packet's timestamp may lie beyond the next one's
 
 
@@ -31,11 +41,16 @@ class _Track:
     end_s: float = float("-inf")
     last_s: float = float("-inf")  # when the last frame begins
     gap_s: float = 0.0  # between the last two
+    encrypted: Reject | None = None
 
     def decode(self, media: Media, packet: Packet | None) -> None:
         """Take a packet, or the end of the track (None), in search of the first frame."""
+        if packet is not None and self.encrypted is None:
+            self.encrypted = packet_encryption(packet)
+        if self.encrypted is not None:
+            return
         try:
-            frames = self.stream.codec_context.decode(packet)
+            frames = guarded(self.stream.codec_context.decode(packet))
         except (av.error.FFmpegError, ValueError):
             return
         self.first = next((f for f in frames if self.stream.type == "video" or f.samples), None)
@@ -52,18 +67,24 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
     """
     tracks = {stream.index: _Track(stream) for stream in media.tracks}
     _first_frames(media, tracks, deadline)
-    alive = {i: t for i, t in tracks.items() if t.first is not None}
-    lost = dict(media.lost)
-    for track in tracks.values():
-        if track.first is None:
-            none = Reject(Reason.CORRUPT, "no frame of it could be decoded")
-            empty = Reject(Reason.NO_STREAMS, "its track is empty")
-            lost[track.stream.type] = none if track.packets else empty
+    lost = lost_tracks(media.container, media.video, media.audio) | _undecodable(media, tracks)
+    alive = {i: t for i, t in tracks.items() if t.first is not None and t.stream.type not in lost}
     if not alive:
+        if why_not := next((r for r in lost.values() if r.reason is Reason.UNSUPPORTED), None):
+            raise why_not
         if all(not t.packets for t in tracks.values()):
             raise Reject(Reason.NO_STREAMS, "its tracks are empty")
         raise Reject(Reason.CORRUPT, "no frame could be decoded")
     _ends(media, alive, deadline)
+    encrypted = {t.stream.type: t.encrypted for t in alive.values() if t.encrypted is not None}
+    alive = {i: t for i, t in alive.items() if t.encrypted is None}
+    lost |= encrypted
+    if not alive:
+        raise next(iter(encrypted.values()))
+    if media.container.format.name in ANIMATIONS and all(
+        t.last_s == t.start_s for t in alive.values()
+    ):
+        raise Reject(Reason.STILL_IMAGE, "an animation of one frame")
     _stand(media, alive)
     decoded, alive = alive, _worth_reading(alive, lost)
     starts, ends = [t.start_s for t in alive.values()], [t.end_s for t in alive.values()]
@@ -71,9 +92,11 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
     if end <= start:
         start, end = min(starts), max(ends)
     if media.container.size > 0 and end - start > media.container.size / _LEAST_BYTES_PER_S:
-        # Else a few stray stamps would become thousands of clips.
-        held = f"{media.container.size:,} bytes"
-        raise Reject(Reason.CORRUPT, f"its timestamps span {end - start:,.0f} s in {held}")
+        # A few stray stamps would become thousands of clips.
+        gap_s = _longest_gap(media, alive, deadline)
+        if gap_s > _LONGEST_GAP_S:
+            held = f"{media.container.size:,} bytes, with nothing for {gap_s:,.0f} s"
+            raise Reject(Reason.CORRUPT, f"its timestamps span {end - start:,.0f} s in {held}")
     width = height = turned = rate = channels = 0
     fps = 0.0
     kinds = {t.stream.type: t for t in alive.values()}
@@ -95,6 +118,24 @@ def probe_media(media: Media, deadline: float) -> MediaInfo:
     return replace(info, unused_video_s=unused["video"], unused_audio_s=unused["audio"])
 
 
+def _undecodable(media: Media, tracks: dict[int, _Track]) -> dict[str, Reject]:
+    """By modality, why a track gave no frame, or must not."""
+    lost: dict[str, Reject] = {}
+    for track in tracks.values():
+        reject = track.encrypted
+        if reject is None and (track.first is None or media.container.format.name == "asf"):
+            reject = scrambled(media.container, track.stream, media.beginning(LOOK_BYTES))
+        if reject is None and track.stream.type == "video" and track.first is not None:
+            reject = unconverted(track.first)
+        if reject is None and track.first is None:
+            none = Reject(Reason.CORRUPT, "no frame of it could be decoded")
+            empty = Reject(Reason.NO_STREAMS, "its track is empty")
+            reject = none if track.packets else empty
+        if reject is not None:
+            lost[track.stream.type] = reject
+    return lost
+
+
 def _stand(media: Media, tracks: dict[int, _Track]) -> None:
     """A last picture stays: as long as the one before, and while sound goes on that the header
     says belongs to it.
@@ -103,8 +144,9 @@ def _stand(media: Media, tracks: dict[int, _Track]) -> None:
     if (video := kinds.get("video")) is None:
         return
     index = video.stream.index_entries
-    if len(index) and media.seconds(index[-1].timestamp, video.stream) > video.last_s + _STRAY_S:
-        return  # the file is cut off
+    cut_off = len(index) and media.seconds(index[-1].timestamp, video.stream) > video.last_s + 1
+    if cut_off or video.last_s > video.end_s:  # the latter is a stray stamp
+        return
     video.end_s = max(video.end_s, video.last_s + min(video.gap_s, STANDS_S))
     stated_s = media.stated_end_s(video.stream)
     if stated_s is not None and (audio := kinds.get("audio")) is not None:
@@ -130,7 +172,7 @@ def _first_frames(media: Media, tracks: dict[int, _Track], deadline: float) -> N
         track.packets += 1
         if track.first is None:
             track.decode(media, packet)
-        missing = [t for t in tracks.values() if t.first is None]
+        missing = [t for t in tracks.values() if t.first is None and t.encrypted is None]
         if all(t.packets > _HOPELESS_PACKETS for t in missing):
             break
         if sum(t.packets for t in tracks.values()) > 10 * _HOPELESS_PACKETS:
@@ -151,13 +193,29 @@ def _ends(media: Media, tracks: dict[int, _Track], deadline: float) -> None:
         if media.seek(int(tail_s * av.time_base)):
             _measure(media, tracks, deadline)
     if any(t.end_s == float("-inf") for t in tracks.values()):
-        media.reopen()
-        fresh = {s.index: s for s in media.container.streams}
-        for index, track in tracks.items():
-            track.stream = fresh.get(index, track.stream)
+        _reopen(media, tracks)
         _measure(media, tracks, deadline)
     for track in tracks.values():
         track.end_s = max(track.end_s, track.start_s)
+
+
+def _reopen(media: Media, tracks: dict[int, _Track]) -> None:
+    media.reopen()
+    fresh = {s.index: s for s in media.container.streams}
+    for index, track in tracks.items():
+        track.stream = fresh.get(index, track.stream)
+
+
+def _longest_gap(media: Media, tracks: dict[int, _Track], deadline: float) -> float:
+    """Seconds for which a track has no packet, at most, from its first one to its end."""
+    _reopen(media, tracks)
+    stamps = {index: [track.end_s] for index, track in tracks.items()}
+    for packet in media.packets(media.tracks, deadline):
+        at = media.seconds_of(packet, packet.stream)
+        if at is not None and packet.stream_index in stamps:
+            stamps[packet.stream_index].append(at)
+    ordered = [sorted(times) for times in stamps.values()]
+    return max((b - a for times in ordered for a, b in pairwise(times)), default=0.0)
 
 
 def _claimed_end(media: Media) -> float | None:
@@ -180,8 +238,12 @@ def _measure(media: Media, tracks: dict[int, _Track], deadline: float) -> None:
         stamp = packet.pts if packet.pts is not None else packet.dts
         if track is None or stamp is None or packet.is_discard:
             continue
+        track.encrypted = track.encrypted or packet_encryption(packet)
         at = media.seconds(stamp, packet.stream)
-        end = at + (packet.duration or 0) * float(packet.stream.time_base or 0)
+        length_s = (packet.duration or 0) * float(packet.stream.time_base or 0)
+        if packet.stream.type == "audio" and length_s > _LONGEST_S:
+            length_s = 0.0
+        end = at + length_s
         last = ends.get(track.stream.index, end)
         # A damaged stamp stands alone: the next packet is back where the one before was.
         if last < end + _STRAY_S:

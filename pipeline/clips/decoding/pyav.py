@@ -35,6 +35,8 @@ class PyAVDecoder(Decoder):
         self.breaks_s = layout.breaks_s if layout else ()
         self._media, self._layout, self._part_opened = media, layout, part_opened
         self._span = Span([], [], False)
+        self._asked: Interval | None = None
+        self._deadline = 0.0
 
     @classmethod
     def probe(cls, source: Source, timeout_s: float) -> MediaInfo:
@@ -66,6 +68,7 @@ class PyAVDecoder(Decoder):
             self._media = self._part_opened(part=self._layout.part_at(time_s))
 
     def read(self, video: Interval | None, audio: Interval | None, deadline: float) -> None:
+        self._asked, self._deadline = audio, deadline
         with ffmpeg_errors_as_rejects():
             self._span = read_packets(self._media, video, audio, deadline)
 
@@ -85,7 +88,11 @@ class PyAVDecoder(Decoder):
             return [self._samples(window, count, rate) for window in windows]
 
     def _samples(self, window: Interval, count: int, rate: int) -> np.ndarray | None:
-        packets = audio_of(self._media, self._span.audio, window)
+        if self._media.video is None and window != self._asked:
+            # Wave files have no packets of their own: they are cut from where a seek landed.
+            packets = read_packets(self._media, None, window, self._deadline).audio
+        else:
+            packets = audio_of(self._media, self._span.audio, window)
         stretches = decode_stretches(self._media, packets, *window)
         return resampled(stretches, window[0], count, rate)
 

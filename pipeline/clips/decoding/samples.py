@@ -2,55 +2,130 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import av
 import numpy as np
 from av.audio.frame import AudioFrame
-from av.audio.layout import AudioLayout
-from av.filter import Graph
 from av.packet import Packet
 
+from pipeline.clips.decoding.audio_decoders import fresh_decoder
 from pipeline.clips.decoding.decoder import OUTSIDE_S
+from pipeline.clips.decoding.encryption import reject_encrypted
 from pipeline.clips.decoding.media import Media
+from pipeline.clips.decoding.mixing import Kind, guarded, kind_of, mixed
+from pipeline.clips.decoding.resampling import resample, source_span
 
 # Codecs that overlap their blocks or carry bits over need packets from before the window: Opus
 # asks for 80 ms, MP3's reservoir reaches back some frames, AAC and Vorbis one block.
 PREROLL_S = 0.1
+AROUND_S = 0.05  # real neighbours of the window, for the resampler's filter
 # A gap of this length starts a new stretch; less is rounding (Matroska, FLV count milliseconds).
 _JUMP_S = 0.02
+_MAX_RATE = 1 << 22  # DSD512 has 2.8 million samples a second; a damaged header has any number
+_LOUDEST = 4.0  # 12 dB above full scale; more is damage, which the filter would spread
 
 
 @dataclass
 class Stretch:
-    """Audio frames without a gap."""
+    """Mono samples without a gap."""
 
     start_s: float  # media time of the first sample
-    frames: list[AudioFrame]
-    end_s: float  # media time of the end of the last
+    rate: int
+    samples: np.ndarray  # float32 [n]
+
+    @property
+    def end_s(self) -> float:
+        return self.start_s + len(self.samples) / self.rate
+
+
+@dataclass
+class _Run:
+    """Audio frames of one kind without a gap."""
+
+    kind: Kind
+    first_s: float  # as the first frame's timestamp says
+    frames: list[AudioFrame] = field(default_factory=list)
+    length: int = 0  # samples
+    offsets_s: list[float] = field(default_factory=list)
+
+    @property
+    def end_s(self) -> float:
+        return self.first_s + self.length / self.kind[1]
+
+    def add(self, frame: AudioFrame, at_s: float) -> None:
+        self.offsets_s.append(at_s - self.end_s)
+        self.frames.append(frame)
+        self.length += frame.samples
+
+    def stretch(self) -> Stretch:
+        # Containers that count milliseconds round each timestamp. Their mean is right.
+        start_s = self.first_s + sum(self.offsets_s) / len(self.offsets_s)
+        return Stretch(start_s, self.kind[1], mixed(self.frames, self.kind))
 
 
 def decode_stretches(
-    media: Media, packets: Iterable[Packet], start_s: float, end_s: float
+    media: Media, packets: Sequence[Packet], start_s: float, end_s: float
 ) -> list[Stretch]:
-    """Decode packets, in order, into stretches of samples that touch ``[start_s, end_s)``."""
+    """Decode packets, in order, into stretches of samples that touch ``[start_s, end_s)``.
+
+    The same packets give the same samples, whatever was decoded before.
+
+    Raises:
+        Reject: UNSUPPORTED: they are encrypted.
+    """
+    reject_encrypted(packets)
+    runs: list[_Run] = []
+    for frame, at in _frames(media, packets, start_s):
+        if at + frame.samples / frame.sample_rate < start_s - AROUND_S or at > end_s + AROUND_S:
+            continue
+        kind = kind_of(frame)
+        last = runs[-1] if runs else None
+        if last is None or abs(at - last.end_s) > _JUMP_S or kind != last.kind:
+            last = _Run(kind, at)
+            runs.append(last)
+        last.add(frame, at)
+    return [run.stretch() for run in runs]
+
+
+def resampled(
+    stretches: Sequence[Stretch], start_s: float, count: int, rate: int
+) -> np.ndarray | None:
+    """Mono float32 [count], -1 to 1, zero between stretches; None: none lies within `OUTSIDE_S`."""
+    end_s = start_s + count / rate
+    near = [s for s in stretches if s.start_s < end_s + OUTSIDE_S and s.end_s > start_s - OUTSIDE_S]
+    if not near:
+        return None
+    total = np.zeros(count, np.float32)
+    for source_rate in dict.fromkeys(stretch.rate for stretch in near):
+        begin, end = source_span(start_s, count, source_rate, rate)
+        line = np.zeros(end - begin, np.float32)
+        for stretch in near:
+            if stretch.rate == source_rate:
+                _place(stretch.samples, round(stretch.start_s * source_rate) - begin, line)
+        # A NaN or an infinity would poison whatever is trained on it.
+        np.nan_to_num(line, copy=False, posinf=0, neginf=0)
+        np.clip(line, -_LOUDEST, _LOUDEST, out=line)
+        total += resample(line, start_s, count, source_rate, rate)
+    return np.clip(total, -1, 1, out=total)
+
+
+def _frames(
+    media: Media, packets: Sequence[Packet], start_s: float
+) -> Iterator[tuple[AudioFrame, float]]:
+    """Decoded frames with their media times; what cannot be decoded is left out."""
     assert media.audio is not None
-    context = media.audio.codec_context
-    context.flush_buffers()
-    stretches: list[Stretch] = []
+    context = fresh_decoder(media, packets)
     clock: float | None = None
     for packet in [*packets, None]:
         try:
-            frames = context.decode(packet)
+            frames = guarded(context.decode(packet))
         except (av.error.FFmpegError, ValueError):
             continue
         for frame in frames:
-            if not frame.samples or not frame.sample_rate:
+            if not frame.samples or not 0 < frame.sample_rate <= _MAX_RATE:
                 continue
-            length = frame.samples / frame.sample_rate
             if frame.pts is not None:
                 at = media.seconds(frame.pts, media.audio)
             elif clock is not None:
@@ -59,99 +134,12 @@ def decode_stretches(
                 at = media.seconds(packet.dts, media.audio)
             else:
                 at = start_s
-            clock = at + length
-            # A frame more on either side gives the resampler's filter real neighbours.
-            if clock < start_s - length or at > end_s + length:
-                continue
-            last = stretches[-1] if stretches else None
-            if last is None or abs(at - last.end_s) > _JUMP_S or not _alike(frame, last.frames[0]):
-                stretches.append(Stretch(at, [frame], clock))
-            else:
-                last.frames.append(frame)
-                last.end_s += length
-    context.flush_buffers()
-    return stretches
+            clock = at + frame.samples / frame.sample_rate
+            yield frame, at
 
 
-def resampled(
-    stretches: Sequence[Stretch], start_s: float, count: int, rate: int
-) -> np.ndarray | None:
-    """Mono float32 [count], -1 to 1, zero between stretches; None: none lies within `OUTSIDE_S`."""
-    end_s = start_s + count / rate
-    if not any(s.start_s < end_s + OUTSIDE_S and s.end_s > start_s - OUTSIDE_S for s in stretches):
-        return None
-    out = np.zeros(count, np.float32)
-    for stretch in stretches:
-        first_s, frames = _needed(stretch, start_s, end_s)
-        if not frames:
-            continue
-        data = _mono(frames, rate)
-        offset = round((first_s - start_s) * rate)
-        lo, hi = max(0, offset), min(count, offset + len(data))
-        if hi > lo:
-            out[lo:hi] = data[lo - offset : hi - offset]
-    # Damaged floating-point audio holds anything; a NaN would poison whatever is trained on it.
-    return np.clip(np.nan_to_num(out, copy=False, posinf=0, neginf=0), -1, 1, out=out)
-
-
-def _needed(stretch: Stretch, start_s: float, end_s: float) -> tuple[float, list[AudioFrame]]:
-    """The frames for a window, with real neighbours for the filter, and the first one's time."""
-    at = first_s = stretch.start_s
-    needed: list[AudioFrame] = []
-    for frame in stretch.frames:
-        length = frame.samples / frame.sample_rate
-        if at + 2 * length > start_s and at - length < end_s:
-            if not needed:
-                first_s = at
-            needed.append(frame)
-        at += length
-    return first_s, needed
-
-
-def _mono(frames: Sequence[AudioFrame], rate: int) -> np.ndarray:
-    """Frames without a gap as float32 [n] at ``rate``."""
-    if frames[0].layout.nb_channels > 8 or frames[0].layout.name.endswith("channels"):
-        # libswresample refuses to mix channels whose places it does not know.
-        frames = [_averaged(frame) for frame in frames]
-    first = frames[0]
-    # av.AudioResampler pulls after each push, in frames as small as they came: three times slower.
-    graph = Graph()
-    graph.threads = 1
-    source = graph.add(
-        "abuffer",
-        f"sample_rate={first.sample_rate}:sample_fmt={first.format.name}"
-        f":channel_layout={first.layout.name}:time_base=1/{first.sample_rate}",
-    )
-    sink = graph.add("abuffersink")
-    shape = graph.add("aformat", f"sample_rates={rate}:sample_fmts=flt:channel_layouts=mono")
-    graph.link_nodes(source, shape, sink).configure()
-    graph.set_audio_frame_size(1 << 16)  # samples that are pulled at once
-    for frame in frames:
-        frame.pts = None
-        source.push(frame)
-    source.push(None)
-    parts: list[np.ndarray] = []
-    with suppress(EOFError):
-        while True:
-            parts.append(cast(AudioFrame, sink.pull()).to_ndarray()[0])
-    return np.concatenate(parts or [np.empty(0, np.float32)])
-
-
-def _averaged(frame: AudioFrame) -> AudioFrame:
-    data: Any = frame.to_ndarray()
-    if frame.format.is_packed:
-        data = data.reshape(-1, frame.layout.nb_channels).T
-    if data.dtype == np.uint8:
-        data = (data.astype(np.float32) - 128) / 128
-    elif np.issubdtype(data.dtype, np.integer):
-        data = data / -float(np.iinfo(data.dtype).min)
-    with np.errstate(all="ignore"):
-        mean = np.ascontiguousarray(data.mean(axis=0, dtype=np.float32)[None])
-    mono = AudioFrame.from_ndarray(mean, format="fltp", layout="mono")
-    mono.sample_rate = frame.sample_rate
-    return mono
-
-
-def _alike(a: AudioFrame, b: AudioFrame) -> bool:
-    same_layout = AudioLayout(a.layout.name).name == b.layout.name
-    return a.format.name == b.format.name and a.sample_rate == b.sample_rate and same_layout
+def _place(samples: np.ndarray, at: int, line: np.ndarray) -> None:
+    """Write samples into a line, of which they begin at place ``at``."""
+    lo, hi = max(0, at), min(len(line), at + len(samples))
+    if hi > lo:
+        line[lo:hi] = samples[lo - at : hi - at]

@@ -16,6 +16,7 @@ from av.filter import Graph
 from av.video.format import VideoFormat
 from av.video.frame import VideoFrame
 
+from pipeline.clips.decoding.colour import PIXEL_FORMAT, Matrix, to_rgb8
 from pipeline.clips.decoding.decoder import Region, View
 from pipeline.clips.decoding.orientation import Orientation
 
@@ -76,13 +77,13 @@ class FrameKind(NamedTuple):
     width: int
     height: int
     format: str
-    colorspace: int
+    matrix: Matrix
     color_range: int
     orientation: Orientation
 
     @classmethod
     def of(cls, frame: VideoFrame) -> FrameKind:
-        color = int(frame.colorspace), int(frame.color_range)
+        color = Matrix.of(frame), int(frame.color_range)
         return cls(frame.width, frame.height, frame.format.name, *color, Orientation.of(frame))
 
 
@@ -93,9 +94,12 @@ def filter_graph(kind: FrameKind, steps: Sequence[tuple[str, str]]) -> Graph:
     source = (
         f"video_size={kind.width}x{kind.height}:pix_fmt={kind.format}"
         f":time_base=1/1000:pixel_aspect=1/1"
-        f":colorspace={kind.colorspace}:range={kind.color_range}"
+        f":colorspace={kind.matrix.stands_in}:range={kind.color_range}"
     )
-    chain = [("buffer", source), *steps, ("buffersink", "")]
+    # What the frames themselves say is overruled.
+    other = kind.matrix.stands_in != kind.matrix.number
+    told = [("setparams", f"colorspace={kind.matrix.stands_in}")] if other else []
+    chain = [("buffer", source), *told, *steps, ("buffersink", "")]
     graph.link_nodes(*(graph.add(*node) for node in chain)).configure()
     return graph
 
@@ -106,6 +110,8 @@ def to_rgb(frame: VideoFrame, view: View) -> np.ndarray:
     graph, x, y = _graph(view, kind)
     graph.vpush(frame)
     scaled = graph.vpull().to_ndarray()
+    if kind.matrix.is_converted:
+        scaled = to_rgb8(scaled, kind.matrix.number, kind.color_range)
     square = scaled[y.offset : y.offset + view.size, x.offset : x.offset + view.size]
     return kind.orientation.apply(square)
 
@@ -126,5 +132,5 @@ def _graph(view: View, kind: FrameKind) -> tuple[Graph, Cut, Cut]:
     # Averaging areas is the faster filter, and as good where several pixels become one.
     flags = "area" if x.scaled <= _SHRINKS * x.length else "bilinear"
     steps.append(("scale", f"{x.scaled}:{y.scaled}:flags={flags}"))
-    steps.append(("format", "rgb24"))
+    steps.append(("format", PIXEL_FORMAT if kind.matrix.is_converted else "rgb24"))
     return filter_graph(kind, steps), x, y

@@ -24,10 +24,12 @@ from av.filter import Graph
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
+from pipeline.clips.decoding.colour import PIXEL_FORMAT, Matrix, to_rgb8
 from pipeline.clips.decoding.decoder import OUTSIDE_S, Source, load_decoder
 from pipeline.clips.decoding.frames import DisplayedFrame, displayed_frames
 from pipeline.clips.decoding.layout import opened_at
 from pipeline.clips.decoding.media import Media, reject_for_ffmpeg
+from pipeline.clips.decoding.orientation import UPRIGHT
 from pipeline.clips.decoding.packets import read_packets
 from pipeline.clips.decoding.pyav import PyAVCudaDecoder
 from pipeline.clips.decoding.samples import decode_stretches, resampled
@@ -88,6 +90,7 @@ def _stored_clip(media: Media, begin: float, end: float, config: ClipsConfig, co
             first = frames[0]
             track.width, track.height, track.pix_fmt = first.width, first.height, first.format.name
             track.time_base = track.codec_context.time_base = _TICK
+            track.codec_context.thread_count = 1  # with several, the bytes differ from call to call
             tracks.append((track, frames))
         if samples is not None:
             track = out.add_stream("flac", rate=samples.sample_rate, layout="mono")
@@ -103,15 +106,20 @@ def _shrunk(
 ) -> list[VideoFrame]:
     """The frames displayed in an interval, shrunk and stamped in ticks since its start."""
     shrunk: dict[int, VideoFrame] = {}
-    graphs: dict[FrameKind, Graph] = {}
+    graphs: dict[FrameKind, list[Graph]] = {}
     for item in shown:
         if item.start_s > end + OUTSIDE_S or item.end_s < begin - OUTSIDE_S:
             continue
         kind = FrameKind.of(item.frame)
         if kind not in graphs:
-            graphs[kind] = _shrinking_graph(kind, config, codec)
-        graphs[kind].vpush(item.frame)
-        frame = graphs[kind].vpull()
+            graphs[kind] = _shrinking_graphs(kind, config, codec)
+        first, *second = graphs[kind]
+        first.vpush(item.frame)
+        frame = first.vpull()
+        for graph in second:
+            rgb = to_rgb8(frame.to_ndarray(), kind.matrix.number, kind.color_range)
+            graph.vpush(VideoFrame.from_ndarray(rgb, format="rgb24"))
+            frame = graph.vpull()
         stamp = max(0, round((item.start_s - begin) / _TICK))
         frame.pts, frame.time_base = stamp, _TICK
         shrunk[stamp] = frame
@@ -133,8 +141,11 @@ def _samples(
     return samples
 
 
-def _shrinking_graph(kind: FrameKind, config: VideoConfig, codec: str) -> Graph:
-    """For frames of one kind: region, upright, scaled, in the pixel format that is stored."""
+def _shrinking_graphs(kind: FrameKind, config: VideoConfig, codec: str) -> list[Graph]:
+    """For frames of one kind: region, upright, scaled, in the pixel format that is stored.
+
+    The second one, where there is one, takes RGB that was converted in between.
+    """
     upright = kind.orientation.size(kind.width, kind.height)
     x, y, w, h = region_within(config.region, *upright)
     side = min(w, h)
@@ -146,6 +157,9 @@ def _shrinking_graph(kind: FrameKind, config: VideoConfig, codec: str) -> Graph:
         *kind.orientation.filters(),
         ("crop", f"{w}:{h}:{x}:{y}:exact=1"),
         ("scale", f"{width}:{height}:flags=area"),
-        ("format", f"{'yuvj' if codec == 'jpeg' else 'yuv'}{chroma}p"),
     ]
-    return filter_graph(kind, steps)
+    stored = ("format", f"{'yuvj' if codec == 'jpeg' else 'yuv'}{chroma}p")
+    if not kind.matrix.is_converted:
+        return [filter_graph(kind, [*steps, stored])]
+    rgb = FrameKind(width, height, "rgb24", Matrix(0, 0), 2, UPRIGHT)
+    return [filter_graph(kind, [*steps, ("format", PIXEL_FORMAT)]), filter_graph(rgb, [stored])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -13,31 +14,46 @@ from av.container import InputContainer
 from av.stream import Discard, Disposition
 from av.video.stream import VideoStream
 
+from pipeline.clips.decoding.encryption import encryption
+from pipeline.clips.decoding.mixing import make_layout_readable
+from pipeline.clips.decoding.programs import programs_of
 from pipeline.clips.rejects import Reason, Reject
 
 _MAX_PIXELS = 8192 * 8192  # beyond it a decoder with reference frames needs gigabytes
 _COVERS = Disposition.attached_pic | Disposition.timed_thumbnails
+# Sound that speaks about the picture instead of being its sound, or is a part of it.
+_ASIDES = (
+    Disposition.comment
+    | Disposition.visual_impaired
+    | Disposition.hearing_impaired
+    | Disposition.clean_effects
+    | Disposition.dependent
+)
+
+_Rank = tuple[bool, bool, bool, bool, int]
+_NOTHING: _Rank = (False, False, False, False, 0)
 
 
-def choose_tracks(
-    container: InputContainer,
-) -> tuple[VideoStream | None, AudioStream | None, dict[str, Reject]]:
+def choose_tracks(container: InputContainer) -> tuple[VideoStream | None, AudioStream | None]:
     """Choose a video track (not cover art) and an audio track, one thread each; discard the rest.
 
-    The third is why a modality has a track and yet none to use.
+    Where a transport stream has several programmes, both are of the same one.
 
     Raises:
         Reject: there is none that can be decoded, or its frames are absurdly large.
     """
     videos = [s for s in container.streams.video if not s.disposition & _COVERS]
-    video = max(videos, key=_rank, default=None)
-    audio = max(container.streams.audio, key=_rank, default=None)
+    audios = list(container.streams.audio)
+    for sound in audios:
+        make_layout_readable(sound)
+    program = _program(programs_of(container), videos, audios)
+    video = max((s for s in videos if s.index in program), key=_rank, default=None)
+    audio = max((s for s in audios if s.index in program), key=_rank, default=None)
     tracks = [s for s in (video, audio) if s is not None]
-    usable = [s for s in tracks if s.codec_context is not None]
+    usable = [s for s in tracks if s.codec_context is not None and not encryption(container, s)]
     if not usable:
         if tracks:
-            kinds = " and ".join(s.type for s in tracks)
-            raise Reject(Reason.UNSUPPORTED, f"no decoder for its {kinds}")
+            raise next(iter(lost_tracks(container, None, None).values()))
         if container.streams.video:
             raise Reject(Reason.STILL_IMAGE, "cover art and no audio")
         raise Reject(Reason.NO_STREAMS)
@@ -53,24 +69,57 @@ def choose_tracks(
         if width * height > _MAX_PIXELS:
             raise Reject(Reason.TOO_LARGE, f"{width}×{height} pixels")
         video.codec_context.options = {"max_pixels": str(_MAX_PIXELS)}
-    lost: dict[str, Reject] = {
-        stream.type: Reject(Reason.UNSUPPORTED, f"no decoder for its {stream.type}")
-        for stream in tracks
-        if stream not in usable
-    }
-    return video, audio if audio in usable else None, lost
+    return video, audio if audio in usable else None
 
 
-def _rank(stream: VideoStream | AudioStream) -> tuple[bool, bool, int]:
+def lost_tracks(
+    container: InputContainer, video: VideoStream | None, audio: AudioStream | None
+) -> dict[str, Reject]:
+    """By modality, why a track that the container has is not among those chosen."""
+    lost: dict[str, Reject] = {}
+    for stream in container.streams:
+        chosen = {"video": video, "audio": audio}
+        if chosen.get(stream.type, stream) is not None or stream.disposition & _COVERS:
+            continue
+        otherwise = Reject(Reason.UNSUPPORTED, f"no decoder for its {stream.type}")
+        lost.setdefault(stream.type, encryption(container, stream) or otherwise)
+    return lost
+
+
+def _program(
+    programs: Sequence[set[int]], videos: Sequence[VideoStream], audios: Sequence[AudioStream]
+) -> set[int]:
+    """Indices of the tracks to choose from: of one programme, with video and audio if any has."""
+
+    def rank(program: set[int]) -> tuple[bool, _Rank, _Rank]:
+        video = max((_rank(s) for s in videos if s.index in program), default=_NOTHING)
+        audio = max((_rank(s) for s in audios if s.index in program), default=_NOTHING)
+        return video[0] and audio[0], video, audio
+
+    everything = {s.index for s in [*videos, *audios]}
+    program = max(programs, key=rank, default=everything)
+    # What it lacks may be a track that no programme lists.
+    free = everything.difference(*programs)
+    for kind in (videos, audios):
+        if not any(s.index in program for s in kind):
+            program = program | {s.index for s in kind if s.index in free}
+    return program
+
+
+def _rank(stream: VideoStream | AudioStream) -> _Rank:
     """The order of tracks: the default one, else the one with the largest frames or most channels.
 
-    So do players. libavformat's own choice depends on how much of each it read when opening.
+    So do players. libavformat's own choice depends on how much of each it read when opening. Sound
+    that comments on the picture is a last resort, even where it is the default; so is a track of
+    one frame, which in an image sequence is the cover of the other one.
     """
     context: Any = stream.codec_context
-    if context is None:
-        return False, False, 0
+    if context is None or encryption(stream.container, stream):
+        return _NOTHING
     size = context.channels if stream.type == "audio" else context.width * context.height
-    return True, bool(stream.disposition & Disposition.default), size
+    aside = stream.type == "audio" and bool(stream.disposition & _ASIDES)
+    default = bool(stream.disposition & Disposition.default)
+    return True, not aside, stream.frames != 1, default, size
 
 
 def needs_first_packet(stream: VideoStream) -> bool:

@@ -41,9 +41,10 @@ class LinearVideo:
                     continue
                 for frame in frames:
                     at = None if frame.pts is None else frame.pts * tick_s - origin_s
-                    held_back = fed - 1 if held_back is None else held_back
-                    last = packet.dts if packet.dts is not None else chunks[-1] + 1 + held_back
-                    chunks.append(last - held_back)
+                    if self.is_avi:
+                        held_back = fed - 1 if held_back is None else held_back
+                        came = packet.dts if packet.dts is not None else chunks[-1] + 1 + held_back
+                        chunks.append(came - held_back)
                     shown.append((at, to_rgb(frame, VIEW).copy()))
         times = [at for at, _ in shown]
         known = [at for at in times if at is not None]

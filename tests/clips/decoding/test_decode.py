@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from pipeline.clips.decoding.colour import Matrix
 from pipeline.clips.decoding.decode import ClipRequest, decode_clips, probe
 from pipeline.clips.decoding.decoder import View
 from pipeline.clips.decoding.orientation import Orientation
@@ -80,7 +81,7 @@ def test_pixel_formats(tmp_path, pix_fmt):
 @pytest.mark.parametrize("size", [(320, 240), (60, 90), (1, 1), (3, 5000), (4096, 2160)])
 @pytest.mark.parametrize("crop", [(0.5, 0.5), (0.0, 1.0)])
 def test_a_cut_lies_inside_its_picture(orientation, size, crop):
-    kind = FrameKind(*size, "yuv420p", 1, 1, orientation)
+    kind = FrameKind(*size, "yuv420p", Matrix(1, 1), 1, orientation)
     for region in (None, (10, 20, 33, 41), (-5, -5, 10_000, 10_000)):
         for short_side in (112, 128, 160):
             x, y = cut(View(112, short_side, *crop, region), kind, (2, 2))

@@ -34,10 +34,10 @@ if sys.argv[0] == "-c":
     genuine = pyav.displayed_frames
 
     def displayed_frames(media, packets, targets_s, deadline):
-        name = media._source.name
+        name = media.source.name
         here = "everywhere" in name or any(1.9 < at < 2.1 for at in targets_s)
         if "once" in name:
-            flag = media._source.uri + ".seen"
+            flag = media.source.uri + ".seen"
             here = not os.path.exists(flag)
             open(flag, "w").close()
         if here and "segfault" in name:

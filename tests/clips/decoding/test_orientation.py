@@ -135,3 +135,28 @@ def test_mirrored_films_of_the_field():
             for frame, expected in zip(media.decode(video=0), as_ffmpeg(path, steps), strict=True):
                 shown = to_rgb(frame, View(112, 128, 0.5, 0.5, None)).astype(int)
                 assert np.abs(shown - middle(expected, 112)).mean() < 1
+
+
+def test_side_data_that_pyav_cannot_list(tmp_path):
+    """EXIF in Motion JPEG: libavcodec turns it into a matrix, and PyAV fails at the EXIF."""
+    film = write(tmp_path / "film.mkv", GeneratedVideo(video="mjpeg", audio=None, seconds=1.0))
+    orientation = b"\x12\1\3\0\1\0\0\0\6\0\0\0"  # tag 0x112, one short, 6: 90 degrees clockwise
+    exif = b"Exif\0\0II*\0\x08\0\0\0\1\0" + orientation + bytes(4)
+    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+    path = tmp_path / "exif.mkv"
+    with av.open(str(film)) as media, av.open(str(path), "w") as out:
+        stream = out.add_stream_from_template(media.streams.video[0])
+        for packet in media.demux():
+            if packet.size:
+                data = bytes(packet)
+                tagged = av.Packet(data[:2] + segment + data[2:])
+                tagged.pts, tagged.dts, tagged.stream = packet.pts, packet.dts, stream
+                tagged.time_base, tagged.is_keyframe = packet.time_base, True
+                out.mux(tagged)
+    info = probe(Location.of(path))
+    assert isinstance(info, MediaInfo), info
+    assert info.rotation == 90
+    want = as_ffmpeg(film, [("transpose", "clock")])
+    with av.open(str(path)) as media:
+        shown = to_rgb(next(media.decode(video=0)), View(112, 128, 0.5, 0.5, None)).astype(int)
+    assert np.abs(shown - middle(want[0], 112)).mean() < 1
