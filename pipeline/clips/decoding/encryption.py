@@ -28,8 +28,7 @@ _TS_PACKET = 188
 
 def encryption(container: Container, stream: Stream) -> Reject | None:
     """Why a track cannot be decoded, if its header says that it is encrypted."""
-    context: Any = stream.codec_context
-    tag = stream.codec_tag if context is not None else ""
+    tag = _tag(stream.codec_context)
     if tag in _TAGS:
         return _reject(f"{tag} track")
     if tag in _TS_TAGS and container.format.name == "mpegts":
@@ -37,6 +36,15 @@ def encryption(container: Container, stream: Stream) -> Reject | None:
     if "enc_key_id" in stream.metadata:
         return _reject("Matroska content encryption")
     return None
+
+
+def _tag(context: Any) -> str:
+    """The four characters by which the container names a codec; "" without a decoder."""
+    try:
+        return context.codec_tag if context is not None else ""
+    except UnicodeDecodeError as error:
+        # PyAV takes them for ASCII; Wave files and transport streams have numbers.
+        return error.object.decode("latin-1")
 
 
 def reject_encrypted(packets: Sequence[Packet]) -> None:

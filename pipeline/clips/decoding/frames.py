@@ -6,7 +6,6 @@ the same to the last bit whichever other times are asked for with it.
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Generator, Iterator, Sequence
@@ -22,8 +21,8 @@ from pipeline.clips.decoding.clock import TOLERANCE_S, Clock, timed
 from pipeline.clips.decoding.encryption import reject_encrypted
 from pipeline.clips.decoding.media import Media
 from pipeline.clips.decoding.nal import is_layered, recovery_frames
+from pipeline.clips.decoding.pace import Pace
 from pipeline.clips.decoding.packets import Span, read_packets, starts
-from pipeline.clips.rejects import Reason, Reject
 
 # Codecs whose decoders can skip frames that no other refers to.
 _SKIPPING = {"h264", "mpeg1video", "mpeg2video", "vp8"}
@@ -181,10 +180,10 @@ class _Search:
         context = self._context
         context.flush_buffers()
         skipping = False
+        pace = Pace(self.media, len(packets), self.deadline)
         try:
             for packet in [*packets, None]:
-                if time.monotonic() > self.deadline:
-                    raise Reject(Reason.TIMEOUT, "decoding frames")
+                pace.step()
                 skips = needed is not None and packet is not None and packet.pts not in needed
                 if skips != skipping:
                     skipping = skips

@@ -32,6 +32,10 @@ _REORDERED = 16  # frames that may come before one shown earlier (H.264 A.3.1, H
 _SETTLING, _TORN = 3, 2
 _SETTLING_S = 0.25  # what these take, usually
 _STATELESS = ("pcm_", "flac", "alac")  # codecs whose packets stand alone
+# Formats whose beginning is opened anew. Matroska's index names pictures only: seeking passes over
+# sound that begins before the first. In Ogg, after seeking there, Vorbis' first blocks are counted
+# by the last one that was read before.
+_READ_ANEW = ("matroska", "ogg")
 _MAX_BYTES = 512 << 20
 
 
@@ -92,8 +96,7 @@ def _rewind(media: Media) -> None:
     if media.floating:
         # By time these land on the first stamped packet, which may be past the first keyframe.
         there = media.seek(0, unsupported_byte_offset=True)
-    elif "matroska" in media.container.format.name:
-        # Its index names pictures only: seeking passes over sound that begins before the first.
+    elif any(name in media.container.format.name for name in _READ_ANEW):
         if not media.at_start:
             media.reopen()
         there = media.at_start or _seek_first(media)
@@ -238,12 +241,13 @@ class _AudioPackets:
     @property
     def early_enough(self) -> bool:
         """Whether the seek landed so early that from farther back the same packets were chosen."""
-        if self._first_s is None or self._passed >= (1 if self._stateless else _SETTLING + _TORN):
+        if self._first_s is None:
             return True
         track = self.media.audio
-        if track is None or track.start_time is None:
-            return False
-        return self._first_s <= self.media.seconds(track.start_time, track) + 1e-3
+        begin = track.start_time if track is not None else None
+        if track and begin is not None and self._first_s <= self.media.seconds(begin, track) + 1e-3:
+            return self.media.container.format.name != "ogg"
+        return self._passed >= (1 if self._stateless else _SETTLING + _TORN)
 
     def add(self, packet: Packet) -> float:
         """Take a packet; the media time that the track has reached in decoding order."""
