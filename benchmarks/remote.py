@@ -44,7 +44,6 @@ from pipeline.telemetry.machine import about
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "remote.json"
 BATCH = 32
-FILMS = 48  # copies of one, as different files
 SMALL = ClipsConfig(video=VideoConfig(size=112, short_side=128, train_short_side=(128, 160)))
 _IN_FRONT = {"movflags": "faststart"}
 _UNCUT = {"start_s": None, "end_s": None, "label": None, "split": None}
@@ -183,23 +182,33 @@ def measure(
     return rows
 
 
+def print_table(rows: list[dict[str, Any]]) -> None:
+    names = ["case", "tasks", "delay_ms", "disk_clips_per_s", "clips_per_s", "of_disk"]
+    names += ["requests_per_clip", "kb_per_clip", "proxy_share_of_processors"]
+    print("|", " | ".join(names), "|")
+    print("|---|" + "--:|" * (len(names) - 1))
+    for row in rows:
+        print("|", " | ".join(str(row[name]) for name in names), "|")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--media", type=Path, default=ROOT.parent / "shared" / "media")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--delays", type=int, nargs="+", default=[0, 30, 80])
-    parser.add_argument("--clips", type=int, default=480)
+    parser.add_argument("--sentences", type=int, default=480)
+    parser.add_argument("--films", type=int, default=48, help="copies of one, as different files")
     options = parser.parse_args()
     cores = os.cpu_count() or 1
     rows = []
     with tempfile.TemporaryDirectory() as folder, distant_server() as server:
         sentences = sorted((options.media.resolve() / "words" / "sentences").glob("*.mp4"))
-        cases = {"sentences of 153 KB": sentences[: options.clips]}
+        cases = {"sentences of 153 KB": sentences[: options.sentences]}
         behind, front = Path(folder) / "behind.mp4", Path(folder) / "front.mp4"
         film(behind, 60)
         with_index_in_front(behind, front)
         for where, first in (("in front", front), ("behind", behind)):
-            copies = [first.with_stem(f"{first.stem}-{number}") for number in range(FILMS)]
+            copies = [first.with_stem(f"{first.stem}-{number}") for number in range(options.films)]
             for copy in copies:
                 copy.hardlink_to(first)
             cases[f"films of 10 MB, index {where}"] = copies
@@ -216,13 +225,7 @@ def main() -> None:
                     print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
     report = {"about": about("av", "obstore", "moto"), "batch": BATCH, "rows": rows}
     RESULT.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    print(f"{'case':32} tasks delay  disk clips/s  remote  of disk  requests  kB  a clip")
-    for row in rows:
-        print(
-            f"{row['case']:32} {row['tasks']:5} {row['delay_ms']:5} {row['disk_clips_per_s']:13} "
-            f"{row['clips_per_s']:7} {row['of_disk']:8} {row['requests_per_clip']:9} "
-            f"{row['kb_per_clip']:4}"
-        )
+    print_table(rows)
 
 
 if __name__ == "__main__":
