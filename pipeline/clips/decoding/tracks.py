@@ -81,8 +81,11 @@ def lost_tracks(
         chosen = {"video": video, "audio": audio}
         if chosen.get(stream.type, stream) is not None or stream.disposition & _COVERS:
             continue
-        otherwise = Reject(Reason.UNSUPPORTED, f"no decoder for its {stream.type}")
-        lost.setdefault(stream.type, encryption(container, stream) or otherwise)
+        why = encryption(container, stream)
+        if why is None and stream.codec_context is None:
+            why = Reject(Reason.UNSUPPORTED, f"no decoder for its {stream.type}")
+        if why is not None:  # else it is another programme's
+            lost.setdefault(stream.type, why)
     return lost
 
 
