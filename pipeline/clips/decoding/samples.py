@@ -23,6 +23,7 @@ PREROLL_S = 0.1
 AROUND_S = 0.05  # real neighbours of the window, for the resampler's filter
 # A gap of this length starts a new stretch; less is rounding (Matroska, FLV count milliseconds).
 _JUMP_S = 0.02
+_ROUNDING_S = 0.001
 _MAX_RATE = 1 << 22  # DSD512 has 2.8 million samples a second; a damaged header has any number
 _LOUDEST = 4.0  # 12 dB above full scale; more is damage, which the filter would spread
 
@@ -46,22 +47,16 @@ class _Run:
 
     kind: Kind
     first_s: float  # as the first frame's timestamp says
+    end_s: float
     frames: list[AudioFrame] = field(default_factory=list)
-    length: int = 0  # samples
-    offsets_s: list[float] = field(default_factory=list)
-
-    @property
-    def end_s(self) -> float:
-        return self.first_s + self.length / self.kind[1]
-
-    def add(self, frame: AudioFrame, at_s: float) -> None:
-        self.offsets_s.append(at_s - self.end_s)
-        self.frames.append(frame)
-        self.length += frame.samples
+    offsets_s: list[float] = field(default_factory=list)  # of timestamps from the sum of lengths
 
     def stretch(self) -> Stretch:
-        # Containers that count milliseconds round each timestamp. Their mean is right.
-        start_s = self.first_s + sum(self.offsets_s) / len(self.offsets_s)
+        # Containers that count milliseconds round each timestamp, and their mean is right. Single
+        # ones are far off: Ogg guesses those of some of Vorbis' blocks.
+        middle = sorted(self.offsets_s)[len(self.offsets_s) // 2]
+        usual = [offset for offset in self.offsets_s if abs(offset - middle) <= _ROUNDING_S]
+        start_s = self.first_s + sum(usual) / len(usual)
         return Stretch(start_s, self.kind[1], mixed(self.frames, self.kind))
 
 
@@ -77,15 +72,17 @@ def decode_stretches(
     """
     reject_encrypted(packets)
     runs: list[_Run] = []
-    for frame, at in _frames(media, packets, start_s):
-        if at + frame.samples / frame.sample_rate < start_s - AROUND_S or at > end_s + AROUND_S:
+    last: _Run | None = None
+    for frame, at, length in _frames(media, packets, start_s):
+        if at + length < start_s - AROUND_S or at > end_s + AROUND_S:
             continue
         kind = kind_of(frame)
-        last = runs[-1] if runs else None
         if last is None or abs(at - last.end_s) > _JUMP_S or kind != last.kind:
-            last = _Run(kind, at)
+            last = _Run(kind, at, at)
             runs.append(last)
-        last.add(frame, at)
+        last.offsets_s.append(at - last.end_s)
+        last.frames.append(frame)
+        last.end_s += length
     return [run.stretch() for run in runs]
 
 
@@ -113,9 +110,10 @@ def resampled(
 
 def _frames(
     media: Media, packets: Sequence[Packet], start_s: float
-) -> Iterator[tuple[AudioFrame, float]]:
-    """Decoded frames with their media times; what cannot be decoded is left out."""
-    assert media.audio is not None
+) -> Iterator[tuple[AudioFrame, float, float]]:
+    """Decoded frames with their media times and lengths; what cannot be decoded is left out."""
+    track = media.audio
+    assert track is not None
     context = fresh_decoder(media, packets)
     clock: float | None = None
     for packet in [*packets, None]:
@@ -124,18 +122,20 @@ def _frames(
         except (av.error.FFmpegError, ValueError):
             continue
         for frame in frames:
-            if not frame.samples or not 0 < frame.sample_rate <= _MAX_RATE:
+            count, rate, stamp = frame.samples, frame.sample_rate, frame.pts
+            if not count or not 0 < rate <= _MAX_RATE:
                 continue
-            if frame.pts is not None:
-                at = media.seconds(frame.pts, media.audio)
+            if stamp is not None:
+                at = media.seconds(stamp, track)
             elif clock is not None:
                 at = clock
             elif packet is not None and packet.dts is not None:
-                at = media.seconds(packet.dts, media.audio)
+                at = media.seconds(packet.dts, track)
             else:
                 at = start_s
-            clock = at + frame.samples / frame.sample_rate
-            yield frame, at
+            length = count / rate
+            clock = at + length
+            yield frame, at, length
 
 
 def _place(samples: np.ndarray, at: int, line: np.ndarray) -> None:
