@@ -156,10 +156,13 @@ def _shrinking_graphs(kind: FrameKind, config: VideoConfig, codec: str) -> list[
     steps = [
         *kind.orientation.filters(),
         ("crop", f"{w}:{h}:{x}:{y}:exact=1"),
-        ("scale", f"{width}:{height}:flags=area"),
     ]
-    stored = ("format", f"{'yuvj' if codec == 'jpeg' else 'yuv'}{chroma}p")
+    scale = f"{width}:{height}:flags=area"
+    # Stored clips name no matrix and no range, so they have those of JPEG, or of H.264 without any.
+    told = f"{scale}:out_color_matrix=bt601:out_range={'full' if codec == 'jpeg' else 'limited'}"
+    stored = [("scale", told), ("format", f"{'yuvj' if codec == 'jpeg' else 'yuv'}{chroma}p")]
     if not kind.matrix.is_converted:
-        return [filter_graph(kind, [*steps, stored])]
+        return [filter_graph(kind, [*steps, *stored])]
     rgb = FrameKind(width, height, "rgb24", Matrix(0, 0), 2, UPRIGHT)
-    return [filter_graph(kind, [*steps, ("format", PIXEL_FORMAT)]), filter_graph(rgb, [stored])]
+    planes = [("scale", scale), ("format", PIXEL_FORMAT)]
+    return [filter_graph(kind, [*steps, *planes]), filter_graph(rgb, stored)]

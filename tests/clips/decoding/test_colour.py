@@ -90,14 +90,17 @@ def test_colours(tmp_path, matrix, full):
     assert_colours(clip.video, 4)
 
 
-def test_colours_of_stored_clips(tmp_path):
-    source = film(tmp_path / "film.mp4", 8)
-    for codec in ("jpeg", "h264"):
-        small = shrink(source, 0.1, 0.9, CONFIG, codec)
-        assert not isinstance(small, Reject), small
-        (clip,) = decode_clips(small, [ClipRequest(0.4, 112)], CONFIG)
-        assert isinstance(clip, DecodedClip), clip
-        assert_colours(clip.video, 8)
+@pytest.mark.parametrize("matrix", [1, 2, 8, 9])
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("codec", ["jpeg", "h264"])
+def test_colours_of_stored_clips(tmp_path, matrix, full, codec):
+    """They name no matrix, so they are stored in the one that is taken for granted."""
+    source = film(tmp_path / "film.mp4", matrix, full)
+    small = shrink(source, 0.1, 0.9, CONFIG, codec)
+    assert not isinstance(small, Reject), small
+    (clip,) = decode_clips(small, [ClipRequest(0.4, 112)], CONFIG)
+    assert isinstance(clip, DecodedClip), clip
+    assert_colours(clip.video, 6)
 
 
 @pytest.mark.parametrize("matrix", [11, 14])
