@@ -318,12 +318,11 @@ def test_the_pre_skip_of_opus_is_that_of_the_track_and_not_of_the_clip(tmp_path,
     assert onsets == [pytest.approx(beep, abs=0.004) for beep in BEEPS if 1.84 < beep < 3.76]
 
 
-@pytest.mark.parametrize("container", ["m4a", "mp4", "mov"])
-@pytest.mark.parametrize("codec", ["aac", "libopus"])
+@pytest.mark.parametrize(
+    ("container", "codec"), [("m4a", "aac"), ("mp4", "aac"), ("mov", "aac"), ("mp4", "libopus")]
+)
 def test_the_first_frame_is_whole(tmp_path, container, codec):
     """It overlaps with one that the edit list leaves out, and that seeking to 0 passes over."""
-    if codec == "libopus" and container != "mp4":
-        pytest.skip("only MP4 holds Opus")
     wave = tone(440, 0.5, 3, 48_000)
     path = write_sound(tmp_path / f"a.{container}", wave[None], codec, 48_000, "mono")
     requests = [ClipRequest(centre_s, 48) for centre_s in (1.9, 0.5, 1.0)]
