@@ -44,8 +44,8 @@ from pipeline.telemetry.machine import about
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks" / "remote.json"
 BATCH = 32
-FILMS = 64  # copies of one, as different files
 SMALL = ClipsConfig(video=VideoConfig(size=112, short_side=128, train_short_side=(128, 160)))
+_IN_FRONT = {"movflags": "faststart"}
 _UNCUT = {"start_s": None, "end_s": None, "label": None, "split": None}
 
 
@@ -60,12 +60,12 @@ class LocalClips:
         return self.table.take(indices)
 
 
-def film(path: Path, seconds: int, options: dict[str, str]) -> None:
+def film(path: Path, seconds: int) -> None:
     """Ten megabytes of H.264 and AAC: noise over a moving pattern, 640×360, a keyframe in 2 s."""
     rng = np.random.default_rng(0)
     canvas = np.kron(rng.integers(0, 255, (80, 120, 3)), np.ones((9, 9, 1))).astype(np.uint8)
     noise = rng.integers(0, 24, (8, 360, 640, 3)).astype(np.uint8)
-    with av.open(str(path), "w", options=options) as out:
+    with av.open(str(path), "w") as out:
         video = out.add_stream("libx264", rate=25, options={"preset": "ultrafast", "g": "50"})
         video.width, video.height, video.pix_fmt, video.bit_rate = 640, 360, "yuv420p", 1_300_000
         audio = out.add_stream("aac", rate=44_100)
@@ -80,6 +80,15 @@ def film(path: Path, seconds: int, options: dict[str, str]) -> None:
             out.mux(audio.encode(sound))
         out.mux(video.encode(None))
         out.mux(audio.encode(None))
+
+
+def with_index_in_front(path: Path, to: Path) -> None:
+    with av.open(str(path)) as film, av.open(str(to), "w", options=_IN_FRONT) as out:
+        streams = {stream.index: out.add_stream_from_template(stream) for stream in film.streams}
+        for packet in film.demux():
+            if packet.dts is not None:
+                packet.stream = streams[packet.stream.index]
+                out.mux(packet)
 
 
 def upload(server: DistantServer, files: Sequence[Path]) -> None:
@@ -173,24 +182,35 @@ def measure(
     return rows
 
 
+def print_table(rows: list[dict[str, Any]]) -> None:
+    names = ["case", "tasks", "delay_ms", "disk_clips_per_s", "clips_per_s", "of_disk"]
+    names += ["requests_per_clip", "kb_per_clip", "proxy_share_of_processors"]
+    print("|", " | ".join(names), "|")
+    print("|---|" + "--:|" * (len(names) - 1))
+    for row in rows:
+        print("|", " | ".join(str(row[name]) for name in names), "|")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--media", type=Path, default=ROOT.parent / "shared" / "media")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--delays", type=int, nargs="+", default=[0, 30, 80])
-    parser.add_argument("--clips", type=int, default=640)
+    parser.add_argument("--sentences", type=int, default=480)
+    parser.add_argument("--films", type=int, default=48, help="copies of one, as different files")
     options = parser.parse_args()
     cores = os.cpu_count() or 1
     rows = []
     with tempfile.TemporaryDirectory() as folder, distant_server() as server:
         sentences = sorted((options.media.resolve() / "words" / "sentences").glob("*.mp4"))
-        cases = {"sentences of 153 KB": sentences[: options.clips]}
-        for where, flags in (("in front", {"movflags": "faststart"}), ("behind", {})):
-            names = [f"{where.replace(' ', '-')}-{n:02d}.mp4" for n in range(FILMS)]
-            copies = [Path(folder) / name for name in names]
-            film(copies[0], 60, flags)
-            for copy in copies[1:]:
-                copy.hardlink_to(copies[0])
+        cases = {"sentences of 153 KB": sentences[: options.sentences]}
+        behind, front = Path(folder) / "behind.mp4", Path(folder) / "front.mp4"
+        film(behind, 60)
+        with_index_in_front(behind, front)
+        for where, first in (("in front", front), ("behind", behind)):
+            copies = [first.with_stem(f"{first.stem}-{number}") for number in range(options.films)]
+            for copy in copies:
+                copy.hardlink_to(first)
             cases[f"films of 10 MB, index {where}"] = copies
         upload(server, [file for files in cases.values() for file in files])
         for name, files in cases.items():
@@ -205,13 +225,7 @@ def main() -> None:
                     print(json.dumps(rows[-1], ensure_ascii=False), flush=True)
     report = {"about": about("av", "obstore", "moto"), "batch": BATCH, "rows": rows}
     RESULT.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    print(f"{'case':32} tasks delay  disk clips/s  remote  of disk  requests  kB  a clip")
-    for row in rows:
-        print(
-            f"{row['case']:32} {row['tasks']:5} {row['delay_ms']:5} {row['disk_clips_per_s']:13} "
-            f"{row['clips_per_s']:7} {row['of_disk']:8} {row['requests_per_clip']:9} "
-            f"{row['kb_per_clip']:4}"
-        )
+    print_table(rows)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 from pipeline.clips.decoding.byte_index import FIRST, WHOLE, ByteRange, joined
 from pipeline.clips.decoding.decoder import MediaFile
@@ -60,7 +61,7 @@ def fetch_for_decoding(
         nonlocal last
         if last is not None and wanted[number] == wanted[number - 1]:
             return replace(last, cost=0)
-        file, ranges = wanted[number][0], joined(wanted[number][1])
+        file, ranges = wanted[number][0], _affordable(joined(wanted[number][1]))
         if file.location.is_local or not ranges:
             last = _Fetch(file)
         else:
@@ -83,6 +84,12 @@ def fetch_for_probing(files: Sequence[MediaFile], limit_s: float) -> Iterator[Me
         return _Fetch(file, source, [pool.submit(_head_and_tail, source)], FIRST + _TAIL)
 
     return _ahead(files, start, limit_s)
+
+
+def _affordable(ranges: Sequence[ByteRange]) -> list[ByteRange]:
+    """As many as the buffer holds: a batch may want more than that of one file."""
+    total = accumulate(stop - start for start, stop in ranges)
+    return [each for each, held in zip(ranges, total) if held <= BUFFER]
 
 
 def _read(source: RemoteObject, start: int, stop: int) -> list[Piece]:

@@ -23,13 +23,15 @@ class FolderListing:
 
     @classmethod
     def of(cls, folder: Location) -> FolderListing:
-        """Raises UserError if the folder itself cannot be listed."""
+        """Empty where there is no such folder. Raises UserError if it cannot be listed."""
         listing = cls(folder)
         try:
             if folder.is_local:
                 _LocalWalk(listing).everything()
             else:
                 _list_remote(listing)
+        except FileNotFoundError:
+            return listing
         except (OSError, pa.ArrowException) as error:
             hint = "Check that the folder or bucket exists and that the credentials may list it."
             raise UserError(f"cannot list {folder}: {error}. {hint}") from error

@@ -156,6 +156,28 @@ def test_filled_resumed_and_read_without_the_media(
 
 
 @pytest.mark.usefixtures("local_ray")
+def test_what_a_stored_clip_lost_comes_from_its_media(indexed: Location, tmp_path: Path) -> None:
+    run = copy_clips(indexed, Location.of(tmp_path / "run"))
+    clips, config = ClipTable.open(run / "clips"), tiny()
+    published = clips.publish()
+    store = fill(published, run / "store", config)
+    media = decoded(published, Order(4, 4), config.clips)
+    (index,) = (run / "store").files(".parquet")
+    entry = index.read_table().to_pylist()[2]
+    shard = run / "store" / index.name.replace(".parquet", ".tar")
+    data = shard.read_bytes()
+    start, stop = entry["offset"], entry["offset"] + entry["bytes"]
+    no_pictures = data[start:stop].replace(b"\xff\xc0", bytes(2))  # without it no size is known
+    shard.write_bytes(data[:start] + no_pictures + data[stop:])
+    batch = decoded(replace(published, store=store), Order(4, 4), config.clips)
+    assert batch["has_video"].all()
+    assert batch["has_audio"].all()
+    assert str(batch["rejects"]) == "[]"
+    assert np.array_equal(batch["video"][2], media["video"][2])
+    assert not np.array_equal(batch["video"][1], media["video"][1]), "from the store"
+
+
+@pytest.mark.usefixtures("local_ray")
 def test_clips_that_could_not_be_stored_are_rejects_of_their_media(
     indexed: Location, tmp_path: Path
 ) -> None:

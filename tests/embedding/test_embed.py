@@ -21,6 +21,7 @@ from pipeline.embedding.shards import (
     write_shards,
 )
 from pipeline.storage import Location
+from tests.clips.decoding.media_factory import GeneratedVideo, with_noise, write
 from tests.conftest import tiny
 
 BOTH = ("video", "audio")
@@ -88,6 +89,32 @@ def test_goes_on_where_it_was_killed(
         assert rows == 47, "a clip is written once"
     rejected = [p.read_table() for p in Location.of(tmp_path / "killed" / "rejects").files()]
     assert [table["reason"].to_pylist() for table in rejected] == [["missing"]]
+
+
+def test_what_a_clip_loses_of_one_modality_is_told(run: Location, tmp_path: Path) -> None:
+    """Features of the other, a row of the rejects with the modality, and a count of its own."""
+    film = write(tmp_path / "film.mp4", GeneratedVideo(seconds=1.2))
+    part = run / "clips" / "part-000000.parquet"
+    table = part.read_table()
+    uris, sizes = table["uri"].to_pylist(), table["size"].to_pylist()
+    for clip, modality in ((5, "audio"), (6, "video")):
+        uris[clip], sizes[clip] = str(with_noise(film, modality, -1.0)), None
+    for name, values in (("uri", uris), ("size", sizes)):
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, [pa.array(values, table.schema.field(name).type)])
+    part.write_table(table)
+    out = {m: Location.of(tmp_path / "out" / m) for m in BOTH}
+    counts = embed(run, out)
+    assert (counts["clips"], counts["rejected"]) == (48, 1)
+    assert (counts["lost_video"], counts["lost_audio"]) == (1, 1)
+    assert (counts["video"], counts["audio"]) == (46, 46)
+    (place,) = Location.of(tmp_path / "out" / "rejects").files()
+    rows = place.read_table().to_pylist()
+    assert {(Path(row["uri"]).name, row["modality"]) for row in rows} == {
+        ("gone.mp4", None),
+        ("no_audio_film.mp4", "audio"),
+        ("no_video_film.mp4", "video"),
+    }
 
 
 def test_what_training_kept_is_not_made_again(

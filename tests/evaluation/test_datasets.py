@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -220,6 +221,15 @@ def test_folders_without_sides_are_split_by_a_hash(tree: Tree) -> None:
     )
     assert 4 <= first.splits["split"].tolist().count("test") <= 20
     assert set(column(first, "label")) == {"a", "b"}
+
+
+def test_links_that_lead_round_and_odd_names_stop_no_reader(tree: Tree) -> None:
+    root = tree({"a/1.mp4": None, "b/2.mp4": None})
+    (root / "a" / "again").symlink_to("..")
+    with open(os.fsencode(root) + b"/a/caf\xe9.mp4", "w"):
+        pass
+    media = datasets.read(f"folders:{root}")
+    assert [name for name, *_ in rows(media, "split")] == ["1.mp4", "2.mp4"]
 
 
 def test_a_reader_of_ones_own(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:

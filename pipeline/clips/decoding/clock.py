@@ -18,7 +18,7 @@ STANDS_S = 10.0  # for which the last picture of a track is shown beyond its own
 _REORDERED = 16  # frames within which a wrong order shows (H.264 A.3.1, HEVC A.4.1)
 
 
-class Clock:
+class FrameClock:
     """The stamps of packets in decoding order, from a keyframe on."""
 
     def __init__(self, media: Media, packets: Sequence[Packet]) -> None:
@@ -130,7 +130,7 @@ class Clock:
 
 
 def timed(
-    clock: Clock, start: int, frames: Iterable[VideoFrame], target_s: float
+    clock: FrameClock, start: int, frames: Iterable[VideoFrame], target_s: float
 ) -> Iterator[tuple[VideoFrame, float]]:
     """Decoded frames and when they are shown, where packets do not say so reliably.
 
@@ -145,7 +145,7 @@ def timed(
 
 
 def _in_order(
-    clock: Clock, start: int, frames: Iterable[VideoFrame]
+    clock: FrameClock, start: int, frames: Iterable[VideoFrame]
 ) -> Iterator[tuple[VideoFrame, int | None]]:
     """Frames as the decoder gives them, which is the order in which they are shown, and stamps.
 
@@ -177,7 +177,7 @@ def _in_order(
 
 
 def _by_chunks(
-    clock: Clock, start: int, frames: Iterable[VideoFrame]
+    clock: FrameClock, start: int, frames: Iterable[VideoFrame]
 ) -> Iterator[tuple[VideoFrame, int | None]]:
     """Frames of AVI, and stamps: those of the chunks with which they left the decoder, less the
     chunks that it holds back. A placeholder gives no frame of its own.

@@ -17,7 +17,6 @@ from pipeline.clips.rejects import Reason, Reject
 _GBR, _BT709, _UNSPECIFIED, _FCC, _BT470BG, _SMPTE170M, _SMPTE240M = 0, 1, 2, 4, 5, 6, 7
 _YCGCO, _BT2020_NCL, _BT2020_CL, _CHROMA_NCL, _CHROMA_CL, _ICTCP = 8, 9, 10, 12, 13, 14
 _UNCONVERTED = {11: "SMPTE ST 2085", 15: "IPT-PQ-C2", 16: "YCgCo-Re", 17: "YCgCo-Ro"}
-_KNOWN = {_GBR, _BT709, _UNSPECIFIED, _FCC, _BT470BG, _SMPTE170M, _SMPTE240M, _BT2020_NCL}
 _BY_PRIMARIES = {1: _BT709, 4: _FCC, 5: _BT470BG, 6: _SMPTE170M, 7: _SMPTE240M, 9: _BT2020_NCL}
 _PQ = 16  # the transfer function SMPTE ST 2084
 _FULL = 2  # libavutil's number of the range of all values
@@ -38,7 +37,7 @@ class Matrix(NamedTuple):
         """Raises Reject: UNSUPPORTED: nothing converts it."""
         number = int(frame.colorspace)
         if number in _KNOWN:
-            return cls(number, number)
+            return _KNOWN[number]
         if frame.format.is_rgb or len(frame.format.components) < 3:
             return cls(number, _UNSPECIFIED)  # there is nothing to convert
         if number == _YCGCO or (number == _ICTCP and int(frame.color_trc) == _PQ):
@@ -51,6 +50,12 @@ class Matrix(NamedTuple):
             name = _UNCONVERTED.get(number, "ICtCp without PQ")
             raise Reject(Reason.UNSUPPORTED, f"the colour matrix {name} ({number} in H.273)")
         return cls(number, _UNSPECIFIED)  # reserved
+
+
+# What libswscale converts.
+_KNOWN = {
+    number: Matrix(number, number) for number in (*_BY_PRIMARIES.values(), _GBR, _UNSPECIFIED)
+}
 
 
 def unconverted(frame: VideoFrame) -> Reject | None:

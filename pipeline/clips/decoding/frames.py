@@ -17,11 +17,11 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from pipeline.clips.decoding.clock import TOLERANCE_S, Clock, timed
+from pipeline.clips.decoding.clock import TOLERANCE_S, FrameClock, timed
 from pipeline.clips.decoding.encryption import reject_encrypted
 from pipeline.clips.decoding.media import Media
 from pipeline.clips.decoding.nal import is_layered, recovery_frames
-from pipeline.clips.decoding.pace import Pace
+from pipeline.clips.decoding.pace import PacketPace
 from pipeline.clips.decoding.packets import Span, read_packets, starts
 
 # Codecs whose decoders can skip frames that no other refers to.
@@ -77,7 +77,7 @@ class _Search:
 
     def __init__(self, media: Media, span: Span, earlier: int, deadline: float) -> None:
         self.media, self.packets, self.deadline = media, span.video, deadline
-        self.clock = Clock(media, span.video)
+        self.clock = FrameClock(media, span.video)
         self.earlier = earlier
         self.is_last = span.from_start or earlier == _EARLIER
         self.keys = [place for place, packet in enumerate(span.video) if starts(packet)]
@@ -180,7 +180,7 @@ class _Search:
         context = self._context
         context.flush_buffers()
         skipping = False
-        pace = Pace(self.media, len(packets), self.deadline)
+        pace = PacketPace(self.media, len(packets), self.deadline)
         try:
             for packet in [*packets, None]:
                 pace.step()

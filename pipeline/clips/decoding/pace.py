@@ -23,7 +23,7 @@ _KEPT = 4096  # files whose pace is remembered
 _slow: OrderedDict[str, float] = OrderedDict()
 
 
-class Pace:
+class PacketPace:
     """Counts the packets of a run on their way to the decoder.
 
     Raises:
@@ -65,3 +65,8 @@ class Pace:
     def _reject(self, rate: float) -> Reject:
         what = f"{self._packets:,} frames from the keyframe on, at {rate:,.0f} frames a second"
         return Reject(Reason.TIMEOUT, what)
+
+
+def forget() -> None:
+    """Judge every file anew, as another process would."""
+    _slow.clear()

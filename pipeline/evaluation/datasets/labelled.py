@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from pipeline.clips.folders import FolderListing
 from pipeline.errors import UserError
 from pipeline.storage import Location
 
@@ -114,14 +115,10 @@ class FileTree:
 
     def __init__(self, root: Location) -> None:
         self.root = root
-        try:
-            infos = root.children(recursive=True)
-        except OSError as error:
-            raise UserError(f"cannot list {root}: {error}") from error
-        if not infos:
+        names = FolderListing.of(root).names
+        self.paths = [name for name in names if name.isascii() or _is_utf_8(name)]
+        if not self.paths:
             raise UserError(f"there are no files in {root}; give the folder of the dataset")
-        start = len(root.path.rstrip("/")) + 1
-        self.paths = [info.path[start:] for info in infos if info.is_file]
         self.media = [p for p in self.paths if p.rsplit(".", 1)[-1].lower() in _MEDIA]
         self._by_stem: dict[str, list[str]] = defaultdict(list)  # without regard to case
         for path in self.media:
@@ -162,6 +159,11 @@ class FileTree:
         if not found:
             raise UserError(f"{name} is nowhere below {self.root}; it is part of the dataset")
         return self.root / min(found, key=lambda path: (path.count("/"), path))
+
+
+def _is_utf_8(name: str) -> bool:
+    """Whether a name can stand in a table; lists of published datasets name no others."""
+    return name.encode(errors="replace").decode() == name
 
 
 def sides_of_part(part: str, splits: Iterable[str]) -> dict[str, str]:

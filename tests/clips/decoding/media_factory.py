@@ -6,6 +6,7 @@ Each frame carries its number as 12 black or white blocks; a beep starts at ever
 
 from __future__ import annotations
 
+import random
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -123,6 +124,27 @@ def write(path: Path, generated: GeneratedVideo, format: str | None = None) -> P
                 out.mux(packet)
             heads[which] = next(sources[which], None)
     return path
+
+
+def with_noise(path: Path, modality: str, from_s: float) -> Path:
+    """The same file, a modality's packets from a time on replaced by noise."""
+    rng = random.Random(5)
+    out_path = path.with_name(f"no_{modality}_{path.name}")
+    with av.open(str(path)) as given, av.open(str(out_path), "w") as out:
+        tracks = {s.index: out.add_stream_from_template(s) for s in given.streams}
+        for packet in given.demux():
+            if not packet.size:
+                continue
+            if packet.stream.type == modality and float(packet.pts * packet.time_base) >= from_s:
+                noise = av.Packet(rng.randbytes(packet.size))
+                noise.pts, noise.dts, noise.time_base = packet.pts, packet.dts, packet.time_base
+                noise.is_keyframe = packet.is_keyframe
+                packet, index = noise, packet.stream_index
+            else:
+                index = packet.stream_index
+            packet.stream = tracks[index]
+            out.mux(packet)
+    return out_path
 
 
 def turn(path: Path, clockwise: int) -> Path:

@@ -170,3 +170,38 @@ def test_windows_media(tmp_path):
 
 def test_encrypted_film_of_the_field():
     assert_encrypted(shared_media("field") / "09_encrypted_h264_aac.mp4", "scheme cenc")
+
+
+def _crc(data: bytes) -> bytes:
+    """CRC-32 of MPEG-2 systems (ISO/IEC 13818-1, annex A)."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = crc << 1 ^ (0x04C11DB7 if crc & 0x80000000 else 0)
+            crc &= 0xFFFFFFFF
+    return crc.to_bytes(4, "big")
+
+
+def test_sample_encryption_of_hls(tmp_path):
+    """Pieces of a stream whose playlist names the key say so by their stream types."""
+    path = write(tmp_path / "film.ts", GeneratedVideo())
+    data = bytearray(path.read_bytes())
+    table = 4096  # the programme map's stream, as libavformat numbers it
+    for at in _packets(data, {table}):
+        begin = at + 5
+        end = begin + 3 + (int.from_bytes(data[begin + 1 : begin + 3], "big") & 0xFFF) - 4
+        section = (
+            data[begin:end].replace(b"\x1b\xe1", b"\xdb\xe1").replace(b"\x0f\xe1", b"\xcf\xe1")
+        )
+        data[begin : end + 4] = section + _crc(section)
+    path.write_bytes(data)
+    assert_encrypted(path, "HLS Sample Encryption")
+
+
+def test_stream_types_that_are_no_text(tmp_path):
+    """AC-3 in transport streams has the type 0x81."""
+    path = write(tmp_path / "film.ts", GeneratedVideo(audio="ac3"))
+    info = probe(Location.of(path))
+    assert isinstance(info, MediaInfo), info
+    assert (info.has_video, info.has_audio, info.lost) == (True, True, ())

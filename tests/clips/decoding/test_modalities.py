@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
@@ -16,39 +14,18 @@ from pipeline.clips.decoding.isolation import decode_clips_isolated
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
-from tests.clips.decoding.media_factory import VIDEO, GeneratedVideo, write
+from tests.clips.decoding.media_factory import VIDEO, GeneratedVideo, with_noise, write
 from tests.conftest import shared_media
 
 CONFIG = ClipsConfig(video=VIDEO)
 CENTRES = (0.6, 2.1, 3.4)
 
 
-def damaged(path: Path, modality: str, from_s: float) -> Path:
-    """The same file, a modality's packets from a time on replaced by noise."""
-    rng = random.Random(5)
-    out_path = path.with_name(f"no_{modality}_{path.name}")
-    with av.open(str(path)) as given, av.open(str(out_path), "w") as out:
-        tracks = {s.index: out.add_stream_from_template(s) for s in given.streams}
-        for packet in given.demux():
-            if not packet.size:
-                continue
-            if packet.stream.type == modality and float(packet.pts * packet.time_base) >= from_s:
-                noise = av.Packet(rng.randbytes(packet.size))
-                noise.pts, noise.dts, noise.time_base = packet.pts, packet.dts, packet.time_base
-                noise.is_keyframe = packet.is_keyframe
-                packet, index = noise, packet.stream_index
-            else:
-                index = packet.stream_index
-            packet.stream = tracks[index]
-            out.mux(packet)
-    return out_path
-
-
 @pytest.mark.parametrize("container", ["mp4", "mkv"])
 @pytest.mark.parametrize(("modality", "other"), [("video", "audio"), ("audio", "video")])
 def test_a_track_of_noise(tmp_path, container, modality, other):
     path = write(tmp_path / f"video.{container}", GeneratedVideo())
-    bad = Location.of(damaged(path, modality, -1.0))
+    bad = Location.of(with_noise(path, modality, -1.0))
     info = probe(bad)
     assert isinstance(info, MediaInfo), info
     lost = dict(info.lost)
@@ -64,7 +41,7 @@ def test_pictures_that_end_in_noise(tmp_path, company):
     """The clips after that have their sound, and say what they lost."""
     path = write(tmp_path / "video.mkv", GeneratedVideo(gop=10, audio="libopus"))
     whole = decode_clips(Location.of(path), [ClipRequest(c, 128) for c in CENTRES], CONFIG)
-    bad = Location.of(damaged(path, "video", 1.5))
+    bad = Location.of(with_noise(path, "video", 1.5))
     requests = [ClipRequest(c, 128) for c in CENTRES]
     asked = [requests] if company else [[request] for request in requests]
     clips = [clip for some in asked for clip in decode_clips(bad, some, CONFIG)]

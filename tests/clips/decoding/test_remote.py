@@ -230,6 +230,15 @@ def test_only_so_much_is_fetched_ahead(s3, bucket, monkeypatch):
     assert did["asked"] == 12
 
 
+def test_of_one_file_no_more_than_the_buffer_holds(s3, bucket, monkeypatch):
+    bucket.put_object(Bucket="media", Key="film", Body=bytes(5 << 20))
+    monkeypatch.setattr(fetching, "BUFFER", 3 << 18)
+    file = MediaFile(Location.of(s3_uri("media/film", s3)), 5 << 20)
+    ranges = [(n << 20, (n << 20) + (1 << 18)) for n in range(5)]
+    (fetched,) = fetch_for_decoding([(file, ranges)], 20.0)
+    assert [offset for offset, _ in fetched.fetched] == [0, 1 << 20, 2 << 20]
+
+
 def test_what_cannot_be_fetched_is_left_to_the_decoder(s3, bucket):
     bucket.put_object(Bucket="media", Key="there", Body=b"12345")
     there, gone = (Location.of(s3_uri(f"media/{name}", s3)) for name in ("there", "gone"))
