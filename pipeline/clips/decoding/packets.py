@@ -32,6 +32,7 @@ _REORDERED = 16  # frames that may come before one shown earlier (H.264 A.3.1, H
 _SETTLING, _TORN = 3, 2
 _SETTLING_S = 0.25  # what these take, usually
 _STATELESS = ("pcm_", "flac", "alac")  # codecs whose packets stand alone
+_EDITED_S = 60.0  # longer than what an edit list leaves out at the beginning
 # Formats whose beginning is opened anew. Matroska's index names pictures only: seeking passes over
 # sound that begins before the first. In Ogg, after seeking there, Vorbis' first blocks are counted
 # by the last one that was read before.
@@ -109,12 +110,14 @@ def _rewind(media: Media) -> None:
 def _seek_first(media: Media) -> bool:
     """Seek to the first packet of the track that begins first; whether the format can do it.
 
-    Seeking by another track, MP4 starts all of them where that one begins.
+    Seeking by another track, MP4 starts all of them where that one begins. What its edit list
+    leaves out lies before time 0, and the first frame of AAC is whole only after it.
     """
     starts_s = {s: media.seconds(s.start_time, s) for s in media.tracks if s.start_time is not None}
-    if len(starts_s) == 2:
+    if "mp4" in media.container.format.name and starts_s:
         first = min(starts_s, key=lambda s: starts_s[s])
-        return media.seek(media.timestamp(min(0.0, starts_s[first]), first), stream=first)
+        begin_s = min(0.0, starts_s[first]) - _EDITED_S
+        return media.seek(media.timestamp(begin_s, first), stream=first)
     return media.seek(min(0, media.container.start_time or 0))
 
 

@@ -316,3 +316,19 @@ def test_the_pre_skip_of_opus_is_that_of_the_track_and_not_of_the_clip(tmp_path,
     (clip,) = decode_clips(Location.of(path), [ClipRequest(2.8, 48)], CONFIG)
     onsets = heard(clip.audio, 1.8, RATE)
     assert onsets == [pytest.approx(beep, abs=0.004) for beep in BEEPS if 1.84 < beep < 3.76]
+
+
+@pytest.mark.parametrize(
+    ("container", "codec"), [("m4a", "aac"), ("mp4", "aac"), ("mov", "aac"), ("mp4", "libopus")]
+)
+def test_the_first_frame_is_whole(tmp_path, container, codec):
+    """It overlaps with one that the edit list leaves out, and that seeking to 0 passes over."""
+    wave = tone(440, 0.5, 3, 48_000)
+    path = write_sound(tmp_path / f"a.{container}", wave[None], codec, 48_000, "mono")
+    requests = [ClipRequest(centre_s, 48) for centre_s in (1.9, 0.5, 1.0)]
+    clips = decode_clips(Location.of(path), requests, CONFIG)
+    for clip, before in zip(clips[1:], (RATE // 2, 0)):
+        heard_at_once = clip.audio[before + RATE // 200 : before + RATE // 50]
+        assert np.abs(heard_at_once).max() == pytest.approx(0.5, abs=0.05)
+        expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE // 50) / RATE)
+        assert clip.audio[before : before + RATE // 50] == pytest.approx(expected, abs=0.1)
