@@ -7,6 +7,7 @@ import resource
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -22,8 +23,10 @@ _LOOK_EVERY = 16
 _GRACE_S = 1.0  # between the limit that decoding checks by itself and the kernel's
 
 
-def serve(pipe_handle: int, memory_handle: int) -> None:
-    """Answer questions ``(kind, *arguments)`` until the worker is gone.
+def serve(pipe_handle: int, memory_handle: int, inbox_handle: int) -> None:
+    """Answer questions ``(kind, source, *arguments)`` until the worker is gone.
+
+    With each comes a list of what was fetched of the source: its offsets and places in the inbox.
 
     Answers are ``("answer", answer)``, the last one ``("end", (answer, tired))``; the worker raises
     ``("error", error)``.
@@ -37,11 +40,15 @@ def serve(pipe_handle: int, memory_handle: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     pipe = Connection(pipe_handle)
-    shared = SharedMemory(memory_handle)
+    shared, inbox = SharedMemory(memory_handle), SharedMemory(inbox_handle)
     asked = 0
     with suppress(EOFError, ConnectionError):  # the worker is gone
         while True:
-            question = pipe.recv()
+            question, places = pipe.recv()
+            if places:
+                fetched = tuple((at, inbox.read_bytes(place)) for at, place in places)
+                kind, source, *others = question
+                question = (kind, replace(source, fetched=fetched), *others)
             try:
                 last = None
                 for answer in _answers(question, shared):

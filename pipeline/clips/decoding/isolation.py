@@ -27,11 +27,12 @@ from multiprocessing import Pipe
 from typing import Any
 
 from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, joined
-from pipeline.clips.decoding.decoder import MediaInfo, Source
-from pipeline.clips.decoding.shared_memory import SharedMemory
+from pipeline.clips.decoding.decoder import MediaFile, MediaInfo, Source
+from pipeline.clips.decoding.shared_memory import Place, SharedMemory
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig
 
+Fetched = tuple[int, Place]  # offset in its file, and place in shared memory
 _START_S = 120.0  # longest start of a child, and the worker's last resort when the alarm fails
 
 
@@ -131,13 +132,13 @@ class _Child:
     """The worker's end of a decoding process."""
 
     def __init__(self) -> None:
-        self.memory = SharedMemory()
+        self.memory, self.inbox = SharedMemory(), SharedMemory()
         ours, theirs = Pipe()
         self.pipe = ours
         # A plain child rather than multiprocessing's: that would import the worker's main module
         # again, and a daemonic worker may not have children.
         path = os.pathsep.join(p for p in sys.path if p)
-        handles = (theirs.fileno(), self.memory.handle)
+        handles = (theirs.fileno(), self.memory.handle, self.inbox.handle)
         self.process = subprocess.Popen(
             [sys.executable, "-c", _MAIN, *map(str, handles)],
             pass_fds=handles,
@@ -156,7 +157,7 @@ class _Child:
         """
         finished = False
         try:
-            self.pipe.send(question)
+            self.pipe.send(self._posted(question))
             while not finished:
                 # The child's own alarm ends it; this is for one that cannot even be alarmed.
                 if not self.pipe.poll(2 * limit_s + _START_S):
@@ -174,6 +175,18 @@ class _Child:
         finally:
             # An interrupted worker must not find this question's answers under the next one.
             self.tired = self.tired or not finished
+
+    def _posted(self, question: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[Fetched]]:
+        """A question without what was fetched of its file, and where that lies in the inbox.
+
+        Through the pipe it would take the child a millisecond a megabyte.
+        """
+        kind, source, *others = question
+        if not isinstance(source, MediaFile) or not source.fetched:
+            return question, []
+        self.inbox.reset()
+        places = [(offset, self.inbox.write_bytes(data)) for offset, data in source.fetched]
+        return (kind, replace(source, fetched=()), *others), places
 
     def _autopsy(self, silent: bool) -> Reject:
         if silent:
@@ -195,6 +208,7 @@ class _Child:
             self.process.kill()
         self.process.wait()
         self.memory.close()
+        self.inbox.close()
 
     @property
     def usable(self) -> bool:

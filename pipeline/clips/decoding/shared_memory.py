@@ -35,8 +35,13 @@ class SharedMemory:
 
     def write(self, array: np.ndarray | None) -> Place | None:
         """Copy an array to behind the one before; None stands for no array."""
-        if array is None:
-            return None
+        return None if array is None else self._written(array)
+
+    def write_bytes(self, data: bytes) -> Place:
+        """Likewise, for `read_bytes`."""
+        return self._written(np.frombuffer(data, np.uint8))
+
+    def _written(self, array: np.ndarray) -> Place:
         place = (array.shape, array.dtype.str, self._end)
         self._end += -(-array.nbytes // 64) * 64
         size = os.fstat(self.handle).st_size
@@ -48,6 +53,9 @@ class SharedMemory:
     def read(self, place: Place | None) -> np.ndarray | None:
         """A copy, since the next question's answers overwrite it."""
         return None if place is None else self._mapped(*place).copy()
+
+    def read_bytes(self, place: Place) -> bytes:
+        return self._mapped(*place).tobytes()
 
     def close(self) -> None:
         if self.handle >= 0:

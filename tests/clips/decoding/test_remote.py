@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import boto3
@@ -14,6 +15,7 @@ from pipeline.clips.chunks import clips_of
 from pipeline.clips.decoding.byte_index import WHOLE, ByteIndex, joined, wanted_ranges
 from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, decode_clips, probe
 from pipeline.clips.decoding.decoder import MediaFile, MediaInfo
+from pipeline.clips.decoding.isolation import decode_clips_isolated
 from pipeline.clips.decoding.media import opened
 from pipeline.clips.decoding.ranges import RangeReader
 from pipeline.clips.fetching import fetch_for_decoding, fetch_for_probing
@@ -249,3 +251,22 @@ def test_what_cannot_be_fetched_is_left_to_the_decoder(s3, bucket):
     (reject,) = decode_clips(fetched[2], [ClipRequest(1.0, 128)], CONFIG)
     assert isinstance(reject, Reject)
     assert reject.reason is Reason.CHANGED
+
+
+def test_what_was_fetched_reaches_the_decoding_process(tmp_path, s3, bucket):
+    film = write(tmp_path / "film.mp4", GeneratedVideo())
+    data = film.read_bytes()
+    bucket.put_object(Bucket="media", Key="film", Body=data)
+    asked = [ClipRequest(1.0, 128)]
+    (theirs,) = decode_clips(Location.of(film), asked, CONFIG)
+    with flaky(s3, 0, 0) as (endpoint, did):
+        remote = Location.of(s3_uri("media/film", endpoint))
+        cuts = (0, 10_000, 10_001, len(data))
+        pieces = tuple((a, data[a:b]) for a, b in pairwise(cuts))
+        for fetched in (pieces, ((0, data),), pieces[:2]):
+            (ours,) = decode_clips_isolated(
+                MediaFile(remote, len(data), None, 1, fetched), asked, CONFIG
+            )
+            assert np.array_equal(ours.video, theirs.video)
+            assert np.array_equal(ours.audio, theirs.audio)
+        assert did["asked"] == 1
