@@ -34,6 +34,7 @@ from pipeline.storage import Location
 from pipeline.telemetry.progress import Progress
 
 CLIPS_PER_SHARD = 128
+FORMAT = 2  # of stored clips; those of 1 had other colours and let no picture stay at their end
 _TAR_HEADER = 512  # bytes before a member's data (POSIX ustar)
 _SCHEMA = pa.schema(
     [
@@ -91,6 +92,7 @@ def _check(place: Location, config: Config) -> None:
         "jitter_s": config.clips.jitter_s,
         "clips_per_shard": CLIPS_PER_SHARD,
         "codec": config.store.codec,
+        "format": FORMAT,
     }
     made = place / "store.json"
     if not made.exists():
