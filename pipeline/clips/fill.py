@@ -34,7 +34,7 @@ from pipeline.storage import Location
 from pipeline.telemetry.progress import Progress
 
 CLIPS_PER_SHARD = 128
-FORMAT = 2  # of stored clips; those of 1 had other colours and let no picture stay at their end
+FORMAT = 2  # of stored clips; those of format 1 have other colours
 _TAR_HEADER = 512  # bytes before a member's data (POSIX ustar)
 _SCHEMA = pa.schema(
     [
