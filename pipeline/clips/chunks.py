@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import ray
 
 from pipeline.clips import rejects
@@ -161,7 +162,9 @@ def scanned(scan: Location, num_chunks: int, kind: str, counts: Counter[str]) ->
     """The tables of all chunks in order, read ahead; their counts are added to `counts`."""
 
     def read(number: int) -> pa.Table:
-        return (scan / f"{number:08d}-{kind}.parquet").read_table()
+        # Whole, since on object stores a table read by its columns takes five requests.
+        data = (scan / f"{number:08d}-{kind}.parquet").read_bytes()
+        return pq.read_table(pa.BufferReader(data))
 
     with ThreadPoolExecutor(_READERS) as pool:
         for first in range(0, num_chunks, 4 * _READERS):

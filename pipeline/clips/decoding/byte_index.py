@@ -16,28 +16,29 @@ WHOLE = 2 << 20  # a file up to this size is read whole: more requests would tak
 FIRST = 1 << 20  # bytes to read of a file of unknown size
 _MOST = 16 << 20  # a clip that spans more is not fetched ahead: its tracks lie apart
 _NEAR = 1 << 17  # ranges that are closer than this are read as one
-_STEPS = 8  # parts of a clip's window of which the bytes are known apart
-_AHEAD_S = 0.75  # decoders start before what is shown, and packets are not in the order of display
+_STEPS = 12  # parts of a clip's window of which the bytes are known apart
+STEP_S = 0.25  # of media time, that an index tells apart
+_AHEAD_S = 0.4  # decoders start before what is shown, and packets are not in the order of display
 _BUFFER = 1 << 16  # libavformat reads on to the end of its buffer
 
 
 @dataclass(frozen=True)
 class ByteIndex:
-    """Where in a file its seconds lie: those from ``start_s + i`` on begin at ``first[i]``, and
-    those until ``start_s + i`` end at ``stop[i]``.
+    """Where in a file its media times lie: those from ``start_s + i * STEP_S`` on begin at
+    ``first[i]``, and those until then end at ``stop[i]``.
     """
 
     head_bytes: int  # in front of the file, that opening reads
     tail_bytes: int  # and at its end
     start_s: float  # media time
-    first: np.ndarray = field(repr=False)  # int64 [seconds]
-    stop: np.ndarray = field(repr=False)  # int64 [seconds]
+    first: np.ndarray = field(repr=False)  # int64 [steps]
+    stop: np.ndarray = field(repr=False)  # int64 [steps]
 
     def between(self, start_s: float, end_s: float) -> ByteRange:
         """The bytes of a stretch of media time."""
         last = len(self.first) - 1
-        begin = min(max(math.floor(start_s - _AHEAD_S - self.start_s), 0), last)
-        end = min(max(math.ceil(end_s + _AHEAD_S - self.start_s), 0), last)
+        begin = min(max(math.floor((start_s - _AHEAD_S - self.start_s) / STEP_S), 0), last)
+        end = min(max(math.ceil((end_s + _AHEAD_S - self.start_s) / STEP_S), 0), last)
         return int(self.first[begin]), int(self.stop[end])
 
     def columns(self, start_s: float, end_s: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import av
 import numpy as np
 from av.stream import Stream
 
-from pipeline.clips.decoding.byte_index import WHOLE, ByteIndex, head_and_tail
+from pipeline.clips.decoding.byte_index import STEP_S, WHOLE, ByteIndex, head_and_tail
 from pipeline.clips.decoding.decoder import MediaFile, MediaInfo
 from pipeline.clips.decoding.media import Media, opened
 
@@ -40,7 +40,7 @@ def learn(media: Media, info: MediaInfo, timeout_s: float) -> ByteIndex | None:
             with suppress(av.error.FFmpegError):
                 lean.seek(lean.timestamp(middle, lean.tracks[0]), stream=lean.tracks[0])
             head, tail = head_and_tail(lean.reader.reads, reader.size)
-            at_s = info.start_s + np.arange(math.ceil(length) + 1)
+            at_s = info.start_s + STEP_S * np.arange(math.ceil(length / STEP_S) + 1)
             first, stop = _positions(lean, at_s, reader.size)
     except Exception:  # nothing is lost but speed
         return None
@@ -54,7 +54,7 @@ def _positions(media: Media, at_s: np.ndarray, size: int) -> tuple[np.ndarray, n
     if media.floating or tracks[0] is None:
         # A constant rate; wrong guesses cost requests, nothing else.
         share = np.linspace(0, size, len(at_s))
-        margin = max(_SLACK, _GUESS_S * size / len(at_s))
+        margin = max(_SLACK, _GUESS_S / STEP_S * size / len(at_s))
         found = [(share - margin, share + margin)]
     first = np.min([first for first, _ in found], axis=0).astype(np.int64)
     stop = np.max([stop for _, stop in found], axis=0).astype(np.int64)
