@@ -96,7 +96,8 @@ def of_dataset(media: LabelledMedia, place: Location, config: Config, n: int) ->
         settings = config.index.model_copy(update={"window_s": _WHOLE_FILE_S, "min_s": _MIN_S})
         index(cuts.full_uri, place, config.model_copy(update={"index": settings}))
         (place / "INDEXED").write_text("")
-    rejected = len((place / REJECTS).read_table(["uri"]))
+    modalities = (place / REJECTS).read_table(["modality"])["modality"]
+    rejected = modalities.null_count  # the others lost one modality only
     if not list((place / "clips").files(".parquet")):
         raise UserError(
             f"none of the {len(media):,} files of {media.root} can be used; {place / REJECTS} says "
