@@ -49,23 +49,30 @@ def learn(media: Media, info: MediaInfo, timeout_s: float) -> ByteIndex | None:
 
 def _positions(media: Media, at_s: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     """For each of these media times where reading begins, and where it ends; int64 [times]."""
-    tracks = [_of_track(media, track, at_s, size) for track in media.tracks]
+    # Reading begins at a keyframe of the first track, and there in every other track.
+    begin_s, tracks = at_s, []
+    for track in media.tracks:
+        tracks.append(_of_track(media, track, at_s, begin_s, size))
+        if tracks[-1] is not None and track.type == "video":
+            begin_s = np.minimum(at_s, tracks[-1][2])
     found = [track for track in tracks if track is not None]
     if media.floating or tracks[0] is None:
         # A constant rate; wrong guesses cost requests, nothing else.
         share = np.linspace(0, size, len(at_s))
         margin = max(_SLACK, _GUESS_S / STEP_S * size / len(at_s))
-        found = [(share - margin, share + margin)]
-    first = np.min([first for first, _ in found], axis=0).astype(np.int64)
-    stop = np.max([stop for _, stop in found], axis=0).astype(np.int64)
+        found = [(share - margin, share + margin, at_s)]
+    first = np.min([first for first, _, _ in found], axis=0).astype(np.int64)
+    stop = np.max([stop for _, stop, _ in found], axis=0).astype(np.int64)
     slack = _SLACK if len(found) < len(tracks) else 0
     return np.maximum(first - slack, 0), np.minimum(stop + slack, size)
 
 
 def _of_track(
-    media: Media, track: Stream, at_s: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Of one track; None where libavformat has no whole index of it."""
+    media: Media, track: Stream, at_s: np.ndarray, begin_s: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """Of one track, that is read from `begin_s` on for what is shown at `at_s`; and when what is
+    read first begins. None where libavformat has no whole index of it.
+    """
     entries = track.index_entries
     if len(entries) < 2:
         return None
@@ -80,8 +87,9 @@ def _of_track(
     keys = np.flatnonzero(table["key"]) if track.type == "video" else np.arange(len(table))
     if not len(keys):
         return None
-    before = np.maximum(np.searchsorted(when[keys], at_s, side="right") - 1, 0)
+    before = np.maximum(np.searchsorted(when[keys], begin_s, side="right") - 1, 0)
     after = np.searchsorted(when, at_s, side="right")
     # Where entries have no size, the data of one end where the next begins.
     ends = np.append(table["stop"], size)
-    return table["first"][keys][before], ends[np.minimum(after, len(table))]
+    stop = ends[np.minimum(after, len(table))]
+    return table["first"][keys][before], stop, when[keys][before]
