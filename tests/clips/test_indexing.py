@@ -155,15 +155,18 @@ def test_cuts_table_without_its_columns_is_a_clear_error(tmp_path: Path) -> None
         index(str(tmp_path / "cuts.csv"), Location.of(tmp_path / "run"), tiny())
 
 
-def test_the_zoo_lands_in_exactly_one_table(tmp_path: Path) -> None:
-    zoo = shared_media("zoo")
-    files = {str(p) for p in zoo.rglob("*") if p.is_file() and not p.name.startswith(".")}
+@pytest.mark.parametrize("folder", ["zoo", "field"])
+def test_odd_media_land_in_exactly_one_table(folder: str, tmp_path: Path) -> None:
+    media = shared_media(folder)
+    files = {str(p) for p in media.rglob("*") if p.is_file() and not p.name.startswith(".")}
     run = Location.of(tmp_path)
-    report = index(str(zoo), run, tiny())
+    report = index(str(media), run, tiny())
     assert report.listed == len(files)
     assert adds_up(report)
     kept = set(table(run)["uri"].to_pylist())
-    rejected = (run / REJECTS).read_table()["uri"].to_pylist()
+    rows = (run / REJECTS).read_table().to_pylist()
+    rejected = [row["uri"] for row in rows if row["modality"] is None]
+    assert {row["uri"] for row in rows if row["modality"]} <= kept
     assert kept | set(rejected) == files
     assert not kept & set(rejected)
     assert len(rejected) == len(set(rejected))
