@@ -10,7 +10,7 @@ import av
 import numpy as np
 
 from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, decode_clips
-from pipeline.clips.decoding.decoder import MediaInfo
+from pipeline.clips.decoding.decoder import MediaFile, MediaInfo
 from pipeline.clips.decoding.isolation import decode_clips_isolated
 from pipeline.clips.decoding.media import opened
 from pipeline.clips.decoding.packets import read_packets
@@ -31,14 +31,19 @@ def times(centre: float) -> list[float]:
     return [centre + (i - (FRAMES - 1) / 2) / FPS for i in range(FRAMES)]
 
 
+def indexed(path: Path, info: MediaInfo) -> MediaFile:
+    """As decoding gets it, with what indexing has learnt."""
+    return MediaFile(Location.of(path), info.size, info.etag, info.pieces)
+
+
 def ours(path: Path, centre: float, info: MediaInfo) -> object:
-    (clip,) = decode_clips(Location.of(path), [ClipRequest(centre, SHORT)], CONFIG)
+    (clip,) = decode_clips(indexed(path, info), [ClipRequest(centre, SHORT)], CONFIG)
     assert isinstance(clip, DecodedClip)
     return clip
 
 
 def isolated(path: Path, centre: float, info: MediaInfo) -> object:
-    (clip,) = decode_clips_isolated(Location.of(path), [ClipRequest(centre, SHORT)], CONFIG)
+    (clip,) = decode_clips_isolated(indexed(path, info), [ClipRequest(centre, SHORT)], CONFIG)
     assert isinstance(clip, DecodedClip)
     return clip
 
