@@ -15,6 +15,7 @@ from pipeline.clips.rejects import Reason, Reject
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
 from tests.clips.decoding.media_factory import VIDEO, GeneratedVideo, frame_pixels, write
+from tests.conftest import shared_media
 
 CONFIG = ClipsConfig(video=VIDEO)
 
@@ -244,3 +245,20 @@ def test_the_decoders_words_are_about_the_file_at_hand(tmp_path):
     result = probe(Location.of(tmp_path / "text.dat"))
     assert isinstance(result, Reject)
     assert "mpeg4" not in result.detail
+
+
+@pytest.mark.parametrize("seconds", [0.4, 1.0, 1.5])
+def test_short_ogg_is_as_long_as_it_sounds(tmp_path, seconds):
+    """One page holds all of it; after a seek libavformat gives its last packet a wrong length."""
+    generated = GeneratedVideo(
+        video=None, audio="vorbis", layout="stereo", rate=44_100, seconds=seconds
+    )
+    info = probe(Location.of(write(tmp_path / "word.ogg", generated)))
+    assert isinstance(info, MediaInfo), info
+    assert info.end_s - info.start_s == pytest.approx(seconds, abs=0.05)
+
+
+def test_short_ogg_of_the_field():
+    info = probe(Location.of(shared_media("field") / "19_short_vorbis.ogg"))
+    assert isinstance(info, MediaInfo), info
+    assert (info.start_s, info.end_s) == pytest.approx((0, 1), abs=0.01)
