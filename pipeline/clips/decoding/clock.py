@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum, auto
 from itertools import accumulate, chain, islice, pairwise
 
 from av.packet import Packet
@@ -18,25 +19,42 @@ STANDS_S = 10.0  # for which the last picture of a track is shown beyond its own
 _REORDERED = 16  # frames within which a wrong order shows (H.264 A.3.1, HEVC A.4.1)
 
 
+class Trust(Enum):
+    """How far stamps say which frame is shown."""
+
+    FULL = auto()
+    # Every frame is stored as if it were shown in the order of decoding. A codec that reorders may
+    # mean another order (B-frames in a container without offsets): frames must come in step.
+    IN_STEP = auto()
+    NONE = auto()
+
+
 class FrameClock:
     """The stamps of packets in decoding order, from a keyframe on."""
 
     def __init__(self, media: Media, packets: Sequence[Packet]) -> None:
         assert media.video is not None
         self._media, self._track, self._packets = media, media.video, packets
+        self._tick_s = float(media.video.time_base or 1)
         # AVI stores no presentation stamps: its n-th frame is shown at n / fps. libavformat guesses
         # a wrong order for reordered frames and for packets of two frames (DivX).
         reorders = media.video.codec_context.name in REORDERING
         self.counts = reorders and media.container.format.name == "avi"
         self.places: dict[int, int] = {}  # stamp of a frame that is shown → place of its packet
-        bad, reordered = [], []
+        bad, reordered, reached = [], [], []
+        latest = float("-inf")
         group: set[int] = set()
         for place, packet in enumerate(packets):
-            stamp = packet.dts if self.counts else packet.pts
+            pts, dts = packet.pts, packet.dts
+            stamp = dts if self.counts else pts
             if starts(packet):
                 group = set()
             bad.append(stamp is None or packet.is_corrupt or stamp in group)
-            reordered.append(packet.dts is None or packet.pts != packet.dts)
+            reordered.append(dts is None or pts != dts)
+            decoded = pts if dts is None else dts
+            if decoded is not None:
+                latest = max(latest, self.seconds(decoded))
+            reached.append(latest)
             if stamp is not None and not packet.is_discard:
                 group.add(stamp)
                 self.places.setdefault(stamp, place)
@@ -44,7 +62,7 @@ class FrameClock:
         self._times = [self.seconds(stamp) for stamp in self._stamps]
         self._bad = [0, *accumulate(bad)]
         self._reordered = [0, *accumulate(reordered)] if reorders else None
-        self._reached = list(accumulate((self._decoded_s(p) for p in packets), max))
+        self._reached = reached  # media times, in the order of decoding
 
     @property
     def step_s(self) -> float:
@@ -53,7 +71,7 @@ class FrameClock:
 
     def seconds(self, stamp: int) -> float:
         """Media time of a stamp."""
-        return self._media.seconds(stamp, self._track)
+        return stamp * self._tick_s - self._media.origin_s
 
     @property
     def first_s(self) -> float:
@@ -66,19 +84,19 @@ class FrameClock:
             return 0
         return self.places[self._stamps[self._rank(target_s)]]
 
-    def is_reliable(self, start: int, target_s: float) -> bool:
-        """Whether the stamps from a place on say which frame is shown at a time.
-
-        Where every frame is stored as if it were shown in the order of decoding, a codec that
-        reorders frames may mean another one (B-frames in a container without offsets).
-        """
+    def trust(self, start: int, target_s: float) -> Trust:
+        """How far the stamps from a place on say which frame is shown at a time."""
         stop = bisect_right(self._reached, target_s, lo=start) + 1
         stop = min(stop, len(self._packets))
-        if self.counts or not self._packets or not starts(self._packets[start]):
-            return False
+        if not self._packets or not starts(self._packets[start]):
+            return Trust.NONE
         if self._bad[stop] > self._bad[start]:
-            return False
-        return self._reordered is None or self._reordered[stop] > self._reordered[start]
+            return Trust.NONE
+        if self._reordered is None:
+            return Trust.FULL
+        if self._reordered[stop] == self._reordered[start]:
+            return Trust.IN_STEP
+        return Trust.NONE if self.counts else Trust.FULL
 
     def shown_at(self, targets_s: Sequence[float]) -> dict[int, tuple[float, float, range]]:
         """By stamp, in order, the frames shown at sorted times: start, end and their targets."""
@@ -123,10 +141,6 @@ class FrameClock:
 
     def _rank(self, target_s: float) -> int:
         return max(0, bisect_right(self._times, target_s + TOLERANCE_S) - 1)
-
-    def _decoded_s(self, packet: Packet) -> float:
-        stamp = packet.dts if packet.dts is not None else packet.pts
-        return float("-inf") if stamp is None else self.seconds(stamp)
 
 
 def timed(

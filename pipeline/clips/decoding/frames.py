@@ -17,7 +17,7 @@ from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
-from pipeline.clips.decoding.clock import TOLERANCE_S, FrameClock, timed
+from pipeline.clips.decoding.clock import TOLERANCE_S, FrameClock, Trust, timed
 from pipeline.clips.decoding.encryption import reject_encrypted
 from pipeline.clips.decoding.media import Media
 from pipeline.clips.decoding.nal import is_layered, recovery_frames
@@ -84,19 +84,20 @@ class _Search:
 
     def displayed(self, targets_s: Sequence[float]) -> Iterator[DisplayedFrame]:
         """As far as the decoder gives them."""
-        groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
+        groups: dict[tuple[int, Trust], list[int]] = defaultdict(list)
         for i, target_s in enumerate(targets_s):
             place = self.clock.place_at(target_s)
             key = self._key(place) - self.earlier
             start = self.keys[max(0, key)] if self.keys else 0
             if self._recovers_later(start, place) and not self.is_last:
                 continue
-            reliable = not self.earlier and self.clock.is_reliable(start, target_s)
-            groups[start, reliable].append(i)
-        for (start, reliable), group in groups.items():
+            trust = Trust.NONE if self.earlier else self.clock.trust(start, target_s)
+            groups[start, trust].append(i)
+        for (start, trust), group in groups.items():
             done = 0
-            if reliable:
-                for item in self._planned(start, [targets_s[i] for i in group]):
+            if trust is not Trust.NONE:
+                planned = self._planned if trust is Trust.FULL else self._in_step
+                for item in planned(start, [targets_s[i] for i in group]):
                     done = item.targets.stop
                     yield _renumbered(item, group)
             if group[done:]:
@@ -137,6 +138,22 @@ class _Search:
                     if frame.pts != next(due) or frame.is_corrupt:
                         return
                     yield DisplayedFrame(frame, *wanted[frame.pts])
+
+    def _in_step(self, start: int, targets_s: Sequence[float]) -> Iterator[DisplayedFrame]:
+        """The same, as far as every frame comes with the next stamp."""
+        wanted = self.clock.shown_at(targets_s)
+        left = len(wanted)
+        with closing(self._decoded(self.packets[start:])) as frames:
+            for frame, stamp in zip(frames, self.clock.stamps_from(start)):
+                # AVI's chunks are counted, which a decoder that holds frames back would shift.
+                held_back = self.clock.counts and frame.dts != stamp
+                if frame.pts != stamp or held_back or frame.is_corrupt:
+                    return
+                if stamp in wanted:
+                    yield DisplayedFrame(frame, *wanted[stamp])
+                    left -= 1
+                if not left:
+                    return
 
     def _swept(self, start: int, targets_s: Sequence[float]) -> Iterator[DisplayedFrame]:
         """Decode everything, and show at each target the last frame at or before it."""

@@ -165,7 +165,8 @@ class _VideoPackets:
         self._reorders = False
         if media.video is not None and wanted:
             self.stated_end_s = media.stated_end_s(media.video) or float("inf")
-            self._reorders = media.video.codec_context.name in REORDERING
+            counted = media.container.format.name == "avi"  # its chunks are in order
+            self._reorders = not counted and media.video.codec_context.name in REORDERING
         self._keys: list[int] = []  # places of keyframes at or before the interval's start
         self._wanted_keys = 1 + earlier if wanted else 0
         # Matroska stores no decoding times, and after a seek libavformat guesses too late ones.
