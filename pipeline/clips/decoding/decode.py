@@ -12,7 +12,6 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import cache
 
 import numpy as np
 
@@ -241,12 +240,15 @@ def _videos(
     missing = dict.fromkeys(shown, count)
     outside: dict[int, str] = {}
     for frame in media.frames([t for t, _, _ in targets], deadline):
-        rgb = cache(frame.rgb)  # clips of one view share it
+        shown_as: dict[View, np.ndarray] = {}  # clips of one view share it
         for t, n, i in targets[frame.targets.start : frame.targets.stop]:
             if t < frame.start_s - OUTSIDE_S or t > frame.end_s + OUTSIDE_S:
                 outside[n] = f"no frame at {t:.2f} s, the nearest is at {frame.start_s:.2f} s"
                 continue
-            stacks[n][i] = rgb(shown[n].view)
+            view = shown[n].view
+            if view not in shown_as:
+                shown_as[view] = frame.rgb(view)
+            stacks[n][i] = shown_as[view]
             missing[n] -= 1
     videos: dict[int, np.ndarray | Reject] = {**stacks}
     for n, plan in shown.items():

@@ -10,7 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import av
 from av.packet import Packet
@@ -40,6 +40,10 @@ class DisplayedFrame:
     end_s: float
     targets: range
 
+    def at(self, targets: range) -> DisplayedFrame:
+        """The same for other targets."""
+        return DisplayedFrame(self.frame, self.start_s, self.end_s, targets)
+
 
 def displayed_frames(
     media: Media, span: Span, targets_s: Sequence[float], deadline: float
@@ -66,7 +70,7 @@ def displayed_frames(
             places = [left[i] for i in item.targets]
             together = places[-1] - places[0] == len(places) - 1
             for run in [places] if together else [[place] for place in places]:
-                yield replace(item, targets=range(run[0], run[-1] + 1))
+                yield item.at(range(run[0], run[-1] + 1))
         left = [place for i, place in enumerate(left) if i not in shown]
         if not left or span.from_start:
             return
@@ -214,7 +218,7 @@ class _Search:
 
 def _renumbered(item: DisplayedFrame, group: Sequence[int]) -> DisplayedFrame:
     places = range(group[item.targets.start], group[item.targets.stop - 1] + 1)
-    return replace(item, targets=places)
+    return item.at(places)
 
 
 def _droppable(context: VideoCodecContext, packets: Sequence[Packet]) -> bool:

@@ -19,8 +19,21 @@ class Orientation(NamedTuple):
     vflip: bool = False  # swap top and bottom
 
     @classmethod
-    def of(cls, frame: VideoFrame) -> Orientation:
-        """From the frame's display matrix, which its container or its codec gave it."""
+    def of(cls, frame: VideoFrame, known: Known | None = None) -> Orientation:
+        """From the frame's display matrix, which its container or its codec gave it.
+
+        Args:
+            known: what earlier frames of the track had, by the angle that PyAV tells; added to.
+        """
+        if known is None:
+            return cls._of(frame)
+        angle = frame.rotation
+        if angle not in known:
+            known[angle] = cls._of(frame)
+        return known[angle]
+
+    @classmethod
+    def _of(cls, frame: VideoFrame) -> Orientation:
         matrix = _matrix(frame)
         if matrix is None:
             return UPRIGHT
@@ -68,6 +81,9 @@ class Orientation(NamedTuple):
 
 
 UPRIGHT = Orientation()
+# A frame whose side data was looked at keeps itself alive until Python's garbage collector finds
+# it, with all of its pixels. So one frame a file is looked at, not every one.
+Known = dict[int, Orientation]
 
 
 def rotation(frame: VideoFrame) -> int:

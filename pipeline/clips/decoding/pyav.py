@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from pipeline.clips.decoding.frames import displayed_frames
 from pipeline.clips.decoding.index_entries import learn
 from pipeline.clips.decoding.layout import Layout, layout_of
 from pipeline.clips.decoding.media import Media, ffmpeg_errors_as_rejects, opened
+from pipeline.clips.decoding.orientation import Known
 from pipeline.clips.decoding.packets import Span, audio_of, read_packets
 from pipeline.clips.decoding.probe import probe_media
 from pipeline.clips.decoding.samples import decode_stretches, resampled
@@ -37,6 +39,7 @@ class PyAVDecoder(Decoder):
         self._span = Span([], [], False)
         self._asked: Interval | None = None
         self._deadline = 0.0
+        self._known: Known = {}
 
     @classmethod
     def probe(cls, source: Source, timeout_s: float) -> MediaInfo:
@@ -61,11 +64,13 @@ class PyAVDecoder(Decoder):
 
     def close(self) -> None:
         self._media.close()
+        gc.collect(0)  # see `orientation.Known`
 
     def enter(self, time_s: float) -> None:
         if self._layout:
             self._media.close()
             self._media = self._part_opened(part=self._layout.part_at(time_s))
+            self._known = {}
 
     def read(self, video: Interval | None, audio: Interval | None, deadline: float) -> None:
         self._asked, self._deadline = audio, deadline
@@ -77,7 +82,8 @@ class PyAVDecoder(Decoder):
             return
         with ffmpeg_errors_as_rejects():
             for shown in displayed_frames(self._media, self._span, times_s, deadline):
-                yield Frame(shown.start_s, shown.end_s, shown.targets, partial(_rgb, shown.frame))
+                rgb = partial(_rgb, shown.frame, self._known)
+                yield Frame(shown.start_s, shown.end_s, shown.targets, rgb)
 
     def samples(
         self, windows: Sequence[Interval], count: int, rate: int
@@ -109,6 +115,6 @@ class PyAVCudaDecoder(PyAVDecoder):
     on_gpu: ClassVar[bool] = True
 
 
-def _rgb(frame: VideoFrame, view: View) -> np.ndarray:
+def _rgb(frame: VideoFrame, known: Known, view: View) -> np.ndarray:
     with ffmpeg_errors_as_rejects():
-        return to_rgb(frame, view)
+        return to_rgb(frame, view, known)

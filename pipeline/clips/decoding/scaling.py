@@ -18,7 +18,7 @@ from av.video.frame import VideoFrame
 
 from pipeline.clips.decoding.colour import PIXEL_FORMAT, Matrix, to_rgb8
 from pipeline.clips.decoding.decoder import Region, View
-from pipeline.clips.decoding.orientation import Orientation
+from pipeline.clips.decoding.orientation import Known, Orientation
 
 _SHRINKS = 1 / 1.5  # scale below which the source's pixels are finer than the result's
 
@@ -82,9 +82,11 @@ class FrameKind(NamedTuple):
     orientation: Orientation
 
     @classmethod
-    def of(cls, frame: VideoFrame) -> FrameKind:
-        color = Matrix.of(frame), int(frame.color_range)
-        return cls(frame.width, frame.height, frame.format.name, *color, Orientation.of(frame))
+    def of(cls, frame: VideoFrame, known: Known | None = None) -> FrameKind:
+        """See `Orientation.of`."""
+        color, orientation = Matrix.of(frame), Orientation.of(frame, known)
+        size = frame.width, frame.height
+        return cls(*size, frame.format.name, color, int(frame.color_range), orientation)
 
 
 def filter_graph(kind: FrameKind, steps: Sequence[tuple[str, str]]) -> Graph:
@@ -104,9 +106,9 @@ def filter_graph(kind: FrameKind, steps: Sequence[tuple[str, str]]) -> Graph:
     return graph
 
 
-def to_rgb(frame: VideoFrame, view: View) -> np.ndarray:
+def to_rgb(frame: VideoFrame, view: View, known: Known | None = None) -> np.ndarray:
     """RGB uint8 [size, size, 3] of a view of the frame, upright."""
-    kind = FrameKind.of(frame)
+    kind = FrameKind.of(frame, known)
     graph, x, y = _graph(view, kind)
     graph.vpush(frame)
     scaled = graph.vpull().to_ndarray()

@@ -29,7 +29,7 @@ from pipeline.clips.decoding.decoder import OUTSIDE_S, Source, load_decoder
 from pipeline.clips.decoding.frames import DisplayedFrame, displayed_frames
 from pipeline.clips.decoding.layout import opened_at
 from pipeline.clips.decoding.media import Media, reject_for_ffmpeg
-from pipeline.clips.decoding.orientation import UPRIGHT
+from pipeline.clips.decoding.orientation import UPRIGHT, Known
 from pipeline.clips.decoding.packets import read_packets
 from pipeline.clips.decoding.pyav import PyAVCudaDecoder
 from pipeline.clips.decoding.samples import decode_stretches, resampled
@@ -107,10 +107,11 @@ def _shrunk(
     """The frames displayed in an interval, shrunk and stamped in ticks since its start."""
     shrunk: dict[int, VideoFrame] = {}
     graphs: dict[FrameKind, list[Graph]] = {}
+    known: Known = {}
     for item in shown:
         if item.start_s > end + OUTSIDE_S or item.end_s < begin - OUTSIDE_S:
             continue
-        kind = FrameKind.of(item.frame)
+        kind = FrameKind.of(item.frame, known)
         if kind not in graphs:
             graphs[kind] = _shrinking_graphs(kind, config, codec)
         first, *second = graphs[kind]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 
@@ -178,3 +179,18 @@ def test_a_machine_without_a_gpu_decodes_all_the_same(tmp_path):
         source, [ClipRequest(1.0, 128)], config.model_copy(update={"decoder": "cuda"})
     )
     assert np.array_equal(a.video, b.video)
+
+
+def test_no_frames_are_left_to_the_garbage_collector(tmp_path):
+    """A frame whose side data was read holds itself, and all of its pixels."""
+    source = Location.of(write(tmp_path / "video.mp4", GeneratedVideo(seconds=2.0)))
+    turn(tmp_path / "video.mp4", 90)
+    gc.collect()
+    gc.disable()
+    try:
+        for centre in (0.3, 0.9, 1.5):
+            decode_clips(source, [ClipRequest(centre, 128)], ClipsConfig(video=VIDEO))
+        left = [each for each in gc.get_objects() if isinstance(each, av.VideoFrame)]
+    finally:
+        gc.enable()
+    assert not left
