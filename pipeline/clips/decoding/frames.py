@@ -61,10 +61,11 @@ def displayed_frames(
     left = list(range(len(targets_s)))
     for earlier in range(_EARLIER + 1):
         times = [targets_s[i] for i in left]
-        if earlier:
+        if earlier and not span.from_start:
             span = read_packets(media, (times[0], times[-1]), None, deadline, earlier)
+        search = _Search(media, span, earlier, deadline)
         shown: set[int] = set()
-        for item in _Search(media, span, earlier, deadline).displayed(times):
+        for item in search.displayed(times):
             shown.update(item.targets)
             # Those that are neighbours here may not have been so before.
             places = [left[i] for i in item.targets]
@@ -72,7 +73,7 @@ def displayed_frames(
             for run in [places] if together else [[place] for place in places]:
                 yield item.at(range(run[0], run[-1] + 1))
         left = [place for i, place in enumerate(left) if i not in shown]
-        if not left or span.from_start:
+        if all(search.is_first(search.start_of(targets_s[place])) for place in left):
             return
 
 
@@ -82,18 +83,15 @@ class _Search:
     def __init__(self, media: Media, span: Span, earlier: int, deadline: float) -> None:
         self.media, self.packets, self.deadline = media, span.video, deadline
         self.clock = FrameClock(media, span.video)
-        self.earlier = earlier
-        self.is_last = span.from_start or earlier == _EARLIER
+        self.earlier, self.from_start = earlier, span.from_start
         self.keys = [place for place, packet in enumerate(span.video) if starts(packet)]
 
     def displayed(self, targets_s: Sequence[float]) -> Iterator[DisplayedFrame]:
         """As far as the decoder gives them."""
         groups: dict[tuple[int, Trust], list[int]] = defaultdict(list)
         for i, target_s in enumerate(targets_s):
-            place = self.clock.place_at(target_s)
-            key = self._key(place) - self.earlier
-            start = self.keys[max(0, key)] if self.keys else 0
-            if self._recovers_later(start, place) and not self.is_last:
+            start = self.start_of(target_s)
+            if self._recovers_later(start, target_s) and not self.is_first(start):
                 continue
             trust = Trust.NONE if self.earlier else self.clock.trust(start, target_s)
             groups[start, trust].append(i)
@@ -110,6 +108,16 @@ class _Search:
                 for item in self._swept(start, [targets_s[i] for i in group[done:]]):
                     yield _renumbered(item, group[done:])
 
+    def start_of(self, target_s: float) -> int:
+        """Place of the keyframe from which the frame shown at a time is decoded."""
+        key = self._key(self.clock.place_at(target_s)) - self.earlier
+        return self.keys[max(0, key)] if self.keys else 0
+
+    def is_first(self, start: int) -> bool:
+        """Whether no keyframe before that at a place is to be tried."""
+        at_start = self.from_start and start <= (self.keys[0] if self.keys else start)
+        return at_start or self.earlier == _EARLIER
+
     def _key(self, place: int) -> int:
         """Which of the keyframes the frame of a packet is decoded from."""
         key = bisect_right(self.keys, place) - 1
@@ -119,7 +127,7 @@ class _Search:
         # A frame that is shown before its keyframe refers to the group before.
         return key - 1 if shown is not None and of_key is not None and shown < of_key else key
 
-    def _recovers_later(self, start: int, place: int) -> bool:
+    def _recovers_later(self, start: int, target_s: float) -> bool:
         """Whether a decoder that starts at a packet may show the frame of another wrongly.
 
         Encoders promise too much: with weighted prediction, pictures are not right so soon. So a
@@ -128,7 +136,8 @@ class _Search:
         if self._context.name != "h264" or not self.keys:
             return False
         frames = recovery_frames(bytes(self.packets[start]))
-        return frames > 0 and (self.earlier == 0 or place - start < frames)
+        behind = self.clock.place_at(target_s) - start
+        return frames > 0 and (self.earlier == 0 or behind < frames)
 
     def _planned(self, start: int, targets_s: Sequence[float]) -> Iterator[DisplayedFrame]:
         """The frames that the stamps name, in their order, up to the first that does not come."""
@@ -174,7 +183,7 @@ class _Search:
                 elif after > done:
                     # Nothing is displayed before the first frame: it stands in. Elsewhere the
                     # decoder has yet to recover, and an earlier keyframe will do.
-                    first_s = float("inf") if self.is_last else self.clock.first_s
+                    first_s = float("inf") if self.is_first(start) else self.clock.first_s
                     stands_in = bisect_left(targets_s, first_s - TOLERANCE_S, hi=after)
                     if stands_in:
                         yield DisplayedFrame(frame, at, at, range(stands_in))
