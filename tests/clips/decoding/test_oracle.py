@@ -187,7 +187,7 @@ def test_pictures_of_real_files_are_those_of_a_linear_decode():
             count, others, none = compared(path)
             total, rejects = total + count, rejects + none
             wrong += others
-    print(f"{total} times, {len(wrong)} other pictures, {rejects} rejects")
+    print(f"{total} times, {len(wrong)} other pictures {wrong}, {rejects} rejects")
     assert total > 1000
     assert len(wrong) <= total / 1000, wrong
     assert rejects <= total / 1000
