@@ -19,7 +19,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ import boto3
 import numpy as np
 import pyarrow as pa
 from distant_s3 import DistantServer, distant_server
+from stream import LocalClips
 
 from pipeline.clips.chunks import clips_of
 from pipeline.clips.decoding.decoder import MediaFile
@@ -47,17 +47,6 @@ BATCH = 32
 SMALL = ClipsConfig(video=VideoConfig(size=112, short_side=128, train_short_side=(128, 160)))
 _IN_FRONT = {"movflags": "faststart"}
 _UNCUT = {"start_s": None, "end_s": None, "label": None, "split": None}
-
-
-@dataclass(frozen=True)
-class LocalClips:
-    """What `DecodeSlot` asks of the clips table, without Ray."""
-
-    table: pa.Table
-    store: None = None
-
-    def take(self, indices: np.ndarray) -> pa.Table:
-        return self.table.take(indices)
 
 
 def film(path: Path, seconds: int) -> None:

@@ -27,6 +27,8 @@ class Layout:
 
     parts: tuple[Part, ...]
     infos: tuple[MediaInfo, ...]
+    pieces: int  # also those of which nothing can be decoded, which have no part
+    lost: tuple[tuple[str, Reject], ...]  # what of these is told
 
     @property
     def breaks_s(self) -> tuple[float, ...]:
@@ -48,10 +50,12 @@ class Layout:
             has_audio=audio.has_audio,
             audio_rate=audio.audio_rate,
             channels=audio.channels,
-            pieces=len(self.parts),
+            pieces=self.pieces,
             unused_video_s=sum(info.unused_video_s for info in self.infos),
             unused_audio_s=sum(info.unused_audio_s for info in self.infos),
-            lost=tuple(dict(lost for info in self.infos for lost in info.lost).items()),
+            lost=tuple(
+                dict([*self.lost, *(each for info in self.infos for each in info.lost)]).items()
+            ),
         )
 
 
@@ -69,7 +73,7 @@ def layout_of(media: Media, source: Source, timeout_s: float) -> Layout | None:
             return None
         source = source.location
     found = _found(source, media.container.size, name, timeout_s)
-    return found if len(found.parts) > 1 else None
+    return found if found.pieces > 1 else None
 
 
 def opened_at(source: Source, timeout_s: float, time_s: float, hardware: bool) -> Media:
@@ -94,17 +98,20 @@ def _found(place: Location, size: int, format_name: str, timeout_s: float) -> La
         starts = piece_starts(file, size, format_name)
     parts: list[Part] = []
     infos: list[MediaInfo] = []
-    wrong: list[Reject] = []
+    lost: list[tuple[str, Reject]] = []
     for begin, end in pairwise([*starts, size] if len(starts) > 1 else []):
         try:
             with opened(place, timeout_s, lean=False, part=Part(begin, end)) as media:
                 info = probe_media(media, time.monotonic() + timeout_s)
         except Reject as reject:
-            wrong.append(reject)
+            what = f"the piece of bytes {begin:,} to {end:,}: {reject.detail or reject.reason}"
+            lost += [(modality, Reject(reject.reason, what)) for modality in ("video", "audio")]
             continue
         shift_s = infos[-1].end_s - info.start_s if infos else 0.0
         infos.append(replace(info, start_s=info.start_s + shift_s, end_s=info.end_s + shift_s))
         parts.append(Part(begin, end, shift_s))
-    if wrong and not parts:
-        raise wrong[0]
-    return Layout(tuple(parts), tuple(infos))
+    if lost and not parts:
+        raise lost[0][1]
+    has = {"video": any(i.has_video for i in infos), "audio": any(i.has_audio for i in infos)}
+    told = tuple(each for each in lost if has[each[0]])
+    return Layout(tuple(parts), tuple(infos), len(starts), told)

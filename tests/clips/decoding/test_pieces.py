@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -143,6 +144,25 @@ def test_pieces_of_which_one_is_cut_off_within_a_packet(tmp_path, cut):
     data = data[: second - cut] + data[second:]
     starts = piece_starts(io.BytesIO(data), len(data), "mpegts")
     assert starts == [0, second - cut, third - cut]
+
+
+def test_a_piece_of_which_nothing_decodes_is_told_and_costs_no_other(tmp_path):
+    path = joined(tmp_path / "radio.ogg", None, "vorbis", (44_100,) * 3)
+    data = path.read_bytes()
+    _, second, third = piece_starts(io.BytesIO(data), len(data), "ogg")
+    begins = [page.start() for page in re.finditer(b"OggS", data[second:third])][2]
+    begins += second  # behind the pages of the codec's headers
+    path.write_bytes(data[:begins] + bytes(third - begins) + data[third:])
+    info = probe(Location.of(path))
+    assert isinstance(info, MediaInfo), info
+    assert info.pieces == 3
+    assert f"bytes {second:,} to {third:,}" in dict(info.lost)["audio"].detail
+    assert info.end_s == pytest.approx(LENGTHS_S[0] + LENGTHS_S[2], abs=0.1)
+    (clip,) = decode_clips(Location.of(path), [ClipRequest(8.0, 96)], CONFIG)
+    onsets = heard(clip.audio, 7.0, 16_000)
+    assert onsets
+    for onset in onsets:  # of the third piece, whose content began 3 s later
+        assert min(abs(onset + LENGTHS_S[1] - beep) for beep in BEEPS) < 0.1
 
 
 def test_no_other_real_file_has_pieces():
