@@ -31,10 +31,12 @@ if not os.environ.get("RAY_ADDRESS"):
 import ray
 
 from pipeline.config import ResourcesConfig
-from pipeline.errors import UserError
+from pipeline.runtime.failures import as_user_error
 from pipeline.runtime.placement import local_cpus
 from pipeline.runtime.ray_data import set_up_ray_data
 
+# Ray Data logs every error before it raises it, with its traceback.
+_TOLD_TWICE = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
 _signals: list[int] = []  # that told this process to stop
 
 
@@ -73,6 +75,8 @@ def connect(resources: ResourcesConfig) -> None:
     set_up_ray_data()
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _TOLD_TWICE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @ray.remote(num_cpus=0, max_restarts=1)
@@ -109,8 +113,11 @@ def run_job(main: Callable[[list[str]], None]) -> None:
     code = 0
     try:
         main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    except Exception as error:
+        told = as_user_error(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr, flush=True)
         code = 2
     except KeyboardInterrupt:
         code = 128 + (_signals[0] if _signals else signal.SIGINT)
