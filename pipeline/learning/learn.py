@@ -163,7 +163,7 @@ def trainer(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> TorchT
             storage_path=out.path,
             storage_filesystem=out.fs,
             failure_config=FailureConfig(max_failures=_FAILURES),
-            callbacks=[HopelessEnds()],
+            callbacks=[HopelessEnds()],  # type: ignore[list-item]
             worker_runtime_env={"env_vars": KEEPS_MEMORY if work.device == "cpu" else {}},
         ),
         datasets={"train": decoded},

@@ -89,7 +89,7 @@ def _storage(error: OSError, node: str) -> str:
 
 
 def _from_text(text: str, node: str) -> UserError | None:
-    """Of a cause of a cause, and of an actor that failed as it started, Ray keeps the text alone."""
+    """Of a cause's cause, and of an actor that failed as it started, Ray keeps the text alone."""
     for part in text.split("\nThe above exception was the direct cause of"):
         *_, part = part.split("\nDuring handling of the above exception")
         if said := re.search(r"^pipeline\.errors\.UserError: (.*?)\s*(?:\n\n|\Z)", part, _LINES):

@@ -15,7 +15,6 @@ from ray.exceptions import RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from pipeline.errors import UserError
 from pipeline.runtime.failures import HopelessEnds, as_user_error
 from pipeline.storage import Location
 
