@@ -91,9 +91,7 @@ def _join(address: str) -> None:
         ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(
-            f"the Ray cluster at {address} does not let this job in: {reason}"
-        ) from error
+        raise UserError(f"the Ray cluster at {address} is not for this job: {reason}") from error
 
 
 def _start(resources: ResourcesConfig) -> None:
