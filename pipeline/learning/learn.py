@@ -23,6 +23,7 @@ from pipeline.learning.schedule import Schedule, ScheduleShape, draw_schedule
 from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.learning.worker import train_worker
 from pipeline.runtime.devices import KEEPS_MEMORY, choose_device
+from pipeline.runtime.failures import HopelessEnds, as_user_error
 from pipeline.runtime.placement import decoding, on_driver_node, training
 from pipeline.runtime.ray_data import set_up_ray_data
 from pipeline.telemetry.console import say
@@ -118,6 +119,8 @@ def _fit(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> dict[str,
                 result: Any = trainer(work, decoded).fit()
                 return result.return_value
             except TrainingFailedError as error:
+                if told := as_user_error(error):
+                    raise told from error
                 if TrainingState.of(task.out).slot <= before:
                     raise
                 reason = str(error).strip().splitlines()[0]
@@ -160,6 +163,7 @@ def trainer(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> TorchT
             storage_path=out.path,
             storage_filesystem=out.fs,
             failure_config=FailureConfig(max_failures=_FAILURES),
+            callbacks=[HopelessEnds()],  # type: ignore[list-item]
             worker_runtime_env={"env_vars": KEEPS_MEMORY if work.device == "cpu" else {}},
         ),
         datasets={"train": decoded},
