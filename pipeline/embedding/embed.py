@@ -31,6 +31,7 @@ from pipeline.embedding.shards import REJECTS, FeatureSink, as_feature_array
 from pipeline.embedding.written import Origin, Written, finish, reasons_of, unfinished
 from pipeline.encoders import raw
 from pipeline.runtime.devices import autocast, choose_device, on_device, use_threads
+from pipeline.runtime.failures import unwrapped
 from pipeline.runtime.placement import decoding, encoding, writing
 from pipeline.runtime.standby import NextStages
 from pipeline.storage import Location
@@ -141,7 +142,8 @@ def _run(
         compute=encoder_pool(config.embedding),
         **encoding(config.resources, device),
     )
-    encoded.write_datasink(sink, ray_remote_args=writing(config.resources))
+    with unwrapped():
+        encoded.write_datasink(sink, ray_remote_args=writing(config.resources))
 
 
 def encoder_pool(config: EmbeddingConfig) -> ActorPoolStrategy:

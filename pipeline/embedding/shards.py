@@ -78,7 +78,8 @@ class FeatureSink(Datasink[None]):
             attempts = 1 + _counts_of(self.rejected_before, rejected["clip_index"].to_numpy())
             write_rejects(place, rejected, self.origin.clips, "embed", attempts)
         for modality, rows in fresh.items():
-            write_shard(self.out[modality], modality, name, table.filter(rows), self.origin)
+            if len(written := table.filter(rows)):
+                write_shard(self.out[modality], modality, name, written, self.origin)
 
 
 def write_shard(

@@ -10,6 +10,7 @@ import errno
 import re
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -29,7 +30,11 @@ _STORAGE = {
     errno.EMFILE: "raise the limit (`ulimit -n`)",
     errno.ENFILE: "raise the machine's limit (`fs.file-max`)",
 }
-_LINES = re.MULTILINE | re.DOTALL
+# A `UserError` or a subclass of it, as the last line of a traceback has it.
+_SAID = re.compile(
+    r"^pipeline\.[a-z_.]+\.(?:UserError|Outage|Damaged|LeaseLost|Diverged): (.*?)\s*(?:\n\n|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
 _RAY = {
     "OutOfDiskError": (
         "the disk of Ray's temporary folder is full, and its object store cannot spill: make room "
@@ -68,6 +73,19 @@ def as_user_error(error: BaseException) -> UserError | None:
     return _from_text(text, node)
 
 
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise what `as_user_error` finds in an error of the ``with`` block, in its place."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if found := as_user_error(error):
+            raise found from None
+        raise
+
+
 class HopelessEnds(UserCallback):
     """For Ray Train: ends a training at once whose worker met what a new worker would meet again.
 
@@ -92,7 +110,7 @@ def _from_text(text: str, node: str) -> UserError | None:
     """Of a cause's cause, and of an actor that failed as it started, Ray keeps the text alone."""
     for part in text.split("\nThe above exception was the direct cause of"):
         *_, part = part.split("\nDuring handling of the above exception")
-        if said := re.search(r"^pipeline\.errors\.UserError: (.*?)\s*(?:\n\n|\Z)", part, _LINES):
+        if said := re.search(_SAID, part):
             return UserError(said[1])
         found = re.search(r"^\w*Error: \[Errno (\d+)\] ([^:\n]*)(?:: '(.*)')?$", part, re.M)
         if found and int(found[1]) in _STORAGE:
