@@ -103,7 +103,7 @@ class ExampleFeatures:
         else:
             folder = self.place / source.folder
             folders, rejects = {m: folder / m for m in there}, folder / "rejects"
-        todo = {m: f for m, f in folders.items() if not (f / "DONE").exists()}
+        todo = {m: f for m, f in folders.items() if not (f / "_DONE").exists()}
         if todo:
             title = f"{source.name} · embed {' and '.join(todo)}"
             weights, config = source.weights, self.run.config

@@ -95,7 +95,7 @@ class FineTuning:
         seen = np.flatnonzero(np.isin(self.examples.example, split.test))
         clips = _chosen_clips(self.examples.clips, seen, folder / "test-clips")
         features = folder / "features"
-        if not (features / "DONE").exists():
+        if not (features / "_DONE").exists():
             weights, rejects = folder / "encoders.safetensors", folder / "rejects"
             out, heading = {self.modality: features}, f"{title} · embed test clips"
             embed(EmbeddingTask(clips.publish(), weights, out, rejects, config, heading))

@@ -82,7 +82,7 @@ def test_a_dataset_from_its_files_to_its_figures(
     assert shards(run) == before  # not touched
 
     # As a kill in the middle of a pass leaves it: shards of which nobody says they are all.
-    lost = next(Path(str(run.location)).rglob("features-3/raw/audio/DONE"))
+    lost = next(Path(str(run.location)).rglob("features-3/raw/audio/_DONE"))
     lost.unlink()
     next(lost.parent.glob("part-*")).rename(lost.parent / "part-000077.parquet")
     assert evaluate(run, media, request) == report
@@ -98,7 +98,7 @@ def test_a_runs_own_clips(run: Run) -> None:
     assert report["splits"] == {"test": {"train": 34, "test": 14}}
     assert 0 <= row["mean"]["accuracy"] <= 1
     # One clip each is what a round embeds: its features serve, and are not made twice.
-    assert (run.round(0).features("audio") / "DONE").exists()
+    assert (run.round(0).features("audio") / "_DONE").exists()
     assert not shards(run)
 
 
