@@ -6,13 +6,22 @@ batches. worker.py holds the loop of a worker, learner.py its steps, which know 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import ray
 from ray.data import ExecutionOptions, ExecutionResources
-from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import (
+    DataConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+    UserCallback,
+)
 from ray.train.torch import TorchTrainer
 
 from pipeline.clips.decoding.decoder import load_decoder
@@ -50,7 +59,8 @@ def learn(task: LearningTask) -> dict[str, Any]:
             f"no clip has the pseudo-labels that {'/'.join(task.heads)} should learn "
             f"({', '.join(task.labels)}): do the clips have both video and audio?"
         )
-    shape, begun = schedule.shape, _taken_up(task, schedule.shape)
+    shape = replace(schedule.shape, digest=_identity(task, schedule.shape))
+    begun = _taken_up(task, shape)
     global_batch = config.learning.batch_size * config.learning.step_batches
     drawn = shape.epochs * shape.train_steps * global_batch
     if begun:
@@ -87,15 +97,29 @@ def _decoded(task: LearningTask, schedule: Schedule) -> Callable[[], ray.data.Da
     return decoded
 
 
+def _identity(task: LearningTask, schedule: ScheduleShape) -> str:
+    """Digest of all that the training depends on: a checkpoint only continues the same."""
+    config = task.config
+    settings = [part.outcome() for part in (config.learning, config.clips, config.encoders)]
+    said = (schedule.digest, settings, config.precision, task.spec.heads, task.key, task.frozen)
+    digest = hashlib.blake2b(repr(said).encode(), digest_size=8)
+    digest.update(task.weights.read_bytes())
+    return digest.hexdigest()
+
+
 def _taken_up(task: LearningTask, schedule: ScheduleShape) -> int:
     """Training clips that an earlier attempt's checkpoint covers.
 
-    Deletes a checkpoint of another schedule, and the rejects of an attempt without a checkpoint.
+    Deletes a checkpoint that is damaged or of another schedule, and the rejects of an attempt
+    without a checkpoint.
     """
-    state = TrainingState.of(task.out)
+    state, checkpoints = TrainingState.of(task.out), Checkpoints(task.out)
+    why = "damaged" if checkpoints.is_damaged() else ""
     if state.slot and state.schedule != schedule.digest:
-        say(f"{task.title} · begins anew: its checkpoint is of other clips, labels or settings")
-        Checkpoints(task.out).delete()
+        why = "of other clips, labels or settings"
+    if why:
+        say(f"{task.title} · begins anew: its checkpoint is {why}")
+        checkpoints.delete()
         state = TrainingState()
     per_step = task.config.learning.step_batches
     epoch, step = divmod(state.slot // per_step, schedule.epoch_steps)
@@ -118,12 +142,28 @@ def _fit(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> dict[str,
                 result: Any = trainer(work, decoded).fit()
                 return result.return_value
             except TrainingFailedError as error:
+                cause = getattr(error, "controller_failure", None)
+                if isinstance(cause, UserError):
+                    raise UserError(str(cause)) from None
                 if TrainingState.of(task.out).slot <= before:
                     raise
                 reason = str(error).strip().splitlines()[0]
                 say(f"{task.title} · workers were lost ({reason}); it goes on from the checkpoint")
     finally:
         (task.out / _TRAIN).delete()
+
+
+class StopAtUserError(UserCallback):
+    """Ends the training where a worker raises a `UserError`: the rest would repeat it in vain.
+
+    Ray Train repeats what a worker raises; what a callback raises ends the run at once, as the
+    `ControllerError.controller_failure` of `fit`. The other workers are stopped.
+    """
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in worker_exceptions.values():
+            if isinstance(error, UserError):
+                raise error
 
 
 class _Trainer(TorchTrainer):
@@ -160,6 +200,7 @@ def trainer(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> TorchT
             storage_path=out.path,
             storage_filesystem=out.fs,
             failure_config=FailureConfig(max_failures=_FAILURES),
+            callbacks=[StopAtUserError()],
             worker_runtime_env={"env_vars": KEEPS_MEMORY if work.device == "cpu" else {}},
         ),
         datasets={"train": decoded},

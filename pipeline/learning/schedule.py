@@ -21,7 +21,9 @@ class ScheduleShape:
     train_steps: int  # of one epoch
     held_out_steps: int  # of one epoch, after its training steps
     epochs: int  # how many there are at most
-    digest: str  # tells schedules apart: a checkpoint only continues the one it was made in
+    # Of the order and the labels; of the whole task (`learn`) once there is one: a checkpoint only
+    # continues the one it was made in.
+    digest: str
 
     @property
     def epoch_steps(self) -> int:
@@ -86,7 +88,8 @@ def draw_schedule(
     slots = [steps * config.step_batches, held_steps * config.step_batches]
     held_out = np.tile(np.repeat([False, True], slots), epochs)
     digest = hashlib.blake2b(order.data, digest_size=8)
-    digest.update(held_out.data)
+    for array in (held_out, *labels):
+        digest.update(np.ascontiguousarray(array).data)
     shape = ScheduleShape(steps, held_steps, epochs, digest.hexdigest())
     return Schedule(order, held_out, shape, int(usable.sum()), int((~usable).sum()))
 

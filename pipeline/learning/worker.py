@@ -19,6 +19,7 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from pipeline.clips.rejects import RejectedClip, kind_of_loss
 from pipeline.clips.table import write_rejects
+from pipeline.learning.divergence import check_finite, diverged
 from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.telemetry import metrics
 
@@ -32,6 +33,9 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
 
     Every worker takes the same decisions, since losses are averaged over workers first. A step is
     the same whatever the number of workers: they take its batches in turn.
+
+    Raises:
+        UserError: the training diverged; nothing is written of it.
     """
     from ray.train.torch import prepare_model
 
@@ -62,8 +66,9 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
     clock = Clock(config.learning.checkpoint_minutes)
     epoch_slots = schedule.epoch_steps * per_step
 
-    def book(losses: dict[str, Any], batches: int) -> None:
+    def book(losses: dict[str, Any], batches: int, step: int) -> None:
         values = read(losses)
+        check_finite(values, task, f"step {step + 1} of {schedule.train_steps * schedule.epochs}")
         totals.add(values, batches)
         metrics.gpu_memory("learn")
         if rank == 0:
@@ -71,15 +76,22 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
                 state.curve.setdefault(name, []).append(value)
             _show(work, len(state.epochs), feed, values)
 
+    def check_sound(when: str, sums: Sums) -> None:
+        """Before anything is written: of all workers, since the sums are."""
+        check_finite({name: value for name, (value, _) in sums.items()}, task, when)
+        if broken := learner.not_finite():
+            raise diverged(f"{len(broken)} tensors hold NaN or infinity", task, when)
+
     while len(state.epochs) < schedule.epochs:
         begun = len(state.epochs) * epoch_slots
-        taken: list[tuple[dict[str, Any], int]] = []  # steps whose losses are still to be read
+        # Steps whose losses are still to be read, with the number of their batches.
+        taken: list[tuple[dict[str, Any], int, int]] = []
         for number in range((state.slot - begun) // per_step, schedule.train_steps):
             state.slot = begun + (number + 1) * per_step
             step = len(state.epochs) * schedule.train_steps + number
             batches = list(feed.until(state.slot))
             progress = step / (schedule.train_steps * schedule.epochs)
-            taken.append((learner.step(batches, progress, world), len(batches)))
+            taken.append((learner.step(batches, progress, world), len(batches), step))
             # Read a step later, while the device has the next one to do.
             if len(taken) > 1:
                 book(*taken.pop(0))
@@ -87,6 +99,7 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
             if (step + 1) % _LOOK_EVERY == 0 and not is_last and clock.is_time():
                 book(*taken.pop())
                 state.sums = totals.over_workers()
+                check_sound(f"step {step + 1}", state.sums)
                 _write_rejects(feed, rank, task)
                 if bank:
                     bank.flush()
@@ -98,7 +111,9 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
         state.slot = begun + epoch_slots
         for batch in feed.until(state.slot):
             totals.add(learner.evaluate(batch))
-        state.epochs.append(totals.means())
+        sums = totals.over_workers()
+        check_sound(f"the end of epoch {len(state.epochs) + 1}", sums)
+        state.epochs.append({name: total / count for name, (total, count) in sums.items()})
         totals = Totals({})
         if learner.should_stop([losses.get("held_out_loss") for losses in state.epochs]):
             break
@@ -169,9 +184,6 @@ class Totals:
         for part in parts:
             whole._include(part)
         return whole._sums
-
-    def means(self) -> dict[str, float]:
-        return {name: total / count for name, (total, count) in self.over_workers().items()}
 
 
 class Feed:
