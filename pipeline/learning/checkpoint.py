@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,10 +9,11 @@ from typing import Any
 
 import torch
 
+from pipeline.manifest import digest_of
 from pipeline.storage import Location
 
 _NAME = "checkpoint.pt"
-_DIGEST = 16  # bytes in front of what torch wrote; torch itself would read flipped bits
+_DIGEST = 32  # bytes in front of what torch wrote; torch itself would read flipped bits
 
 
 @dataclass
@@ -42,7 +42,7 @@ class TrainingState:
         if not place.exists():
             return cls()
         written = memoryview(place.read_bytes())
-        if _digest(written[_DIGEST:]) != written[:_DIGEST]:
+        if digest_of(written[_DIGEST:]).encode() != written[:_DIGEST]:
             return cls()
         whole = io.BytesIO(written[_DIGEST:])
         return cls(**torch.load(whole, map_location="cpu", weights_only=True))
@@ -62,7 +62,7 @@ class Checkpoints:
         sink.seek(_DIGEST)
         torch.save(vars(state), sink)
         written = sink.getbuffer()
-        written[:_DIGEST] = _digest(written[_DIGEST:])
+        written[:_DIGEST] = digest_of(written[_DIGEST:]).encode()
         self.finish()
         self._last = self._writer.submit(self.place.write_bytes, written)
 
@@ -76,7 +76,3 @@ class Checkpoints:
 
     def delete(self) -> None:
         self.place.delete()
-
-
-def _digest(data: memoryview) -> bytes:
-    return hashlib.blake2b(data, digest_size=_DIGEST).digest()

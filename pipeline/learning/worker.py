@@ -19,7 +19,7 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from pipeline.clips.rejects import RejectedClip, kind_of_loss
 from pipeline.clips.table import write_rejects
-from pipeline.learning.divergence import check_finite, diverged
+from pipeline.learning.divergence import check_losses, diverged
 from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.telemetry import metrics
 
@@ -68,7 +68,7 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
 
     def book(losses: dict[str, Any], batches: int, step: int) -> None:
         values = read(losses)
-        check_finite(values, task, f"step {step + 1} of {schedule.train_steps * schedule.epochs}")
+        check_losses(values, task, f"step {step + 1} of {schedule.train_steps * schedule.epochs}")
         totals.add(values, batches)
         metrics.gpu_memory("learn")
         if rank == 0:
@@ -78,7 +78,7 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
 
     def check_sound(when: str, sums: Sums) -> None:
         """Before anything is written: of all workers, since the sums are."""
-        check_finite({name: value for name, (value, _) in sums.items()}, task, when)
+        check_losses({name: total / count for name, (total, count) in sums.items()}, task, when)
         if broken := learner.not_finite():
             raise diverged(f"{len(broken)} tensors hold NaN or infinity", task, when)
 
