@@ -32,7 +32,7 @@ from pipeline.embedding.embed import EmbeddingTask, embed
 from pipeline.embedding.warming import write_random_encoders
 from pipeline.learning.learn import learn
 from pipeline.learning.task import LearningTask, PublishedLabels
-from pipeline.methods import MODALITIES, Method
+from pipeline.methods import Method
 from pipeline.run import Encoders, Round, Run, check
 from pipeline.runtime.standby import NextStages
 from pipeline.telemetry import metrics
@@ -80,7 +80,7 @@ class Pretraining:
             UserError: the settings do not fit the run, the clips or each other.
         """
         clips = ClipTable.open(Run.place(config) / "clips")
-        check(config, method, clips)
+        method = check(config, method, clips)
         run = Run.open(config)
         published = publish_clips(clips, run.location, config)
         return cls(run, method, published, EventLog(run.location, Trackers(run.location, config)))
@@ -121,7 +121,7 @@ class Pretraining:
         """Features and pseudo-labels of the final encoders: for evaluation and the report."""
         now = self.run.encoders_after(last)
         with NextStages(self.run.config, len(self.clips), learning=False) as ahead:
-            self.embed(last, MODALITIES, now, ahead)
+            self.embed(last, self.method.modalities, now, ahead)
         for name in self.method.clusterings:
             self.cluster(last, name, now).close()
 

@@ -53,6 +53,8 @@ class EmbeddingTask:
 def embed(task: EmbeddingTask) -> dict[str, Any]:
     """Embed every clip, except what training kept or a killed pass wrote into the same folders.
 
+    Where ``clips.split`` names splits, only clips of these.
+
     Returns:
         Counts (clips, rejected, features per modality), the seconds it took, and those until the
         first batch was encoded.
@@ -61,15 +63,16 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     for folder in task.out.values():
         folder.sweep()
     written = Written.before(task.out, task.rejects, num_clips)
-    wanted = np.flatnonzero(~written.banked)
+    chosen = task.clips.table.in_splits(config.clips.split)
+    wanted = np.flatnonzero(chosen & ~written.banked)
     batch_size = min(config.embedding.batch_size, max(len(wanted), 1))
     # Features must not depend on what killed passes left: a clip comes again with its whole slot.
     slot_of, done = np.arange(len(wanted)) // batch_size, written.clips[wanted]
     slots = np.unique(slot_of[~done])
     comes = np.isin(slot_of, slots)
     again = wanted[done & comes]
-    kept = num_clips - len(wanted)
-    order = Order(len(wanted), batch_size, [ray.put(wanted)] if kept else None)
+    kept, some = int(written.banked.sum()), len(wanted) < num_clips
+    order = Order(len(wanted), batch_size, [ray.put(wanted)] if some else None)
     if kept:
         say(f"{task.title} · training kept the features of {kept:,} of {num_clips:,} clips")
     if written.passes:

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pipeline.errors import UserError
 from pipeline.learning.task import LearningTask
 
-
 # A cross-entropy that nothing recovers from: guessing among a million classes has one of 14.
 # Features of such an encoder would not fit the float16 in which they are kept.
 LIMIT = 1e6
 
 
-def check_losses(values: Mapping[str, float], task: LearningTask, when: str) -> None:
+def check_values(values: Mapping[str, float], task: LearningTask, when: str) -> None:
     """
     Args:
         values: means by name; when: where training stood, for example ``step 3 of 20``.

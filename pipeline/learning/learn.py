@@ -56,8 +56,9 @@ def learn(task: LearningTask) -> dict[str, Any]:
     schedule: Schedule = ray.get(draw_schedule.options(**on_driver_node()).remote(*given))
     if schedule.labelled == 0:
         raise UserError(
-            f"no clip has the pseudo-labels that {'/'.join(task.heads)} should learn "
-            f"({', '.join(task.labels)}): do the clips have both video and audio?"
+            f"{task.title}: no clip has the labels {' and '.join(task.labels)} that "
+            f"{' and '.join(task.heads)} should learn; the rejects in {task.rejects} say what was "
+            "lost"
         )
     shape = replace(schedule.shape, digest=_identity(task, schedule.shape))
     begun = _taken_up(task, shape)
@@ -144,7 +145,7 @@ def _fit(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> dict[str,
             except TrainingFailedError as error:
                 cause = getattr(error, "controller_failure", None)
                 if isinstance(cause, UserError):
-                    raise UserError(str(cause)) from None
+                    raise cause from None
                 if TrainingState.of(task.out).slot <= before:
                     raise
                 reason = str(error).strip().splitlines()[0]
@@ -200,7 +201,7 @@ def trainer(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> TorchT
             storage_path=out.path,
             storage_filesystem=out.fs,
             failure_config=FailureConfig(max_failures=_FAILURES),
-            callbacks=[StopAtUserError()],
+            callbacks=[StopAtUserError()],  # type: ignore[list-item]
             worker_runtime_env={"env_vars": KEEPS_MEMORY if work.device == "cpu" else {}},
         ),
         datasets={"train": decoded},

@@ -19,7 +19,8 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from pipeline.clips.rejects import RejectedClip, kind_of_loss
 from pipeline.clips.table import write_rejects
-from pipeline.learning.divergence import check_losses, diverged
+from pipeline.learning.divergence import check_values, diverged
+from pipeline.learning.media_watch import MediaWatch, over_workers
 from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.telemetry import metrics
 
@@ -35,7 +36,7 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
     the same whatever the number of workers: they take its batches in turn.
 
     Raises:
-        UserError: the training diverged; nothing is written of it.
+        UserError: the training diverged, or the media went away; nothing is written of it.
     """
     from ray.train.torch import prepare_model
 
@@ -61,14 +62,15 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
         learner.restore(state.tensors)
     resumed_at = state.slot // per_step
     checkpoints = Checkpoints(task.out)
-    feed = Feed(ray.train.get_dataset_shard("train"), state.slot, rank, world)
+    watch = MediaWatch(task)
+    feed = Feed(ray.train.get_dataset_shard("train"), state.slot, rank, world, watch)
     totals = Totals(state.sums if rank == 0 else {})
     clock = Clock(config.learning.checkpoint_minutes)
     epoch_slots = schedule.epoch_steps * per_step
 
     def book(losses: dict[str, Any], batches: int, step: int) -> None:
         values = read(losses)
-        check_losses(values, task, f"step {step + 1} of {schedule.train_steps * schedule.epochs}")
+        check_values(values, task, f"step {step + 1} of {schedule.train_steps * schedule.epochs}")
         totals.add(values, batches)
         metrics.gpu_memory("learn")
         if rank == 0:
@@ -77,8 +79,9 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
             _show(work, len(state.epochs), feed, values)
 
     def check_sound(when: str, sums: Sums) -> None:
-        """Before anything is written: of all workers, since the sums are."""
-        check_losses({name: total / count for name, (total, count) in sums.items()}, task, when)
+        """Before anything is written: of all workers together."""
+        watch.check_all()
+        check_values({name: total / count for name, (total, count) in sums.items()}, task, when)
         if broken := learner.not_finite():
             raise diverged(f"{len(broken)} tensors hold NaN or infinity", task, when)
 
@@ -96,6 +99,8 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
             if len(taken) > 1:
                 book(*taken.pop(0))
             is_last = number + 1 == schedule.train_steps
+            if (step + 1) % _LOOK_EVERY == 0:
+                watch.check()
             if (step + 1) % _LOOK_EVERY == 0 and not is_last and clock.is_time():
                 book(*taken.pop())
                 state.sums = totals.over_workers()
@@ -174,14 +179,8 @@ class Totals:
 
     def over_workers(self) -> Sums:
         """The same on every worker."""
-        import torch
-
-        if not torch.distributed.is_initialized():
-            return self._sums
-        parts: list[Sums] = [{}] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, self._sums)
         whole = Totals({})
-        for part in parts:
+        for part in over_workers(self._sums):
             whole._include(part)
         return whole._sums
 
@@ -193,13 +192,15 @@ class Feed:
         RuntimeError: Ray Data handed this worker a batch that was another's.
     """
 
-    def __init__(self, shard: ray.data.DataIterator, first: int, rank: int, world: int) -> None:
-        """Slots from `first` on are dealt to the workers in turn."""
+    def __init__(
+        self, shard: ray.data.DataIterator, first: int, rank: int, world: int, watch: MediaWatch
+    ) -> None:
+        """Slots from `first` on are dealt to the workers in turn; `watch` is told of each."""
         self._batches = iter(shard.iter_batches(batch_size=1, prefetch_batches=2))
         self._due, self._world = first + rank, world
         self._started = time.monotonic()
         self._waited = 0.0
-        self.first = first
+        self.first, self._watch = first, watch
         self.rejects: list[RejectedClip] = []
 
     def until(self, end: int) -> Iterator[dict[str, np.ndarray]]:
@@ -211,7 +212,9 @@ class Feed:
             if int(batch["slot"]) != self._due:
                 raise RuntimeError(f"batch {int(batch['slot'])} came where {self._due} was due")
             self._due += self._world
-            self.rejects += RejectedClip.loads(batch["rejects"])
+            rejects = RejectedClip.loads(batch["rejects"])
+            self.rejects += rejects
+            self._watch.saw(batch["clip_index"], rejects)
             yield batch
 
     @property

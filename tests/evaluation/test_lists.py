@@ -1,4 +1,4 @@
-"""Lists of datasets that are not as published: one line names the file, the line and the mistake."""
+"""Lists that are not as published: one line names the file, the line and the mistake."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import torch
 
 from pipeline import encoders
 from pipeline.errors import UserError
-from pipeline.learning.divergence import check_losses
+from pipeline.learning.divergence import check_values
 from pipeline.storage import Location
 from tests.conftest import tiny
 from tests.learning.test_learn import trained
@@ -48,10 +48,10 @@ def test_a_loss_that_nothing_recovers_from_is_named(bad: float) -> None:
     values = {"loss_video_audio": 1.3, "held_out_loss": bad}
     task = SimpleNamespace(title="round 1/4 · learn video", config=tiny("precision=bfloat16"))
     with pytest.raises(UserError, match="at step 3: held_out_loss is") as raised:
-        check_losses(values, task, "step 3")
+        check_values(values, task, "step 3")
     assert f"is {bad:.3g}. Nothing of it was kept" in str(raised.value)
     assert "or set precision=float32 (it is bfloat16)" in str(raised.value)
-    check_losses({"loss_video_audio": 900.0}, task, "step 3")
+    check_values({"loss_video_audio": 900.0}, task, "step 3")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

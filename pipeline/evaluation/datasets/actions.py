@@ -96,8 +96,12 @@ def read_hmdb51(root: Location) -> LabelledMedia:
 
 _KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end", "split")
 _KINETICS_SIDES = {
-    **{"train": TRAIN, "val": "val", "validate": "val", "validation": "val"},
-    **{"test": TEST, "": TEST},
+    "train": TRAIN,
+    "val": "val",
+    "validate": "val",
+    "validation": "val",
+    "test": TEST,
+    "": TEST,
 }
 
 

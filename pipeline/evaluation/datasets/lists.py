@@ -1,4 +1,4 @@
-"""The text files in which published datasets list their examples; a mistake is named by its line."""
+"""The text files in which published datasets list their examples, read line by line."""
 
 from __future__ import annotations
 
@@ -69,9 +69,8 @@ def read_rows(place: Location, columns: Collection[str]) -> list[tuple[Spot, dic
     (_, header), *rest = read_fields(place) or [(Spot(place, 1), list[str]())]
     lacking = [name for name in columns if name not in header]
     if lacking:
-        raise UserError(
-            f"{place} lacks the column(s) {', '.join(lacking)}; it has {', '.join(header) or 'none'}"
-        )
+        there = ", ".join(header) or "none"
+        raise UserError(f"{place} lacks the column(s) {', '.join(lacking)}; it has {there}")
     rows = []
     for spot, fields in rest:
         row = dict(zip(header, fields))

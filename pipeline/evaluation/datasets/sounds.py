@@ -38,7 +38,8 @@ def read_esc50(root: Location, only_esc10: bool = False) -> LabelledMedia:
         raise UserError(f"{place} lists no sound")
     folds = tuple(sorted({row["fold"] for row in rows}))
     own = ("split",) if "split" in rows[0] else ()
-    kept = [name for name in ("fold", "target", "esc10", "take") if name in rows[0]]
+    further = ("fold", "target", "esc10", "take")
+    kept: list[str] = [name for name in further if name in rows[0]]
     examples = []
     for row in rows:
         sides = {fold: TEST if row["fold"] == fold else TRAIN for fold in folds}
