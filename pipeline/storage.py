@@ -154,7 +154,18 @@ class Location:
                 yield self / info.base_name
 
     def write_bytes(self, data: bytes | memoryview) -> None:
-        """Write whole or not at all, also when the process dies on the way."""
+        """Write whole or not at all, also when the process dies on the way.
+
+        Raises:
+            OSError: as storage reports; a full disk's, too, names the file.
+        """
+        try:
+            self._write(data)
+        except OSError as error:
+            error.filename = error.filename or str(self)
+            raise
+
+    def _write(self, data: bytes | memoryview) -> None:
         if not self.is_local:
             with self.fs.open_output_stream(self.path) as stream:
                 stream.write(data)

@@ -33,7 +33,7 @@ from pipeline.methods import METHODS, MODALITIES
 from pipeline.rounds import Pretraining, pretrain
 from pipeline.run import Run
 from pipeline.storage import Location
-from tests.conftest import TINY, copy_clips, s3_uri, tiny
+from tests.conftest import TINY, copy_clips, rewrite_clips, s3_uri, tiny
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 ROOT = Path(__file__).resolve().parents[1]
@@ -209,7 +209,7 @@ def test_a_run_in_a_bucket_one_of_whose_clips_is_lost(
     uris = clips["uri"].to_pylist()
     uris[5] = str(tmp_path / "gone.mp4")
     position = clips.schema.get_field_index("uri")
-    part.write_table(clips.set_column(position, "uri", pa.array(uris)))
+    rewrite_clips(place, clips.set_column(position, "uri", pa.array(uris)))
     run = pretrain(tiny(f"run='{place.full_uri}'", "method=anchored_audio"))
     check_one_round(run, workers=1)
     assert list((place / "tensorboard").files())

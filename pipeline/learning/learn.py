@@ -20,7 +20,6 @@ from ray.train import (
     RunConfig,
     ScalingConfig,
     TrainingFailedError,
-    UserCallback,
 )
 from ray.train.torch import TorchTrainer
 
@@ -32,6 +31,7 @@ from pipeline.learning.schedule import Schedule, ScheduleShape, draw_schedule
 from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.learning.worker import train_worker
 from pipeline.runtime.devices import KEEPS_MEMORY, choose_device
+from pipeline.runtime.failures import HopelessEnds, as_user_error
 from pipeline.runtime.placement import decoding, on_driver_node, training
 from pipeline.runtime.ray_data import set_up_ray_data
 from pipeline.telemetry.console import say
@@ -143,28 +143,14 @@ def _fit(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> dict[str,
                 result: Any = trainer(work, decoded).fit()
                 return result.return_value
             except TrainingFailedError as error:
-                cause = getattr(error, "controller_failure", None)
-                if isinstance(cause, UserError):
-                    raise cause from None
+                if told := as_user_error(error):
+                    raise told from error
                 if TrainingState.of(task.out).slot <= before:
                     raise
                 reason = str(error).strip().splitlines()[0]
                 say(f"{task.title} · workers were lost ({reason}); it goes on from the checkpoint")
     finally:
         (task.out / _TRAIN).delete()
-
-
-class StopAtUserError(UserCallback):
-    """Ends the training where a worker raises a `UserError`: the rest would repeat it in vain.
-
-    Ray Train repeats what a worker raises; what a callback raises ends the run at once, as the
-    `ControllerError.controller_failure` of `fit`. The other workers are stopped.
-    """
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        for error in worker_exceptions.values():
-            if isinstance(error, UserError):
-                raise error
 
 
 class _Trainer(TorchTrainer):
@@ -201,7 +187,7 @@ def trainer(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> TorchT
             storage_path=out.path,
             storage_filesystem=out.fs,
             failure_config=FailureConfig(max_failures=_FAILURES),
-            callbacks=[StopAtUserError()],  # type: ignore[list-item]
+            callbacks=[HopelessEnds()],  # type: ignore[list-item]
             worker_runtime_env={"env_vars": KEEPS_MEMORY if work.device == "cpu" else {}},
         ),
         datasets={"train": decoded},

@@ -65,7 +65,7 @@ def draw_schedule(
     """
     labels = [ray.get(boxed[0]) for boxed in boxed_labels]
     has_label = np.stack([label >= 0 for label in labels])
-    usable: np.ndarray = has_label.all(axis=0) if require_all else has_label.any(axis=0)
+    usable = np.atleast_1d(has_label.all(axis=0) if require_all else has_label.any(axis=0))
     if not usable.any():
         none = np.zeros(0, np.int64)
         return Schedule(none, none.astype(bool), ScheduleShape(0, 0, 0, ""), 0, len(usable))
