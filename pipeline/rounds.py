@@ -30,7 +30,7 @@ from pipeline.clustering.summary import show_progress, summarize, warn_of_collap
 from pipeline.config import Config
 from pipeline.embedding.embed import EmbeddingTask, embed
 from pipeline.embedding.warming import write_random_encoders
-from pipeline.learning.learn import learn
+from pipeline.learning.learn import learn, metrics_of
 from pipeline.learning.task import LearningTask, PublishedLabels
 from pipeline.methods import Method
 from pipeline.run import Encoders, Round, Run, check
@@ -190,9 +190,8 @@ class Pretraining:
     ) -> dict[str, Any]:
         """Train the update's encoders, unless an earlier attempt did."""
         out, update = this.update(number), self.method.updates[number]
-        finished = out / "metrics.json"
-        if finished.exists():
-            return finished.read_json()
+        if (finished := metrics_of(out)) is not None:
+            return finished
         title = self._title(this, f"learn {' and '.join(update.encoders)}")
         keeps = self.run.config.embedding.from_training
         learned = learn(

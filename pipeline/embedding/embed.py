@@ -25,7 +25,7 @@ from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.outage import check_losses
 from pipeline.clips.rejects import Reason, RejectedClip, kind_of_loss
 from pipeline.clips.stream import DecodeSlot, Order, stream
-from pipeline.clips.table import PublishedClips
+from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config, EmbeddingConfig
 from pipeline.embedding.shards import REJECTS, FeatureSink, as_feature_array
 from pipeline.embedding.written import Origin, Written, finish, reasons_of, unfinished
@@ -69,7 +69,7 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
         Outage: so many clips were rejected that the media are away.
     """
     config, clips = task.config, task.clips.table
-    origin = task.origin
+    origin = origin_of(task.weights, config, clips)
     lacking = unfinished(task.out, origin)
     if not lacking:
         return {}
@@ -108,14 +108,15 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     return {**counts, "start_seconds": start_seconds, "seconds": seconds}
 
 
-def _deciding(config: Config) -> dict[str, Any]:
-    """The settings that decide what features come out."""
-    return {
+def origin_of(weights: Location | None, config: Config, clips: ClipTable) -> Origin:
+    """What features of these clips are made of, with the settings that decide what comes out."""
+    deciding = {
         "clips": config.clips.outcome(),
         "encoders": config.encoders.outcome(),
         "precision": config.precision,
         "batch_size": config.embedding.batch_size,
     }
+    return Origin.of(weights, deciding, clips)
 
 
 def _say_what_is_there(task: EmbeddingTask, written: Written) -> None:

@@ -7,6 +7,7 @@ batches. worker.py holds the loop of a worker, learner.py its steps, which know 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -30,19 +31,22 @@ from pipeline.learning.checkpoint import Checkpoints, TrainingState
 from pipeline.learning.schedule import Schedule, ScheduleShape, draw_schedule
 from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.learning.worker import train_worker
+from pipeline.manifest import NAME, Damaged, Manifest, seal_written
 from pipeline.runtime.devices import KEEPS_MEMORY, choose_device
 from pipeline.runtime.failures import HopelessEnds, as_user_error
 from pipeline.runtime.placement import decoding, on_driver_node, training
 from pipeline.runtime.ray_data import set_up_ray_data
+from pipeline.storage import Location
 from pipeline.telemetry.console import say
 from pipeline.telemetry.progress import Progress
 
 _TRAIN = "train"  # Ray Train's own folder in the update's
+_FILES = ("encoders.safetensors", "heads.safetensors", "curve.parquet", "metrics.json")
 _FAILURES = 3  # that Ray Train mends by itself before `_fit` looks whether they got any further
 
 
 def learn(task: LearningTask) -> dict[str, Any]:
-    """Train the task's encoders on its labels; write weights and metrics; return the metrics.
+    """Train the task's encoders on its labels; write weights and metrics, sealed; return these.
 
     Raises:
         UserError: no clip has the labels that the task needs, or a setting needs GPUs.
@@ -73,8 +77,26 @@ def learn(task: LearningTask) -> dict[str, Any]:
     metrics |= {"labelled": schedule.labelled, "skipped": schedule.skipped}
     metrics["seconds"] = round(progress.seconds, 2)
     (task.out / "metrics.json").write_json(metrics)
+    seal_written(task.out, _FILES, task=shape.digest)
     Checkpoints(task.out).delete()
     return metrics
+
+
+def metrics_of(out: Location) -> dict[str, Any] | None:
+    """What `learn` returned for the update in this folder; None where that is to be learned yet.
+
+    An update of which a file is not as it was written is none; this is said.
+    """
+    try:
+        manifest = Manifest.whole(out)
+        if manifest is None:
+            return None
+        manifest.check_content()
+        return dict(json.loads(manifest.load("metrics.json")))
+    except Damaged as damaged:
+        say(f"{damaged.place} is damaged ({damaged.what}): its update is learned again")
+        (out / NAME).delete()
+        return None
 
 
 def _decoded(task: LearningTask, schedule: Schedule) -> Callable[[], ray.data.Dataset]:
