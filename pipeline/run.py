@@ -26,6 +26,7 @@ from pipeline.clips.table import ClipTable
 from pipeline.config import Config
 from pipeline.encoders import check_encoders
 from pipeline.errors import UserError
+from pipeline.learnable import trainable
 from pipeline.methods import MODALITIES, Method
 from pipeline.runtime.devices import choose_device
 from pipeline.storage import Location
@@ -194,21 +195,16 @@ class Run:
         (self.location / "LATEST").write_text(f"{done.number}\n")
 
 
-def check(config: Config, method: Method, clips: ClipTable) -> None:
-    """Raise at once what would only fail hours later.
+def check(config: Config, method: Method, clips: ClipTable) -> Method:
+    """Raise at once what would only fail hours later; return the method that the clips allow.
 
     Raises:
-        UserError: k exceeds the number of clips that can be clustered, the decoder is unknown or
-            needs a GPU that the cluster lacks, or there is no such encoder.
+        UserError: too few clips can be clustered and learned from, the decoder is unknown or
+            needs a GPU that the cluster lacks, or the encoders do not fit the settings.
     """
-    check_encoders(config.encoders)
-    decoder, k = config.clips.decoder, config.clustering.k
+    check_encoders(config.encoders, config.learning.batch_size)
+    decoder = config.clips.decoder
     if load_decoder(decoder).on_gpu and choose_device(config.resources) != "cuda":
         lacking = f"clips.decoder={decoder} needs GPU nodes, and the cluster has none"
         raise UserError(f"{lacking}; set clips.decoder=cpu")
-    usable = clips.count(tuple({m for ms in method.clusterings.values() for m in ms}))
-    if k > usable:
-        raise UserError(
-            f"clustering.k={k} exceeds the {usable:,} clips of {clips.location} "
-            "that can be clustered; lower clustering.k or index more media"
-        )
+    return trainable(config, method, clips)

@@ -185,7 +185,7 @@ class Location:
         self.write_bytes(text.encode())
 
     def write_json(self, value: Any) -> None:
-        self.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+        self.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
     def write_table(self, table: pa.Table, row_group_size: int = 16_384) -> None:
         self.write_bytes(as_parquet(table, row_group_size))

@@ -50,10 +50,17 @@ def store_place(config: Config, run: Location) -> Location:
     return Location.of(config.store.place) if config.store.place else run / "store"
 
 
-def publish_clips(clips: ClipTable, run: Location, config: Config) -> PublishedClips:
-    """The clips for decoding; where the settings ask for it, from the clip store, filled first."""
+def publish_clips(
+    clips: ClipTable, run: Location, config: Config, may_fill: bool = True
+) -> PublishedClips:
+    """The clips for decoding; where the settings ask for it, from the clip store, filled first.
+
+    Without `may_fill` a store that is not full is left alone, and the clips come from their media.
+    """
     published = clips.publish()
     if not config.store.enabled:
+        return published
+    if not may_fill and _missing(store_place(config, run), _shards(len(clips))[1]):
         return published
     return replace(published, store=fill(published, store_place(config, run), config))
 
@@ -65,11 +72,8 @@ def fill(clips: PublishedClips, place: Location, config: Config) -> ClipStore:
         UserError: the store was made for other clips or other settings.
     """
     _check(place, config)
-    size = CLIPS_PER_SHARD
-    bounds = [(start, min(start + size, len(clips))) for start in range(0, len(clips), size)]
-    names = [f"{number:06d}-{stop - start}" for number, (start, stop) in enumerate(bounds)]
-    there = {index.name for index in place.files(".parquet")}
-    missing = [number for number, name in enumerate(names) if f"{name}.parquet" not in there]
+    bounds, names = _shards(len(clips))
+    missing = _missing(place, names)
     if missing:
         work = _FillShard(clips, place, bounds, names, config.clips, config.store.codec)
         left = sum(bounds[number][1] - bounds[number][0] for number in missing)
@@ -77,6 +81,19 @@ def fill(clips: PublishedClips, place: Location, config: Config) -> ClipStore:
         with Progress("store", left, "clips") as progress:
             run_numbered(work, missing, cost, progress)
     return ClipStore(place, names, [ray.put(_read_index(place, names, len(clips)))])
+
+
+def _shards(num_clips: int) -> tuple[list[tuple[int, int]], list[str]]:
+    """The first clip of each shard and the one after its last, and the shards' names."""
+    size = CLIPS_PER_SHARD
+    bounds = [(start, min(start + size, num_clips)) for start in range(0, num_clips, size)]
+    return bounds, [f"{number:06d}-{stop - start}" for number, (start, stop) in enumerate(bounds)]
+
+
+def _missing(place: Location, names: Sequence[str]) -> list[int]:
+    """Numbers of the shards that are not there yet."""
+    there = {index.name for index in place.files(".parquet")}
+    return [number for number, name in enumerate(names) if f"{name}.parquet" not in there]
 
 
 def _check(place: Location, config: Config) -> None:

@@ -133,6 +133,13 @@ class ClipTable:
         uris = next(self.read_parts(["uri"]))["uri"].combine_chunks().dictionary_encode()
         return None if 2 * len(uris.dictionary) > len(uris) else uris.indices.to_numpy()
 
+    def in_splits(self, splits: Sequence[str]) -> np.ndarray:
+        """bool [N]: clips whose split is one of these; with none of these, all clips."""
+        if not splits:
+            return np.ones(len(self), bool)
+        of_them = pc.is_in(self.column("split"), value_set=pa.array(splits, pa.string()))
+        return of_them.to_numpy()
+
     def count(self, modalities: tuple[str, ...]) -> int:
         """Clips that have at least the rarer of `modalities`."""
         return min(pc.sum(self.column(f"has_{m}")).as_py() or 0 for m in modalities)

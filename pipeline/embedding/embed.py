@@ -25,7 +25,7 @@ from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.outage import check_losses
 from pipeline.clips.rejects import Reason, RejectedClip, kind_of_loss
 from pipeline.clips.stream import DecodeSlot, Order, stream
-from pipeline.clips.table import PublishedClips
+from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config, EmbeddingConfig
 from pipeline.embedding.shards import REJECTS, FeatureSink, as_feature_array
 from pipeline.embedding.written import Origin, Written, finish, reasons_of, unfinished
@@ -59,6 +59,8 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
 
     Features that training kept, that a killed pass wrote, or of fewer clips, are completed.
 
+    Where ``clips.split`` names splits, only clips of these.
+
     Returns:
         Counts (clips, rejected, features per modality), the seconds it took, and those until the
         first batch was encoded; nothing where all was there.
@@ -67,7 +69,7 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
         Outage: so many clips were rejected that the media are away.
     """
     config, clips = task.config, task.clips.table
-    origin = Origin.of(task.weights, _deciding(config), clips)
+    origin = origin_of(task.weights, config, clips)
     lacking = unfinished(task.out, origin)
     if not lacking:
         return {}
@@ -77,7 +79,8 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     for folder in out.values():
         folder.sweep()
     written = Written.before(out, task.rejects, origin)
-    wanted = np.flatnonzero(~written.banked)
+    chosen = clips.in_splits(config.clips.split)
+    wanted = np.flatnonzero(chosen & ~written.banked)
     batch_size = min(config.embedding.batch_size, max(len(wanted), 1))
     # Features must not depend on what killed passes left: a clip comes again with its whole slot.
     slot_of, done = np.arange(len(wanted)) // batch_size, written.done[wanted]
@@ -92,27 +95,28 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
             sink = FeatureSink(out, task.rejects, origin, rows, written, again)
             if task.ahead:
                 task.ahead.before(progress.left_s)
-            kept = len(wanted) < len(clips)
-            order = Order(len(wanted), batch_size, [ray.put(wanted)] if kept else None)
+            some = len(wanted) < len(clips)
+            order = Order(len(wanted), batch_size, [ray.put(wanted)] if some else None)
             _run(task, order, slots, sink, progress.meter)
             written = Written.before(out, task.rejects, origin)
     counts = written.counts()
     if counts["rejected"]:
-        reasons, tried = reasons_of(task.rejects, out), int((~written.banked).sum())
+        reasons, tried = reasons_of(task.rejects, out), int((chosen & ~written.banked).sum())
         check_losses(task.title, reasons, tried, config.clips.max_rejected, task.lost_before)
     finish(out, written, origin)
     start_seconds, seconds = round(progress.start_s, 2), round(progress.seconds, 2)
     return {**counts, "start_seconds": start_seconds, "seconds": seconds}
 
 
-def _deciding(config: Config) -> dict[str, Any]:
-    """The settings that decide what features come out."""
-    return {
+def origin_of(weights: Location | None, config: Config, clips: ClipTable) -> Origin:
+    """What features of these clips are made of, with the settings that decide what comes out."""
+    deciding = {
         "clips": config.clips.outcome(),
         "encoders": config.encoders.outcome(),
         "precision": config.precision,
         "batch_size": config.embedding.batch_size,
     }
+    return Origin.of(weights, deciding, clips)
 
 
 def _say_what_is_there(task: EmbeddingTask, written: Written) -> None:
