@@ -27,6 +27,7 @@ from pipeline.config import Config
 from pipeline.encoders import check_encoders
 from pipeline.errors import UserError
 from pipeline.methods import MODALITIES, Method
+from pipeline.runtime import demands
 from pipeline.runtime.devices import choose_device
 from pipeline.storage import Location
 
@@ -206,6 +207,7 @@ def check(config: Config, method: Method, clips: ClipTable) -> None:
     if load_decoder(decoder).on_gpu and choose_device(config.resources) != "cuda":
         lacking = f"clips.decoder={decoder} needs GPU nodes, and the cluster has none"
         raise UserError(f"{lacking}; set clips.decoder=cpu")
+    demands.check(config, load_decoder(decoder).on_gpu)
     usable = clips.count(tuple({m for ms in method.clusterings.values() for m in ms}))
     if k > usable:
         raise UserError(

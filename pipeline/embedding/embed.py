@@ -28,6 +28,7 @@ from pipeline.clips.table import PublishedClips
 from pipeline.config import Config, EmbeddingConfig
 from pipeline.embedding.shards import REJECTS, FeatureSink, Written, as_feature_array, finish
 from pipeline.encoders import raw
+from pipeline.runtime import demands
 from pipeline.runtime.devices import autocast, choose_device, on_device, use_threads
 from pipeline.runtime.placement import decoding, encoding, writing
 from pipeline.runtime.standby import NextStages
@@ -77,7 +78,9 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     # At least 16 files, unless they would be tiny: a kill loses what is not in one yet.
     rows_per_file = min(config.embedding.max_rows_per_file, max(num_clips // 16, 256))
     sink = FeatureSink(task.out, task.rejects, task.clips.table, rows_per_file, written, again)
-    with Progress(task.title, int(comes.sum()), "clips") as progress:
+    asks = demands.embedding(config, load_decoder(config.clips.decoder).on_gpu)
+    demands.refuse_impossible(asks, config.resources)
+    with Progress(task.title, int(comes.sum()), "clips", asks) as progress:
         if len(slots):
             if task.ahead:
                 task.ahead.before(progress.left_s)
