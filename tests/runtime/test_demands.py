@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 
 import pytest
@@ -56,7 +55,7 @@ def test_a_run_asks_before_it_begins(indexed: object) -> None:
 
 
 def test_where_nodes_may_come_it_waits_and_says_for_what(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = tiny("resources.roles=true")
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
@@ -70,10 +69,9 @@ def test_where_nodes_may_come_it_waits_and_says_for_what(
             line = progress._look() or ""
             shown += [line] if "waits for" in line else []
     assert (
-        "waits for nodes for 1 × encoder actor of 0.5 CPUs on nodes with the role gpu" in shown[0]
+        "waits for nodes for 1 × encoder actor of 0.51 CPUs on nodes with the role gpu" in shown[0]
     )
     assert "there are 6 CPUs and 0 GPUs" in shown[0]
-    assert threading.active_count()
 
 
 def test_equal_bundles_are_counted_node_by_node(monkeypatch: pytest.MonkeyPatch) -> None:
