@@ -28,6 +28,7 @@ from pipeline.encoders import check_encoders
 from pipeline.errors import UserError
 from pipeline.learnable import trainable
 from pipeline.methods import MODALITIES, Method
+from pipeline.runtime import demands
 from pipeline.runtime.devices import choose_device
 from pipeline.storage import Location
 
@@ -207,4 +208,5 @@ def check(config: Config, method: Method, clips: ClipTable) -> Method:
     if load_decoder(decoder).on_gpu and choose_device(config.resources) != "cuda":
         lacking = f"clips.decoder={decoder} needs GPU nodes, and the cluster has none"
         raise UserError(f"{lacking}; set clips.decoder=cpu")
+    demands.check(config, load_decoder(decoder).on_gpu)
     return trainable(config, method, clips)

@@ -29,6 +29,7 @@ from pipeline.clips.stream import run_numbered
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import ClipsConfig, Config
 from pipeline.errors import UserError
+from pipeline.runtime import demands
 from pipeline.runtime.placement import decoding
 from pipeline.storage import Location
 from pipeline.telemetry.progress import Progress
@@ -77,8 +78,10 @@ def fill(clips: PublishedClips, place: Location, config: Config) -> ClipStore:
     if missing:
         work = _FillShard(clips, place, bounds, names, config.clips, config.store.codec)
         left = sum(bounds[number][1] - bounds[number][0] for number in missing)
-        cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
-        with Progress("store", left, "clips") as progress:
+        on_gpu = load_decoder(config.clips.decoder).on_gpu
+        asks, cost = demands.decoding(config.resources, on_gpu), decoding(config.resources, on_gpu)
+        demands.refuse_impossible(asks, config.resources)
+        with Progress("store", left, "clips", asks) as progress:
             run_numbered(work, missing, cost, progress)
     return ClipStore(place, names, [ray.put(_read_index(place, names, len(clips)))])
 

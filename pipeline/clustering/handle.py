@@ -22,6 +22,7 @@ from pipeline.config import ClusteringConfig, ResourcesConfig
 from pipeline.errors import UserError
 from pipeline.manifest import NAME, Damaged, Manifest
 from pipeline.runtime.failures import unwrapped
+from pipeline.runtime.demands import how_many_fit
 from pipeline.runtime.placement import clustering, may_grow, on_driver_node
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
@@ -137,7 +138,7 @@ def cluster(
     check_indices(task.features, task.num_clips)
     resources = resources or ResourcesConfig()
     blocks = ClipBlocks(task.num_clips, config.block_size)
-    limit = config.shards if may_grow(resources) else shard_limit(config)
+    limit = config.shards if may_grow(resources) else shard_limit(config, resources)
     specs = [
         shard_spec(task, blocks, first, last)
         for first, last in blocks.split(min(limit, blocks.count))
@@ -233,21 +234,19 @@ def run(
     return actor
 
 
-def shard_limit(config: ClusteringConfig) -> int:
-    """As many shards as asked for, and as fit the cluster: the result is the same.
+def shard_limit(config: ClusteringConfig, resources: ResourcesConfig) -> int:
+    """As many shards as asked for, and as fit the nodes: the result is the same.
 
     Raises:
         UserError: not even one fits.
     """
-    total = ray.cluster_resources()
-    fits = config.shards
-    for name, each in (("CPU", config.cpus_per_shard), ("GPU", config.gpus_per_shard)):
-        if each:
-            fits = min(fits, int(total.get(name, 0.0) / each + 1e-6))
+    fits = how_many_fit(clustering(config, resources), config.shards)
     if fits < 1:
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cpus, gpus = (max(n.get(name, 0) for n in nodes) for name in ("CPU", "GPU"))
         raise UserError(
             f"a shard asks for {config.cpus_per_shard} CPUs and {config.gpus_per_shard} GPUs, but "
-            f"the cluster has {total.get('CPU', 0):g} and {total.get('GPU', 0):g}; lower "
+            f"no node has more than {cpus:g} and {gpus:g}; lower "
             "clustering.cpus_per_shard or clustering.gpus_per_shard"
         )
     if fits < config.shards:
