@@ -75,8 +75,8 @@ def fill(clips: PublishedClips, place: Location, config: Config) -> ClipStore:
     sizes = {info.base_name: info.size for info in place.children()}
     there = [number for number, name in enumerate(names) if f"{name}.parquet" in sizes]
     if damaged := found.read(there, sizes):
-        shards = f"{len(damaged):,} damaged shard{'s' * (len(damaged) > 1)}"
-        say(f"store · {shards} in {place}, made again · {damaged[0]}")
+        count = f"{len(damaged):,}"
+        say(f"store · {place} has damaged shards, made again: {count}, such as {damaged[0]}")
     missing = [number for number, tar in enumerate(found.tars) if not tar]
     if missing:
         work = _FillShard(clips, place, bounds, names, config.clips, config.store.codec)

@@ -115,7 +115,7 @@ def test_a_cut_file_of_a_store_is_made_again(
     told = capsys.readouterr().out
     assert victim.read_bytes() == whole
     if what != "settings cut":
-        assert f"store · 1 damaged shard in {place}, made again · {shard.name}" in told
+        assert f"{place} has damaged shards, made again: 1, such as {shard.name}" in told
         assert "store · 10 clips in" in told
 
 
