@@ -5,7 +5,7 @@ DEMO := runs/demo
 # Where `make submit JOB="jobs/pretrain.py run=s3://…"` goes, by default the end of `ray dashboard`.
 ADDRESS ?= http://127.0.0.1:8265
 
-.PHONY: demo test lint docs bench cluster-test submit clean
+.PHONY: demo test lint docs bench chaos cluster-test submit clean
 
 demo: .venv/ready
 	$(PYTHON) -m pipeline.synthetic $(DEMO)/world --files 600 --difficulty 0
@@ -14,10 +14,14 @@ demo: .venv/ready
 	$(PYTHON) jobs/evaluate.py $(DEMO)
 
 test: .venv/ready
-	$(PYTHON) -m pytest -m "not cluster" --durations=15
+	$(PYTHON) -m pytest -m "not cluster and not chaos" --durations=15
 
 cluster-test: .venv/ready
 	$(PYTHON) -m pytest -m cluster
+
+# Whole runs under kills, corruption and storage faults; each schedule is replayed by its seed.
+chaos: .venv/ready
+	$(PYTHON) -m pytest -m chaos
 
 lint: .venv/ready
 	$(PYTHON) -m ruff format --check .

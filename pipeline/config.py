@@ -93,6 +93,9 @@ class ClipsConfig(Section):
     # A window shorter than a clip is sampled at its middle, give or take this much when learning.
     jitter_s: Annotated[float, Field(ge=0)] = 0.0
     timeout_s: Annotated[Positive, WHERE] = 20.0  # to probe one file, or to decode one clip
+    # The share of the clips that one pass may lose beyond what the pass before it lost. A stage
+    # that loses more stops before anything counts: the media are away, not bad.
+    max_rejected: Annotated[Fraction, WHERE] = 0.05
     # A name in `pipeline.clips.decoding.decoder.DECODERS`, or the import path of a class of yours,
     # package.module:Class. cuda: NVIDIA's decoder for video in codecs that it knows, on GPU nodes
     # alone; audio, other codecs and indexing stay on the CPU.

@@ -7,6 +7,7 @@ and takes four times as long on the processor. Whatever obstore does not serve a
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 from contextlib import suppress
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import obstore
 import pyarrow.fs
-from obstore.exceptions import BaseError, PreconditionError
+from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PreconditionError
 from obstore.store import S3Store
 
 from pipeline.storage import Location
@@ -29,6 +30,72 @@ if TYPE_CHECKING:
 
 class Changed(OSError):
     """The object is not the one that was read before."""
+
+
+def get_version(place: Location) -> tuple[bytes, object] | None:
+    """A small file's content and its version, for `put_if`; None where there is no such file.
+
+    Raises:
+        OSError: as storage reports.
+    """
+    client = None if place.is_local else _client(place, patient=True)
+    if client is None:
+        try:
+            content = place.read_bytes()
+        except FileNotFoundError:
+            return None
+        return content, content
+    try:
+        answer = obstore.get(*client)
+        return bytes(answer.bytes()), answer.meta["e_tag"]
+    except (FileNotFoundError, NotFoundError):
+        return None
+    except BaseError as error:
+        raise OSError(str(error).partition("\n")[0]) from error
+
+
+def put_if(place: Location, content: bytes, version: object) -> object | None:
+    """Write a small file if it still has this version (None: if there is none).
+
+    Of several writers one succeeds: on disks under the file's lock, in S3 by a conditional put.
+    Other object stores have no such thing in pyarrow: there the file is compared before.
+
+    Returns:
+        The new version; None if the file has another version, and was left alone.
+
+    Raises:
+        OSError: as storage reports.
+    """
+    if place.is_local:
+        return _put_locked(place, content, version)
+    client = _client(place, patient=True)
+    if client is None:
+        found = get_version(place)
+        if (found[1] if found else None) != version:
+            return None
+        place.write_bytes(content)
+        return content
+    mode: Any = "create" if version is None else {"e_tag": version}
+    try:
+        return obstore.put(*client, content, mode=mode)["e_tag"]
+    except (AlreadyExistsError, PreconditionError):
+        return None
+    except BaseError as error:
+        raise OSError(str(error).partition("\n")[0]) from error
+
+
+def _put_locked(place: Location, content: bytes, version: object) -> bytes | None:
+    os.makedirs(os.path.dirname(place.uri), exist_ok=True)
+    with os.fdopen(os.open(place.uri, os.O_RDWR | os.O_CREAT, 0o644), "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if file.read() != (version or b""):
+            return None
+        file.seek(0)
+        file.truncate()
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return content
 
 
 class RemoteObject:

@@ -137,7 +137,10 @@ class Location:
         return json.loads(self.read_bytes())
 
     def read_table(self, columns: list[str] | None = None) -> pa.Table:
-        return pq.read_table(self.path, filesystem=self.fs, columns=columns)
+        """A Parquet file or some of its columns, whose checksums must fit where it has some."""
+        return pq.read_table(
+            self.path, filesystem=self.fs, columns=columns, page_checksum_verification=True
+        )
 
     def children(self, recursive: bool = False) -> list[pyarrow.fs.FileInfo]:
         """Files and folders below, sorted by path; empty where there is no such folder."""
@@ -174,9 +177,7 @@ class Location:
         self.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
     def write_table(self, table: pa.Table, row_group_size: int = 16_384) -> None:
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="zstd", row_group_size=row_group_size)
-        self.write_bytes(sink.getbuffer())
+        self.write_bytes(as_parquet(table, row_group_size))
 
     def sweep(self) -> None:
         """Remove unfinished files here and below, of all writers: only for a folder's only one."""
@@ -191,3 +192,17 @@ class Location:
             self.fs.delete_file(self.path)
         elif info.type == pyarrow.fs.FileType.Directory:
             self.fs.delete_dir(self.path)
+
+
+def as_parquet(table: pa.Table, row_group_size: int = 16_384) -> memoryview:
+    """The bytes of a Parquet file, with a checksum a page."""
+    sink = io.BytesIO()
+    pq.write_table(
+        table, sink, compression="zstd", row_group_size=row_group_size, write_page_checksum=True
+    )
+    return sink.getbuffer()
+
+
+def from_parquet(data: bytes | memoryview, columns: list[str] | None = None) -> pa.Table:
+    """The table of `as_parquet`, or some of its columns."""
+    return pq.read_table(pa.BufferReader(data), columns=columns)

@@ -225,6 +225,7 @@ SEEN = {
     "clips.audio.normalize": "test_spectrogram_settings",
     "clips.jitter_s": "clips/test_inputs.py::test_draws_fill_their_ranges_evenly",
     "clips.timeout_s": "clips/decoding/test_isolation.py::test_endless_loop_is_interrupted",
+    "clips.max_rejected": "clips/test_outage.py::test_a_twentieth_may_be_lost_and_always_one",
     "clips.decoder": "clips/decoding/test_decoder.py::"
     "test_media_are_indexed_and_decoded_with_it_on_ray",
     "store.enabled": "test_rounds.py::test_a_whole_run_with_two_workers",

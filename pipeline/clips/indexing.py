@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -23,7 +22,7 @@ from pipeline.clips.known import KnownInputs, cut_ids
 from pipeline.clips.listing import list_media
 from pipeline.clips.rejects import kind_of_loss
 from pipeline.clips.stream import run_numbered
-from pipeline.clips.table import SCHEMA
+from pipeline.clips.table import append
 from pipeline.config import Config, IndexConfig
 from pipeline.runtime.placement import decoding
 from pipeline.storage import Location
@@ -74,7 +73,7 @@ def index(source: str, run: Location, config: Config, retry_rejects: bool = Fals
     _probe(todo, chunks, scan, config)
     counts: Counter[str] = Counter()
     found = _distinct(scanned(scan, len(chunks), "clips", counts), todo)
-    clips = _append(run / "clips", found, known.num_clips)
+    clips = append(run / "clips", _joined(found))
     rejected = pa.concat_tables([unlisted, *scanned(scan, len(chunks), "rejects", counts)])
     rejected = known.write_rejects(rejected, tried=pa.table({"uri": todo["uri"], "clip_id": tried}))
     scan.delete()
@@ -144,22 +143,11 @@ def _distinct(tables: Iterator[pa.Table], todo: pa.Table) -> Iterator[pa.Table]:
         yield table
 
 
-def _append(folder: Location, tables: Iterator[pa.Table], first: int) -> int:
-    """Append clips as parts, numbered from `first` on; return how many.
+def _joined(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The tables joined to ones of at least `CLIPS_PER_PART` rows, and the rest.
 
     A part holds whole files: after a kill between two parts, the other files are not known yet.
     """
-    start = first
-    for number, table in enumerate(_joined(tables), len(list(folder.files(".parquet")))):
-        indices = pa.array(np.arange(start, start + len(table)), pa.int64())
-        part = pa.table([indices, *table.select(SCHEMA.names[1:]).columns], schema=SCHEMA)
-        (folder / f"part-{number:06d}.parquet").write_table(part)
-        start += len(table)
-    return start - first
-
-
-def _joined(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The tables joined to ones of at least `CLIPS_PER_PART` rows, and the rest."""
     held: list[pa.Table] = []
     for table in tables:
         if len(table):

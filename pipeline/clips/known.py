@@ -26,7 +26,7 @@ class KnownInputs:
             UserError: the clips table is one of another release.
         """
         indexed: list[pa.Table] = []
-        if clips.exists() and list(clips.files(".parquet")):
+        if any(clips.files(".parquet")):
             indexed = [*ClipTable.open(clips).read_parts(["uri", "clip_id"])]
         self.num_clips = sum(map(len, indexed))
         self._place = rejected

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,7 +18,8 @@ import ray
 from pipeline.clips import rejects
 from pipeline.clips.store import ClipStore
 from pipeline.errors import UserError
-from pipeline.storage import Location
+from pipeline.manifest import Damaged, Entry, Manifest, digest_of, seal
+from pipeline.storage import Location, as_parquet, from_parquet
 
 SCHEMA_VERSION = 2
 
@@ -68,10 +70,21 @@ class ClipTable:
     location: Location  # folder of ``part-*.parquet``
     parts: tuple[str, ...]  # file names in index order
     offsets: np.ndarray  # int64 [parts + 1], first clip index of each part, and N
+    manifest: Manifest | None = field(repr=False, default=None)  # of tables that `append` made
 
     @classmethod
     def open(cls, location: Location) -> ClipTable:
-        """Raises UserError if there is no table, or it is empty or of another schema version."""
+        """The table in a folder; of one that `append` made, the parts that it finished.
+
+        Raises:
+            UserError: there is no table, it is empty, damaged or of another schema version.
+        """
+        manifest = _whole(location)
+        if manifest is not None:
+            version = manifest.made_of["schema_version"]
+            _check_version(version, location)
+            lengths = [entry.notes["rows"] for entry in manifest.files.values()]
+            return cls(location, tuple(manifest.files), _offsets(lengths), manifest)
         parts = tuple(place.name for place in location.files(".parquet"))
         if not parts:
             raise UserError(
@@ -83,13 +96,25 @@ class ClipTable:
             with location.fs.open_input_file((location / part).path) as stream:
                 footer = pq.read_metadata(stream)
             version = (footer.metadata or {}).get(b"schema_version", b"?").decode()
-            if version != str(SCHEMA_VERSION):
-                raise UserError(
-                    f"{location / part} has clips schema {version}, this release reads "
-                    f"{SCHEMA_VERSION}; index the media again"
-                )
+            _check_version(version, location / part)
             lengths.append(footer.num_rows)
-        return cls(location, parts, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        return cls(location, parts, _offsets(lengths))
+
+    def identity(self, num_clips: int | None = None) -> str | None:
+        """Digest of the ids of the first `num_clips` clips, by default of all.
+
+        None where the table's parts do not end there: then it has never had so many clips.
+        """
+        number = int(np.searchsorted(self.offsets, len(self) if num_clips is None else num_clips))
+        if number == len(self.offsets) or num_clips not in (None, self.offsets[number]):
+            return None
+        if self.manifest is not None:
+            entries = list(self.manifest.files.values())
+            ids = [entry.notes["ids"] for entry in entries[:number]]
+        else:
+            tables = itertools.islice(self.read_parts(["clip_id"]), number)
+            ids = [_digest_of_ids(table["clip_id"]) for table in tables]
+        return digest_of("".join(ids).encode())
 
     def __len__(self) -> int:
         return int(self.offsets[-1])
@@ -125,7 +150,11 @@ class ClipTable:
         """
 
         def put(part: str) -> ray.ObjectRef:
-            return ray.put((self.location / part).read_table(DECODING_COLUMNS).combine_chunks())
+            if self.manifest is None:
+                table = (self.location / part).read_table(DECODING_COLUMNS)
+            else:
+                table = from_parquet(_loaded(self.manifest, part), DECODING_COLUMNS)
+            return ray.put(table.combine_chunks())
 
         with ThreadPoolExecutor(8) as pool:  # parts that are read at once
             return PublishedClips(self, list(pool.map(put, self.parts)))
@@ -154,6 +183,72 @@ def _gather(offsets: np.ndarray, indices: np.ndarray, read: Callable[[int], pa.T
     numbers = np.unique(part)
     pieces = [read(number).take(indices[part == number] - offsets[number]) for number in numbers]
     return pa.concat_tables(pieces).take(np.argsort(by_part))
+
+
+def append(folder: Location, tables: Iterable[pa.Table]) -> int:
+    """Append a part for each table of `SCHEMA`'s columns but ``clip_index``; return the clips.
+
+    A part counts once the table's manifest names it.
+    """
+    manifest = _whole(folder)
+    if manifest is None and list(folder.files(".parquet")):
+        table = ClipTable.open(folder)
+        parts = {name: (folder / name).read_bytes() for name in table.parts}
+        files = {name: _entry(data, from_parquet(data)) for name, data in parts.items()}
+    else:
+        files = {} if manifest is None else dict(manifest.files)
+    first = start = sum(entry.notes["rows"] for entry in files.values())
+    for table in tables:
+        indices = pa.array(np.arange(start, start + len(table)), pa.int64())
+        part = pa.table([indices, *table.select(SCHEMA.names[1:]).columns], schema=SCHEMA)
+        name, data = f"part-{len(files):06d}.parquet", as_parquet(part)
+        (folder / name).write_bytes(data)
+        files[name] = _entry(data, part)
+        seal(folder, files, schema_version=SCHEMA_VERSION)
+        start += len(table)
+    return start - first
+
+
+def _entry(data: bytes | memoryview, part: pa.Table) -> Entry:
+    return Entry.of(data, rows=len(part), ids=_digest_of_ids(part["clip_id"]))
+
+
+def _digest_of_ids(ids: pa.ChunkedArray) -> str:
+    return digest_of("\n".join(ids.to_pylist()).encode())
+
+
+def _whole(folder: Location) -> Manifest | None:
+    try:
+        return Manifest.whole(folder)
+    except Damaged as damaged:
+        raise _irreplaceable(damaged) from None
+
+
+def _loaded(manifest: Manifest, part: str) -> bytes:
+    try:
+        return manifest.load(part)
+    except Damaged as damaged:
+        raise _irreplaceable(damaged) from None
+
+
+def _irreplaceable(damaged: Damaged) -> UserError:
+    """Labels and features count on the table's order, which indexing again might not give."""
+    return UserError(
+        f"the clips table is damaged: {damaged.place}: {damaged.what}. Put back a copy of this "
+        "file, or index the media into a new run directory"
+    )
+
+
+def _check_version(version: object, place: Location) -> None:
+    if str(version) != str(SCHEMA_VERSION):
+        raise UserError(
+            f"{place} has clips schema {version}, this release reads {SCHEMA_VERSION}; index the "
+            "media again"
+        )
+
+
+def _offsets(lengths: Sequence[int]) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 _held = lru_cache(maxsize=4096)(ray.get)  # tables, whose columns are views of the object store
