@@ -37,7 +37,7 @@ from pipeline.evaluation.finetuning import RECIPES, FineTuning, Recipe
 from pipeline.evaluation.overlap import learned_from, warn_of_overlap
 from pipeline.evaluation.splits import Split
 from pipeline.lease import hold
-from pipeline.manifest import digest_of
+from pipeline.manifest import NAME, digest_of
 from pipeline.methods import MODALITIES
 from pipeline.run import Run
 from pipeline.storage import Location
@@ -217,7 +217,7 @@ def _pseudo_labels(run: Run, examples: Examples, source: FeatureSource) -> list[
     rows = []
     for name in methods.get(run.config.method).clusterings:
         folder = run.round(source.round).clusters(name)
-        if (folder / "clustering.json").exists():
+        if (folder / NAME).exists():
             # Clips that were indexed later have no cluster.
             known = min(count_labels(folder), len(examples))
             assigned = np.full(len(examples), -1, np.int64)
