@@ -121,7 +121,7 @@ def _evaluate(
     else:
         examples = examples_module.of_dataset(media, place, config, n)
     sides, there = tuple(examples.sides), examples.modalities
-    has = (*there, BOTH) if len(there) == 2 else there
+    has = (*there, BOTH) if examples.some_have_both else there
     folds = request.folds or (media.default if media else sides)
     modalities = request.modalities or has
     for what, asked, known in (("split", folds, sides), ("modality", modalities, has)):
@@ -141,7 +141,10 @@ def _evaluate(
             for protocol in request.protocols:
                 if protocol in FROZEN:
                     of = frozen[modality]
-                    figures = evaluate_features(protocol, of, examples, splits, config.seed)
+                    try:
+                        figures = evaluate_features(protocol, of, examples, splits, config.seed)
+                    except UserError as error:
+                        raise UserError(f"{source.name}, {modality}: {error}") from None
                 elif protocol in RECIPES and source.weights is not None and modality != BOTH:
                     recipe, out = request.tuned[protocol], place / f"tuned-{n}"
                     tuning = FineTuning(run, examples, source.weights, modality, recipe, out)
