@@ -149,7 +149,7 @@ class Pretraining:
         self, this: Round, modalities: Sequence[str], now: Encoders, ahead: NextStages | None = None
     ) -> None:
         """Features of the encoders as they are now, for the modalities that lack them."""
-        lacking = [m for m in modalities if not (now.features(m) / "DONE").exists()]
+        lacking = [m for m in modalities if not (now.features(m) / "_DONE").exists()]
         raw = {m: now.features(m) for m in lacking if now.is_raw(m)}
         encoded = {m: now.features(m) for m in lacking if m not in raw}
         for folders, weights in ((raw, None), (encoded, now.weights)):

@@ -86,9 +86,9 @@ def test_a_whole_run_with_two_workers(
     run = pretrain(config)
     check_one_round(run, workers=2)
     zero = run.round(0)
-    assert (zero.raw("video") / "DONE").exists() == (first == "raw")
-    assert (zero.features("video") / "DONE").exists() == (first == "random")
-    assert (run.round(1).features("video") / "DONE").exists()
+    assert (zero.raw("video") / "_DONE").exists() == (first == "raw")
+    assert (zero.features("video") / "_DONE").exists() == (first == "random")
+    assert (run.round(1).features("video") / "_DONE").exists()
     if first == "raw":
         assert read_features(zero.raw("video"), 48)[0].shape[1] == 48, "colours of 4×4 cells"
 
@@ -292,7 +292,7 @@ def test_a_round_counts_only_when_it_is_done(tmp_path: Path) -> None:
     run.commit(run.round(0), {})
     run.round(1).metrics.write_json({})
     assert run.last_round() == 0
-    (run.round(1).location / "DONE").write_text("")  # died before the pointer was written
+    (run.round(1).location / "_DONE").write_text("")  # died before the pointer was written
     assert run.last_round() == 1
 
 

@@ -64,11 +64,15 @@ def reject_for(error: BaseException, otherwise: Reason) -> Reject:
     return Reject(reason, f"{type(error).__name__}: {error}"[:300])
 
 
+# As the modality of a reject: the stored copy alone was lost, and the clip read from its media.
+STORED = "stored"
+
+
 class RejectedClip(NamedTuple):
     """A reject of a clip that is known by its index; of one modality, or of the whole clip."""
 
     clip_index: int
-    modality: str | None  # None: nothing of the clip is left
+    modality: str | None  # None: nothing of the clip is left; else what it lost
     reason: str
     detail: str
 
@@ -83,7 +87,7 @@ class RejectedClip(NamedTuple):
 
 
 def kind_of_loss(modality: str | None) -> str:
-    """Under which name a reject is counted: whole inputs, lost video and lost audio apart."""
+    """Under which name a reject is counted: whole inputs and what was lost of others, apart."""
     return "rejected" if modality is None else f"lost_{modality}"
 
 
@@ -92,7 +96,7 @@ SCHEMA = pa.schema(
         ("uri", pa.string()),
         ("clip_id", pa.string()),
         ("stage", pa.string()),
-        ("modality", pa.string()),  # null: the whole input; else what was lost of it
+        ("modality", pa.string()),  # null: the whole input; video, audio, stored: what it lost
         ("reason", pa.string()),
         ("detail", pa.string()),
         ("attempt", pa.int32()),

@@ -30,6 +30,7 @@ from pipeline.config import Config, EmbeddingConfig
 from pipeline.embedding.shards import REJECTS, FeatureSink, as_feature_array
 from pipeline.embedding.written import Origin, Written, finish, reasons_of, unfinished
 from pipeline.encoders import raw
+from pipeline.runtime import demands
 from pipeline.runtime.devices import autocast, choose_device, on_device, use_threads
 from pipeline.runtime.failures import unwrapped
 from pipeline.runtime.placement import decoding, encoding, writing
@@ -88,7 +89,9 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     comes = np.isin(slot_of, slots)
     again = {m: np.intersect1d(wanted[comes], np.flatnonzero(written.clips[m])) for m in out}
     _say_what_is_there(task, written)
-    with Progress(task.title, int(comes.sum()), "clips") as progress:
+    asks = demands.embedding(config, load_decoder(config.clips.decoder).on_gpu)
+    demands.refuse_impossible(asks, config.resources)
+    with Progress(task.title, int(comes.sum()), "clips", asks) as progress:
         if len(slots):
             # At least 16 files, unless they would be tiny: a kill loses what is not in one yet.
             rows = min(config.embedding.max_rows_per_file, max(len(clips) // 16, 256))

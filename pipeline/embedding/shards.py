@@ -1,6 +1,6 @@
 """Feature shards: Parquet of ``clip_index`` int64, ``features`` fixed_size_list<float16>[d].
 
-    features/<modality>/  part-*.parquet  written/part-*.parquet  DONE
+    features/<modality>/  part-*.parquet  _written/part-*.parquet  _DONE
 
 Rows lie in any order over any number of files, each clip at most once; a clip without features is
 absent. Beside every shard lies its record (written.py), by which it counts. What training kept of

@@ -225,7 +225,7 @@ def _record(folder: Location, name: str, origin: Origin) -> tuple[pa.Table, Entr
 
 
 def _records(folder: Location) -> Location:
-    return folder / "written"
+    return folder / "_written"
 
 
 def _all(flags: Mapping[str, np.ndarray]) -> np.ndarray:

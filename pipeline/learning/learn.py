@@ -32,6 +32,7 @@ from pipeline.learning.schedule import Schedule, ScheduleShape, draw_schedule
 from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.learning.worker import train_worker
 from pipeline.manifest import NAME, Damaged, Manifest, seal_written
+from pipeline.runtime import demands
 from pipeline.runtime.devices import KEEPS_MEMORY, choose_device
 from pipeline.runtime.failures import HopelessEnds, as_user_error
 from pipeline.runtime.placement import decoding, on_driver_node, training
@@ -55,6 +56,8 @@ def learn(task: LearningTask) -> dict[str, Any]:
     device = choose_device(config.resources)
     if config.learning.sync_batchnorm and device != "cuda":
         raise UserError("learning.sync_batchnorm needs GPUs: torch has it for them alone")
+    asks = demands.learning(config, load_decoder(config.clips.decoder).on_gpu)
+    demands.refuse_impossible(asks, config.resources)
     labels = [labels.boxed for labels in task.labels.values()]
     given = (task.clips.table, labels, task.needs_all_labels, config.learning, task.key)
     schedule: Schedule = ray.get(draw_schedule.options(**on_driver_node()).remote(*given))
@@ -70,7 +73,7 @@ def learn(task: LearningTask) -> dict[str, Any]:
     drawn = shape.epochs * shape.train_steps * global_batch
     if begun:
         say(f"{task.title} · goes on after {begun:,} of {drawn:,} clips")
-    with Progress(task.title, drawn - begun, "clips") as progress:
+    with Progress(task.title, drawn - begun, "clips", asks) as progress:
         last_seen = [ray.put(schedule.last_seen())] if task.bank else None
         work = WorkerTask(task, device, shape, progress.meter, last_seen)
         metrics = _fit(work, _decoded(task, schedule))

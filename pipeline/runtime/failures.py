@@ -78,12 +78,11 @@ def unwrapped() -> Iterator[None]:
     """Raise what `as_user_error` finds in an error of the ``with`` block, in its place."""
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        if found := as_user_error(error):
-            raise found from None
-        raise
+        found = as_user_error(error)
+        if found is None or found is error:
+            raise
+        raise found from None
 
 
 class HopelessEnds(UserCallback):
