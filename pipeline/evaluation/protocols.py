@@ -17,7 +17,7 @@ import sklearn
 
 from pipeline import methods
 from pipeline.clips.table import ClipTable
-from pipeline.clustering import count_labels, read_labels
+from pipeline.clustering import read_labels
 from pipeline.errors import UserError
 from pipeline.evaluation import examples as examples_module
 from pipeline.evaluation.classifiers import CLASSIFIERS, TEMPERATURE, VALIDATION
@@ -37,7 +37,7 @@ from pipeline.evaluation.finetuning import RECIPES, FineTuning, Recipe
 from pipeline.evaluation.overlap import learned_from, warn_of_overlap
 from pipeline.evaluation.splits import Split
 from pipeline.lease import hold
-from pipeline.manifest import digest_of
+from pipeline.manifest import Damaged, digest_of
 from pipeline.methods import MODALITIES
 from pipeline.run import Run
 from pipeline.storage import Location
@@ -220,13 +220,14 @@ def _pseudo_labels(run: Run, examples: Examples, source: FeatureSource) -> list[
     rows = []
     for name in methods.get(run.config.method).clusterings:
         folder = run.round(source.round).clusters(name)
-        if (folder / "clustering.json").exists():
-            # Clips that were indexed later have no cluster.
-            known = min(count_labels(folder), len(examples))
-            assigned = np.full(len(examples), -1, np.int64)
-            assigned[:known] = read_labels(folder, known)
-            if not ((assigned >= 0) & (examples.labels >= 0)).any():
-                continue
+        if not (folder / "clustering.json").exists():
+            continue
+        try:
+            assigned = read_labels(folder, len(examples)).astype(np.int64)
+        except Damaged as damaged:  # or being made again
+            say(f"{source.name} · {damaged}")
+            continue
+        if ((assigned >= 0) & (examples.labels >= 0)).any():
             figures = {"mean": agreement_with_labels(assigned, examples.labels), "by_split": {}}
             named = {"encoder": source.name, "round": source.round, "modality": name}
             rows.append({**named, "protocol": PSEUDO_LABELS, **figures})
