@@ -37,7 +37,7 @@ from pipeline.evaluation.finetuning import RECIPES, FineTuning, Recipe
 from pipeline.evaluation.overlap import learned_from, warn_of_overlap
 from pipeline.evaluation.splits import Split
 from pipeline.lease import hold
-from pipeline.manifest import Damaged, digest_of
+from pipeline.manifest import NAME, Damaged, digest_of
 from pipeline.methods import MODALITIES
 from pipeline.run import Run
 from pipeline.storage import Location
@@ -106,7 +106,7 @@ def evaluate(run: Run, media: LabelledMedia | None, request: Request) -> dict[st
         said = repr((ClipTable.open(run.clips).identity(), run.config.clips.outcome()))
         made_of = f"own-{digest_of(said.encode())[:12]}-{request.clips_per_video}"
     place = run.location / "evaluation" / made_of
-    with hold(place / "LEASE", f"the evaluation {place}"):
+    with hold(place / "_LEASE", f"the evaluation {place}"):
         return _evaluate(run, media, request, place)
 
 
@@ -220,7 +220,7 @@ def _pseudo_labels(run: Run, examples: Examples, source: FeatureSource) -> list[
     rows = []
     for name in methods.get(run.config.method).clusterings:
         folder = run.round(source.round).clusters(name)
-        if not (folder / "clustering.json").exists():
+        if not (folder / NAME).exists():
             continue
         try:
             assigned = read_labels(folder, len(examples)).astype(np.int64)

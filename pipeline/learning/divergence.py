@@ -32,12 +32,11 @@ def check_values(values: Mapping[str, float], task: LearningTask, when: str) -> 
 def diverged(found: str, task: LearningTask, when: str) -> Diverged:
     """The error of an update in which `found` was seen."""
     learning, precision = task.config.learning, task.config.precision
-    advice = [f"lower learning.lr (it is {learning.lr:g})"]
+    advice = f"lower learning.lr (it is {learning.lr:g})"
     if not learning.clip_grad_norm:
-        advice.append("or set learning.clip_grad_norm=1")
-    if precision != "float32":
-        advice.append(f"or set precision=float32 (it is {precision})")
+        advice += " or set learning.clip_grad_norm=1"
+    other = "" if precision == "float32" else f"; a new run may set precision=float32 ({precision})"
     return Diverged(
-        f"{task.title} diverged at {when}: {found}. Nothing of it was kept: {', '.join(advice)}, "
-        "and give the same command again"
+        f"{task.title} diverged at {when}: {found}. Nothing of it was kept: {advice}, and give the "
+        f"same command again{other}"
     )

@@ -78,7 +78,7 @@ class Noted:
 
     values: dict[str, Any]
 
-    def noted(self) -> dict[str, Any]:
+    def noted(self, modality: str) -> dict[str, Any]:
         return self.values
 
 

@@ -83,7 +83,7 @@ def test_evaluation_neither_disturbs_an_embedding_nor_counts_on_it(
     assert len(clusters) == 2
 
     # Two evaluations of the same at once.
-    leases = Path(str(calm.location / "evaluation")).rglob("LEASE")
+    leases = Path(str(calm.location / "evaluation")).rglob("_LEASE")
     newest = max(leases, key=lambda place: place.stat().st_mtime_ns)
     words = r"works on the evaluation .*; wait until it is done"
     with lease.hold(Location.of(newest), "it", ttl_s=1.5), pytest.raises(UserError, match=words):
