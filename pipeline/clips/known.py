@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import manifest
 from pipeline.clips import rejects
 from pipeline.clips.cut_tables import cut_id
 from pipeline.clips.table import ClipTable
@@ -26,7 +27,8 @@ class KnownInputs:
             UserError: the clips table is one of another release.
         """
         indexed: list[pa.Table] = []
-        if any(clips.files(".parquet")):
+        # By its name first: a listing may lag behind.
+        if (clips / manifest.NAME).exists() or any(clips.files(".parquet")):
             indexed = [*ClipTable.open(clips).read_parts(["uri", "clip_id"])]
         self.num_clips = sum(map(len, indexed))
         self._place = rejected

@@ -30,6 +30,7 @@ if not os.environ.get("RAY_ADDRESS"):
 
 import ray
 
+from pipeline import patience
 from pipeline.config import ResourcesConfig
 from pipeline.errors import UserError
 from pipeline.runtime.placement import local_cpus
@@ -57,12 +58,16 @@ def connect(resources: ResourcesConfig) -> None:
     A Ray started here has at least four logical CPUs, however few cores there are: with two, the
     training workers and the decoding tasks that feed them would wait for each other for ever.
     """
+    patience_s = f"{resources.storage_patience_minutes * 60:g}"
+    os.environ[patience.VARIABLE] = patience_s  # of this process, and of a Ray that it starts
     if not ray.is_initialized():
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
         own: dict[str, Any] = {}
         if not os.environ.get("RAY_ADDRESS"):
             own = {"num_cpus": local_cpus(resources), "include_dashboard": False}
             own["object_store_memory"] = resources.object_store_mb * 2**20
+        elif resources.storage_patience_minutes != patience.DEFAULT_S / 60:
+            own = {"runtime_env": {"env_vars": {patience.VARIABLE: patience_s}}}
         ray.init(log_to_driver=False, logging_level=logging.WARNING, **own)
         _hide_restart_error()
     if threading.current_thread() is threading.main_thread():
