@@ -30,9 +30,9 @@ from pipeline.clustering.summary import show_progress, summarize, warn_of_collap
 from pipeline.config import Config
 from pipeline.embedding.embed import EmbeddingTask, embed
 from pipeline.embedding.warming import write_random_encoders
-from pipeline.learning.learn import learn
+from pipeline.learning.learn import learn, metrics_of
 from pipeline.learning.task import LearningTask, PublishedLabels
-from pipeline.methods import MODALITIES, Method
+from pipeline.methods import Method
 from pipeline.run import Encoders, Round, Run, check
 from pipeline.runtime.standby import NextStages
 from pipeline.telemetry import metrics
@@ -80,7 +80,7 @@ class Pretraining:
             UserError: the settings do not fit the run, the clips or each other.
         """
         clips = ClipTable.open(Run.place(config) / "clips")
-        check(config, method, clips)
+        method = check(config, method, clips)
         run = Run.open(config)
         published = publish_clips(clips, run.location, config)
         return cls(run, method, published, EventLog(run.location, Trackers(run.location, config)))
@@ -121,7 +121,7 @@ class Pretraining:
         """Features and pseudo-labels of the final encoders: for evaluation and the report."""
         now = self.run.encoders_after(last)
         with NextStages(self.run.config, len(self.clips), learning=False) as ahead:
-            self.embed(last, MODALITIES, now, ahead)
+            self.embed(last, self.method.modalities, now, ahead)
         for name in self.method.clusterings:
             self.cluster(last, name, now).close()
 
@@ -149,7 +149,7 @@ class Pretraining:
         self, this: Round, modalities: Sequence[str], now: Encoders, ahead: NextStages | None = None
     ) -> None:
         """Features of the encoders as they are now, for the modalities that lack them."""
-        lacking = [m for m in modalities if not (now.features(m) / "DONE").exists()]
+        lacking = [m for m in modalities if not (now.features(m) / "_DONE").exists()]
         raw = {m: now.features(m) for m in lacking if now.is_raw(m)}
         encoded = {m: now.features(m) for m in lacking if m not in raw}
         for folders, weights in ((raw, None), (encoded, now.weights)):
@@ -190,9 +190,8 @@ class Pretraining:
     ) -> dict[str, Any]:
         """Train the update's encoders, unless an earlier attempt did."""
         out, update = this.update(number), self.method.updates[number]
-        finished = out / "metrics.json"
-        if finished.exists():
-            return finished.read_json()
+        if (finished := metrics_of(out)) is not None:
+            return finished
         title = self._title(this, f"learn {' and '.join(update.encoders)}")
         keeps = self.run.config.embedding.from_training
         learned = learn(

@@ -1,7 +1,7 @@
 """The run directory: what lies where, which round counts, and when it may be used.
 
     run/  config.yaml  clips/  store/  rejects/  events.jsonl  LATEST   (the pointer, written last)
-    run/rounds/0002/  encoders.safetensors  metrics.json  DONE
+    run/rounds/0002/  encoders.safetensors  metrics.json  _DONE
                       updates/<n>/   encoders.safetensors  heads.safetensors  metrics.json
                       rejects/       *.parquet: clips that failed while embedding or learning
                       features/<modality>/   *.parquet: what this round's encoders make of the clips
@@ -10,7 +10,7 @@
 Features and clusters lie with the encoders they come from: what round 3 learns is in
 ``rounds/0002/clusters``. Features are deleted when the next round is done, unless they are kept.
 
-A round exists when its DONE exists; everything else of an unfinished round is scratch, of which
+A round exists when its _DONE exists; everything else of an unfinished round is scratch, of which
 finished stages are used again and the rest is overwritten.
 """
 
@@ -26,7 +26,9 @@ from pipeline.clips.table import ClipTable
 from pipeline.config import Config
 from pipeline.encoders import check_encoders
 from pipeline.errors import UserError
+from pipeline.learnable import trainable
 from pipeline.methods import MODALITIES, Method
+from pipeline.runtime import demands
 from pipeline.runtime.devices import choose_device
 from pipeline.storage import Location
 
@@ -65,7 +67,7 @@ class Round:
 
     @property
     def is_done(self) -> bool:
-        return (self.location / "DONE").exists()
+        return (self.location / "_DONE").exists()
 
     def delete_features(self) -> None:
         for name in ("features", "raw"):
@@ -163,7 +165,7 @@ class Run:
     def last_round(self) -> int | None:
         """The last finished round; None before the random encoders are there.
 
-        LATEST may lag by a round when a driver died between DONE and the pointer.
+        LATEST may lag by a round when a driver died between _DONE and the pointer.
         """
         pointer = self.location / "LATEST"
         number = int(pointer.read_bytes()) if pointer.exists() else -1
@@ -188,27 +190,23 @@ class Run:
         return self.round(number)
 
     def commit(self, done: Round, metrics: dict[str, Any]) -> None:
-        """Make a round count: metrics, then DONE, then the pointer."""
+        """Make a round count: metrics, then _DONE, then the pointer."""
         done.metrics.write_json(metrics)
-        (done.location / "DONE").write_text("")
+        (done.location / "_DONE").write_text("")
         (self.location / "LATEST").write_text(f"{done.number}\n")
 
 
-def check(config: Config, method: Method, clips: ClipTable) -> None:
-    """Raise at once what would only fail hours later.
+def check(config: Config, method: Method, clips: ClipTable) -> Method:
+    """Raise at once what would only fail hours later; return the method that the clips allow.
 
     Raises:
-        UserError: k exceeds the number of clips that can be clustered, the decoder is unknown or
-            needs a GPU that the cluster lacks, or there is no such encoder.
+        UserError: too few clips can be clustered and learned from, the decoder is unknown or
+            needs a GPU that the cluster lacks, or the encoders do not fit the settings.
     """
-    check_encoders(config.encoders)
-    decoder, k = config.clips.decoder, config.clustering.k
+    check_encoders(config.encoders, config.learning.batch_size)
+    decoder = config.clips.decoder
     if load_decoder(decoder).on_gpu and choose_device(config.resources) != "cuda":
         lacking = f"clips.decoder={decoder} needs GPU nodes, and the cluster has none"
         raise UserError(f"{lacking}; set clips.decoder=cpu")
-    usable = clips.count(tuple({m for ms in method.clusterings.values() for m in ms}))
-    if k > usable:
-        raise UserError(
-            f"clustering.k={k} exceeds the {usable:,} clips of {clips.location} "
-            "that can be clustered; lower clustering.k or index more media"
-        )
+    demands.check(config, load_decoder(decoder).on_gpu)
+    return trainable(config, method, clips)

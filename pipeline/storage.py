@@ -172,7 +172,18 @@ class Location:
                 yield self / info.base_name
 
     def write_bytes(self, data: bytes | memoryview) -> None:
-        """Write whole or not at all, also when the process dies on the way."""
+        """Write whole or not at all, also when the process dies on the way.
+
+        Raises:
+            OSError: as storage reports; a full disk's, too, names the file.
+        """
+        try:
+            self._write(data)
+        except OSError as error:
+            error.filename = error.filename or str(self)
+            raise
+
+    def _write(self, data: bytes | memoryview) -> None:
         if not self.is_local:
             self._patiently(partial(_put, data))
             return
@@ -191,7 +202,7 @@ class Location:
         self.write_bytes(text.encode())
 
     def write_json(self, value: Any) -> None:
-        self.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+        self.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
     def write_table(self, table: pa.Table, row_group_size: int = 16_384) -> None:
         self.write_bytes(as_parquet(table, row_group_size))

@@ -20,11 +20,13 @@ os.environ |= {
     "AWS_DEFAULT_REGION": "us-east-1",
 }
 
+import pyarrow as pa
 import pytest
 import ray
 
 from pipeline import settings, synthetic
 from pipeline.clips.indexing import index
+from pipeline.clips.table import append
 from pipeline.config import Config, ResourcesConfig
 from pipeline.runtime.session import connect
 from pipeline.storage import Location
@@ -93,6 +95,13 @@ def copy_clips(run: Location, to: Location) -> Location:
     for part in (run / "clips").files():
         (to / "clips" / part.name).write_bytes(part.read_bytes())
     return to
+
+
+def rewrite_clips(run: Location, table: pa.Table) -> None:
+    """Make these rows the run's clips table."""
+    for old in (run / "clips").files():
+        old.delete()
+    append(run / "clips", [table])
 
 
 def tiny(*overrides: str) -> Config:

@@ -33,7 +33,7 @@ from pipeline.methods import METHODS, MODALITIES
 from pipeline.rounds import Pretraining, pretrain
 from pipeline.run import Run
 from pipeline.storage import Location
-from tests.conftest import TINY, copy_clips, s3_uri, tiny
+from tests.conftest import TINY, copy_clips, rewrite_clips, s3_uri, tiny
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,9 +86,9 @@ def test_a_whole_run_with_two_workers(
     run = pretrain(config)
     check_one_round(run, workers=2)
     zero = run.round(0)
-    assert (zero.raw("video") / "DONE").exists() == (first == "raw")
-    assert (zero.features("video") / "DONE").exists() == (first == "random")
-    assert (run.round(1).features("video") / "DONE").exists()
+    assert (zero.raw("video") / "_DONE").exists() == (first == "raw")
+    assert (zero.features("video") / "_DONE").exists() == (first == "random")
+    assert (run.round(1).features("video") / "_DONE").exists()
     if first == "raw":
         assert read_features(zero.raw("video"), 48)[0].shape[1] == 48, "colours of 4×4 cells"
 
@@ -209,7 +209,7 @@ def test_a_run_in_a_bucket_one_of_whose_clips_is_lost(
     uris = clips["uri"].to_pylist()
     uris[5] = str(tmp_path / "gone.mp4")
     position = clips.schema.get_field_index("uri")
-    part.write_table(clips.set_column(position, "uri", pa.array(uris)))
+    rewrite_clips(place, clips.set_column(position, "uri", pa.array(uris)))
     run = pretrain(tiny(f"run='{place.full_uri}'", "method=anchored_audio"))
     check_one_round(run, workers=1)
     assert list((place / "tensorboard").files())
@@ -292,7 +292,7 @@ def test_a_round_counts_only_when_it_is_done(tmp_path: Path) -> None:
     run.commit(run.round(0), {})
     run.round(1).metrics.write_json({})
     assert run.last_round() == 0
-    (run.round(1).location / "DONE").write_text("")  # died before the pointer was written
+    (run.round(1).location / "_DONE").write_text("")  # died before the pointer was written
     assert run.last_round() == 1
 
 

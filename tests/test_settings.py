@@ -208,6 +208,7 @@ SEEN = {
     "precision": "learning/test_learner.py::test_precision_changes_the_last_bits",
     "index.window_s": "clips/test_indexing.py::test_files_are_cut_into_equal_windows",
     "index.min_s": "test_short_files_are_rejected",
+    "clips.split": "test_learnable.py::test_only_clips_of_the_wanted_splits_count",
     "clips.video.frames": "clips/test_stream.py::test_every_clip_once_and_the_last_batch_padded",
     "clips.video.fps": "clips/decoding/test_clock.py::test_every_frame_rate",
     "clips.video.size": "clips/test_stream.py::test_every_clip_once_and_the_last_batch_padded",

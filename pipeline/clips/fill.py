@@ -39,6 +39,7 @@ from pipeline.clips.stream import run_numbered
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import ClipsConfig, Config
 from pipeline.errors import UserError
+from pipeline.runtime import demands
 from pipeline.runtime.placement import decoding
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
@@ -53,20 +54,29 @@ def store_place(config: Config, run: Location) -> Location:
     return Location.of(config.store.place) if config.store.place else run / "store"
 
 
-def publish_clips(clips: ClipTable, run: Location, config: Config) -> PublishedClips:
-    """The clips for decoding; where the settings ask for it, from the clip store, filled first."""
+def publish_clips(
+    clips: ClipTable, run: Location, config: Config, may_fill: bool = True
+) -> PublishedClips:
+    """The clips for decoding; where the settings ask for it, from the clip store, filled first.
+
+    Without `may_fill` a store that is not full is left alone, and the clips come from their media.
+    """
     published = clips.publish()
     if not config.store.enabled:
         return published
-    return replace(published, store=fill(published, store_place(config, run), config))
+    return replace(published, store=fill(published, store_place(config, run), config, may_fill))
 
 
-def fill(clips: PublishedClips, place: Location, config: Config) -> ClipStore:
-    """Store every clip that is not stored yet.
+def fill(
+    clips: PublishedClips, place: Location, config: Config, may_fill: bool = True
+) -> ClipStore | None:
+    """Store every clip that is not stored yet; None if some are not, and it may not.
 
     Raises:
         UserError: the store was made for other settings.
     """
+    if not may_fill and not (place / "store.json").exists():
+        return None
     settings = _check(place, config)
     size = CLIPS_PER_SHARD
     bounds = [(start, min(start + size, len(clips))) for start in range(0, len(clips), size)]
@@ -78,11 +88,15 @@ def fill(clips: PublishedClips, place: Location, config: Config) -> ClipStore:
         count = f"{len(damaged):,}"
         say(f"store · {place} has damaged shards, made again: {count}, such as {damaged[0]}")
     missing = [number for number, tar in enumerate(found.tars) if not tar]
+    if missing and not may_fill:
+        return None
     if missing:
         work = _FillShard(clips, place, bounds, names, config.clips, config.store.codec)
         left = sum(bounds[number][1] - bounds[number][0] for number in missing)
-        cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
-        with Progress("store", left, "clips") as progress:
+        on_gpu = load_decoder(config.clips.decoder).on_gpu
+        asks, cost = demands.decoding(config.resources, on_gpu), decoding(config.resources, on_gpu)
+        demands.refuse_impossible(asks, config.resources)
+        with Progress("store", left, "clips", asks) as progress:
             run_numbered(work, missing, cost, progress)
         # By their names: a listing may not have them yet.
         if damaged := found.read(missing, {}):

@@ -24,6 +24,7 @@ from pipeline.clips.rejects import kind_of_loss
 from pipeline.clips.stream import run_numbered
 from pipeline.clips.table import append
 from pipeline.config import Config, IndexConfig
+from pipeline.runtime import demands
 from pipeline.runtime.placement import decoding
 from pipeline.storage import Location
 from pipeline.telemetry.progress import Progress
@@ -119,7 +120,9 @@ def _probe(todo: pa.Table, chunks: list[tuple[int, int]], scan: Location, config
     load_decoder(config.clips.decoder)  # an unknown one is an error here, not in every task
     work = ProbeChunk([ray.put(todo)], chunks, scan, config.index, config.clips)
     left = sum(stop - start for start, stop in (chunks[n] for n in missing))
-    with Progress("index", left, "inputs") as progress:
+    asks = demands.decoding(config.resources)
+    demands.refuse_impossible(asks, config.resources)
+    with Progress("index", left, "inputs", asks) as progress:
         run_numbered(work, missing, decoding(config.resources), progress)
 
 

@@ -28,6 +28,11 @@ class Reason(StrEnum):
     CHANGED = "changed"  # not the file that was indexed: another size or ETag
     TIMEOUT = "timeout"
     CRASHED = "crashed"  # the decoder took its process down
+    NOT_FINITE = "not_finite"  # an encoder gives no finite numbers for it
+
+
+# What an outage of storage looks like: such inputs are worth another try.
+AWAY = frozenset({Reason.MISSING, Reason.UNREADABLE, Reason.TIMEOUT})
 
 
 @dataclass(unsafe_hash=True)  # not frozen: Python sets attributes of exceptions on their way

@@ -27,8 +27,9 @@ def write_random_encoders(clips: PublishedClips, config: Config, weights: Locati
     """
     size = config.embedding.batch_size
     rng = np.random.default_rng((config.seed, 0))
-    wanted = min(config.encoders.warm_batches * size, len(clips))
-    chosen = np.sort(rng.choice(len(clips), size=wanted, replace=False))
+    there = np.flatnonzero(clips.table.in_splits(config.clips.split))
+    wanted = min(config.encoders.warm_batches * size, len(there))
+    chosen = np.sort(rng.choice(there, size=wanted, replace=False))
     order = Order(len(chosen), size, [ray.put(chosen)])
     cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
     has_batchnorm = ray.get(_warm.options(**cost).remote(weights, clips, order, config))

@@ -41,7 +41,7 @@ def features_of(
     """Features of every list, by modality, made unless `folders` (by list, modality) have them."""
     found: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     for name, (clips, published) in lists.items():
-        todo = {m: f for m, f in folders[name].items() if not (f / "DONE").exists()}
+        todo = {m: f for m, f in folders[name].items() if not (f / "_DONE").exists()}
         if todo:
             embed(
                 EmbeddingTask(published, weights, todo, rejects, config, f"{title} · embed {name}")

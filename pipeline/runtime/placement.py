@@ -20,6 +20,7 @@ from typing import Any
 import ray
 
 from pipeline.config import ClusteringConfig, LearningConfig, ResourcesConfig
+from pipeline.runtime.cluster_address import given_address
 
 Options = dict[str, Any]  # of a Ray task, actor or `map_batches`
 
@@ -33,7 +34,7 @@ def decoding(resources: ResourcesConfig, on_gpu: bool = False, packed: bool = Fa
     these would ever be idle while learning takes its clips more slowly than all decode.
     """
     cpus = resources.decode_cpus
-    if not os.environ.get("RAY_ADDRESS"):
+    if not given_address():
         cpus *= max(1.0, local_cpus(resources) / (os.cpu_count() or 1))
     roles, gpus = (GPU, 0.1) if on_gpu else (resources.decode_on, 0.0)
     options = _options(resources, roles, cpus, gpus)

@@ -10,7 +10,8 @@ import threading
 import warnings
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+
+from pipeline.runtime.cluster_address import check_reachable, given_address
 
 # Ray reads these when it is imported or started, so they are set before.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -19,7 +20,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started on node")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-if not os.environ.get("RAY_ADDRESS"):
+if not given_address():
     # A Ray that the job starts for itself listens on loopback only and needs no token. It ends with
     # the job, so no preemption is announced. It starts processes when they are needed.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -29,13 +30,17 @@ if not os.environ.get("RAY_ADDRESS"):
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import ray
+from ray.exceptions import RayError
 
 from pipeline import patience
 from pipeline.config import ResourcesConfig
 from pipeline.errors import UserError
+from pipeline.runtime.failures import as_user_error
 from pipeline.runtime.placement import local_cpus
 from pipeline.runtime.ray_data import set_up_ray_data
 
+# Ray Data logs every error before it raises it, with its traceback.
+_TOLD_TWICE = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
 _signals: list[int] = []  # that told this process to stop
 
 
@@ -57,18 +62,20 @@ def connect(resources: ResourcesConfig) -> None:
 
     A Ray started here has at least four logical CPUs, however few cores there are: with two, the
     training workers and the decoding tasks that feed them would wait for each other for ever.
+
+    Raises:
+        UserError: there is no such cluster, or it does not let this job in.
     """
-    patience_s = f"{resources.storage_patience_minutes * 60:g}"
-    os.environ[patience.VARIABLE] = patience_s  # of this process, and of a Ray that it starts
+    seconds = f"{resources.storage_patience_minutes * 60:g}"
+    os.environ[patience.VARIABLE] = seconds  # of this process, and of a Ray that it starts
     if not ray.is_initialized():
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
-        own: dict[str, Any] = {}
-        if not os.environ.get("RAY_ADDRESS"):
-            own = {"num_cpus": local_cpus(resources), "include_dashboard": False}
-            own["object_store_memory"] = resources.object_store_mb * 2**20
-        elif resources.storage_patience_minutes != patience.DEFAULT_S / 60:
-            own = {"runtime_env": {"env_vars": {patience.VARIABLE: patience_s}}}
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, **own)
+        address = given_address()
+        if address:
+            check_reachable(address)
+            _join(address)
+        else:
+            _start(resources)
         _hide_restart_error()
     if threading.current_thread() is threading.main_thread():
         # Ray's own handler, which `ray.init` sets, prints its C++ stack and dies on the spot.
@@ -78,6 +85,32 @@ def connect(resources: ResourcesConfig) -> None:
     set_up_ray_data()
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _TOLD_TWICE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _join(address: str) -> None:
+    own: dict[str, Any] = {}
+    if (seconds := os.environ[patience.VARIABLE]) != f"{patience.DEFAULT_S:g}":
+        own = {"runtime_env": {"env_vars": {patience.VARIABLE: seconds}}}
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **own)
+    except (RayError, ConnectionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the Ray cluster at {address} is not for this job: {reason}") from error
+
+
+def _start(resources: ResourcesConfig) -> None:
+    os.environ.pop("RAY_ADDRESS", None)  # Ray's own processes would read it, if it is ``local``
+    ray.init(
+        # Else Ray joins what an earlier `ray start` of this machine left behind, dead or alive.
+        "local",
+        num_cpus=local_cpus(resources),
+        object_store_memory=resources.object_store_mb * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+    )
 
 
 @ray.remote(num_cpus=0, max_restarts=1)
@@ -114,8 +147,11 @@ def run_job(main: Callable[[list[str]], None]) -> None:
     code = 0
     try:
         main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+    except Exception as error:
+        told = as_user_error(error)
+        if told is None:
+            raise
+        print(f"error: {told}", file=sys.stderr, flush=True)
         code = 2
     except KeyboardInterrupt:
         code = 128 + (_signals[0] if _signals else signal.SIGINT)

@@ -7,6 +7,7 @@ ten seconds.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 import uuid
@@ -19,9 +20,12 @@ import ray
 from ray.actor import ActorHandle
 
 from pipeline.patience import BOARD, announce
+from pipeline.runtime.demands import Stage, awaited
 from pipeline.runtime.placement import on_driver_node
 from pipeline.telemetry import metrics
 from pipeline.telemetry.console import LiveLine, duration, say
+
+_ASK_EVERY_S = 30.0
 
 
 @ray.remote(num_cpus=0)
@@ -112,6 +116,7 @@ class Progress:
     Args:
         title: for example ``round 2/4 · embed video``; its last part begins with the stage.
         total, unit: how many there are of ``clips``, say; workers call ``meter.add(done=n)``.
+        asks: what the stage must have; until it begins, the line says what of it is lacking.
 
     Attributes:
         done: units so far; more than `total` where the work of a lost worker is repeated.
@@ -119,8 +124,9 @@ class Progress:
         seconds: duration of the whole stage, once it is over.
     """
 
-    def __init__(self, title: str, total: int, unit: str) -> None:
-        self.title, self.total, self.unit = title, total, unit
+    def __init__(self, title: str, total: int, unit: str, asks: Stage = ()) -> None:
+        self.title, self.total, self.unit, self.asks = title, total, unit, asks
+        self._awaited, self._asked_s = "", -math.inf
         board = _board(ray.get_runtime_context().get_job_id())
         self.meter = Meter(board, uuid.uuid4().hex, title.split(" · ")[-1].split()[0])
         self.done = 0
@@ -190,7 +196,8 @@ class Progress:
 
     def _state(self, seconds: float) -> list[str]:
         if not self.done:
-            return [f"waiting for the first {self.unit}", duration(seconds)]
+            awaited = self._waits_for(seconds)
+            return [f"waiting for the first {self.unit}", duration(seconds), *awaited]
         state = [f"{min(self.done, self.total):,}/{self.total:,} {self.unit}"]
         rate, left_s = self._rate.per_second, self.left_s()
         if rate is not None:
@@ -198,6 +205,16 @@ class Progress:
         if left_s is not None:
             state.append(f"{duration(left_s)} left" if left_s else "finishing")
         return state
+
+    def _waits_for(self, seconds: float) -> list[str]:
+        """What is lacking; asked now and then, because the autoscaler's answer takes a second."""
+        if seconds - self._asked_s >= _ASK_EVERY_S:
+            self._asked_s = seconds
+            try:
+                self._awaited = awaited(self.asks)
+            except ray.exceptions.RayError:
+                self._awaited = ""
+        return [self._awaited] if self._awaited else []
 
     def _repeated(self) -> list[str]:
         return [f"{self.done - self.total:,} repeated"] if self.done > self.total else []

@@ -66,7 +66,7 @@ def disturbed(features: list[Location], num_clips: int, out: Location, seed: int
     clustering = cluster(task, on_progress=after_step)
     for timer in timers:
         timer.join()
-    labels = ray.get(clustering.republish()[0])
+    labels = ray.get(clustering.labels[0])
     assert (labels >= 0).all()
     clustering.close()
     return killed
