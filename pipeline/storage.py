@@ -177,6 +177,9 @@ class Location:
         Raises:
             OSError: as storage reports; a full disk's, too, names the file.
         """
+        if not self.is_local:
+            self._patiently(partial(_put, data))
+            return
         try:
             self._write(data)
         except OSError as error:
@@ -184,9 +187,6 @@ class Location:
             raise
 
     def _write(self, data: bytes | memoryview) -> None:
-        if not self.is_local:
-            self._patiently(partial(_put, data))
-            return
         os.makedirs(os.path.dirname(self.uri), exist_ok=True)
         beside = Path(f"{self.uri}.{uuid.uuid4().hex[:8]}.tmp")
         try:

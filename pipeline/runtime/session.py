@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from pipeline.runtime.cluster_address import check_reachable, given_address
 
