@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import ray
 
+from pipeline import manifest
 from pipeline.clips.fill import fill
 from pipeline.clips.rejects import RejectedClip
 from pipeline.clips.shard_index import DamagedShard, ShardIndex
@@ -30,7 +31,7 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def run_of(indexed: Location, place: Path, rows: np.ndarray) -> ClipTable:
     """A run that has these clips of the small world, in this order."""
     run = copy_clips(indexed, Location.of(place))
-    (run / "clips" / "DONE").delete()  # it vouches for all of them
+    (run / "clips" / manifest.NAME).delete()  # it vouches for all of them
     part = run / "clips" / "part-000000.parquet"
     part.write_table(part.read_table().take(rows))
     return rewritten(run, clip_index=np.arange(len(rows)))

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 import ray
 
+from pipeline import manifest
 from pipeline.clips import fill as filling
 from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, decode_clips
 from pipeline.clips.decoding.shrink import shrink
@@ -110,7 +111,7 @@ def rewritten(run: Location, **columns: list) -> ClipTable:
         place = table.schema.get_field_index(name)
         table = table.set_column(place, table.schema.field(place), [values])
     part.write_table(table)
-    (run / "clips" / "DONE").delete()  # it vouches for the old bytes
+    (run / "clips" / manifest.NAME).delete()  # it vouches for the old bytes
     return ClipTable.open(run / "clips")
 
 
