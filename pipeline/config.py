@@ -262,6 +262,8 @@ class ResourcesConfig(Section):
     # Roles of the nodes that may decode. [decode, gpu] adds the cores of GPU nodes: it pays where
     # these have more than training needs, and else slows it down.
     decode_on: tuple[str, ...] = ("decode",)
+    # Remote storage that does not answer is waited for so long, then the job ends.
+    storage_patience_minutes: Annotated[float, Field(ge=0)] = 15.0
     # Nodes for clustering and learning are asked for when so much of the embedding before them is
     # left: as long as a node takes to start. 0: each stage waits for its own.
     lead_minutes: Annotated[float, Field(ge=0)] = 5.0

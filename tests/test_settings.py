@@ -302,6 +302,8 @@ SEEN = {
     "test_with_roles_every_stage_keeps_to_its_nodes",
     "resources.lead_minutes": "runtime/test_standby.py::"
     "test_nodes_are_asked_for_when_little_is_left",
+    "resources.storage_patience_minutes": "test_patience.py::"
+    "test_storage_that_stays_away_is_one_line",
     "tracking.mlflow": "telemetry/test_trackers.py::"
     "test_a_run_that_goes_on_is_the_same_run_in_mlflow",
     "tracking.wandb": "telemetry/test_trackers.py::test_numbers_go_to_wandb",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -23,7 +24,8 @@ from pipeline.clips.decoding.byte_index import wanted_ranges
 from pipeline.clips.decoding.decoder import MediaFile, load_decoder
 from pipeline.clips.decoding.isolation import shrink_isolated
 from pipeline.clips.fetching import fetch_for_decoding
-from pipeline.clips.rejects import Reject
+from pipeline.clips.outage import Outage, check_losses
+from pipeline.clips.rejects import AWAY, Reject
 from pipeline.clips.sampling import reach
 from pipeline.clips.shard_index import (
     COLUMNS,
@@ -101,6 +103,7 @@ def fill(
         # By their names: a listing may not have them yet.
         if damaged := found.read(missing, {}):
             raise UserError(f"the clip store {place} does not keep what it is given: {damaged[0]}")
+        found.check_media(missing, config.clips.max_rejected)
     return ClipStore(place, found.tars, [ray.put(found.entries)])
 
 
@@ -155,16 +158,16 @@ class _FillShard:
         reaches = [reach(row["start_s"], row["end_s"], self.config) for row in rows]
         needed = [(MediaFile.of(row), wanted_ranges(row, *r)) for row, r in zip(rows, reaches)]
         files = fetch_for_decoding(needed, self.config.timeout_s)
-        tar_bytes, entries = io.BytesIO(), []
+        tar_bytes, entries = io.BytesIO(), list[tuple[Any, ...]]()
         ids = self.clips.table.rows(np.arange(*self.bounds[number]), ["clip_id"])["clip_id"]
         with tarfile.open(fileobj=tar_bytes, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for clip_id, file, (start_s, end_s) in zip(ids.to_pylist(), files, reaches):
                 media = shrink_isolated(file, start_s, end_s, self.config, self.codec)
                 if isinstance(media, Reject):
-                    entries.append((clip_id, 0, 0, 0.0, 0))
+                    entries.append((clip_id, 0, 0, 0.0, 0, media.reason.value))
                     continue
                 at = tar.offset + _TAR_HEADER
-                entries.append((clip_id, at, len(media), start_s, checksum(media)))
+                entries.append((clip_id, at, len(media), start_s, checksum(media), None))
                 member = tarfile.TarInfo(f"{clip_id}.mkv")
                 member.size = len(media)
                 tar.addfile(member, io.BytesIO(media))
@@ -185,6 +188,7 @@ class _Indexes:
         self.place, self.names, self.bounds = place, names, bounds
         self.tars = [""] * len(names)  # file names; empty: no whole shard
         self.entries = np.zeros(bounds[-1][1], ENTRY)
+        self.away: dict[int, Counter[str]] = {}  # of shards, clips whose media did not come
 
     def read(self, numbers: Sequence[int], sizes: Mapping[str, int]) -> list[str]:
         """Take these shards up; returns what is wrong with those that are not whole.
@@ -194,6 +198,20 @@ class _Indexes:
         with ThreadPoolExecutor(REQUESTS) as pool:
             found = pool.map(lambda number: self._take(number, sizes), numbers)
             return [why for why in found if why]
+
+    def check_media(self, made: Sequence[int], allowed: float) -> None:
+        """Raise `Outage` if so many media did not come that they are away.
+
+        Shards that lack clips by it do not count then.
+        """
+        reasons = sum((self.away.get(number, Counter()) for number in made), Counter[str]())
+        tried = sum(stop - start for start, stop in (self.bounds[number] for number in made))
+        try:
+            check_losses("store", reasons, tried, allowed)
+        except Outage:
+            for number in self.away.keys() & made:
+                (self.place / f"{self.names[number]}.parquet").delete()
+            raise
 
     def _take(self, number: int, sizes: Mapping[str, int]) -> str:
         start, stop = self.bounds[number]
@@ -207,6 +225,9 @@ class _Indexes:
         if size != index.tar_bytes:
             return f"{index.tar} has {size or 0:,} of {index.tar_bytes:,} bytes"
         self.tars[number] = index.tar
+        reasons = Counter(index.clips["reason"].drop_null().to_pylist())
+        if away := Counter({str(reason): reasons[reason] for reason in AWAY & reasons.keys()}):
+            self.away[number] = away
         self.entries["shard"][start:stop] = number
         for name in ("offset", "bytes", "origin_s", "checksum"):
             self.entries[name][start:stop] = index.clips[name].to_numpy()

@@ -29,6 +29,7 @@ SCHEMA = pa.schema(
         ("bytes", pa.int32()),  # 0: could not be stored
         ("origin_s", pa.float64()),  # media time of the stored clip's time 0
         ("checksum", pa.uint32()),  # CRC-32 of the stored clip
+        ("reason", pa.string()),  # why it could not be stored; null where it is
     ]
 )
 COLUMNS = ["clip_id", "start_s", "end_s", "size", "etag"]  # of the clips table: what decides
@@ -76,9 +77,12 @@ class ShardIndex:
 
     def _digest(self) -> str:
         digest = hashlib.blake2b(json.dumps([self.tar, self.tar_bytes]).encode(), digest_size=8)
-        for name in SCHEMA.names[1:]:
-            digest.update(self.clips[name].to_numpy().tobytes())
-        digest.update("\n".join(self.clips["clip_id"].to_pylist()).encode())
+        for name, kind in zip(SCHEMA.names, SCHEMA.types):
+            column = self.clips[name]
+            if pa.types.is_string(kind):
+                digest.update("\n".join(pc.fill_null(column, "").to_pylist()).encode())
+            else:
+                digest.update(column.to_numpy().tobytes())
         return digest.hexdigest()
 
 

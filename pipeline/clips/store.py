@@ -22,6 +22,7 @@ import ray
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.clips.shard_index import checksum
 from pipeline.objects import RemoteObject
+from pipeline.patience import patiently
 from pipeline.storage import Location
 
 ENTRY = np.dtype(
@@ -72,7 +73,7 @@ class ClipStore:
             if place.is_local:
                 media = _opened(place).read_at(stop - start, start)
             else:
-                media = RemoteObject(place).read(start, stop)
+                media = patiently(str(place), lambda: _ranged(place, start, stop))
         except FileNotFoundError:
             media = b""
         if checksum(media) == entry["checksum"]:
@@ -80,6 +81,10 @@ class ClipStore:
         with suppress(OSError):  # another reader may have been first
             (self.location / f"{tar.partition('-')[0]}.parquet").delete()
         return Reject(Reason.CORRUPT, f"stored in {place}, damaged there; read from its media")
+
+
+def _ranged(place: Location, start: int, stop: int) -> bytes:
+    return RemoteObject(place, patient=False).read(start, stop)
 
 
 @lru_cache(maxsize=256)

@@ -10,6 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 from pipeline.runtime.cluster_address import check_reachable, given_address
 
@@ -32,6 +33,7 @@ if not given_address():
 import ray
 from ray.exceptions import RayError
 
+from pipeline import patience
 from pipeline.config import ResourcesConfig
 from pipeline.errors import UserError
 from pipeline.runtime.failures import as_user_error
@@ -65,6 +67,8 @@ def connect(resources: ResourcesConfig) -> None:
     Raises:
         UserError: there is no such cluster, or it does not let this job in.
     """
+    seconds = f"{resources.storage_patience_minutes * 60:g}"
+    os.environ[patience.VARIABLE] = seconds  # of this process, and of a Ray that it starts
     if not ray.is_initialized():
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
         address = given_address()
@@ -87,8 +91,11 @@ def connect(resources: ResourcesConfig) -> None:
 
 
 def _join(address: str) -> None:
+    own: dict[str, Any] = {}
+    if (seconds := os.environ[patience.VARIABLE]) != f"{patience.DEFAULT_S:g}":
+        own = {"runtime_env": {"env_vars": {patience.VARIABLE: seconds}}}
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **own)
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the Ray cluster at {address} is not for this job: {reason}") from error

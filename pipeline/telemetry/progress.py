@@ -19,6 +19,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
+from pipeline.patience import BOARD, announce
 from pipeline.runtime.demands import Stage, awaited
 from pipeline.runtime.placement import on_driver_node
 from pipeline.telemetry import metrics
@@ -33,14 +34,21 @@ class _Board:
 
     def __init__(self) -> None:
         self.stages: dict[str, tuple[Counter[str], dict[str, Any]]] = {}
+        self.lines: list[str] = []  # announced and not read yet
 
     def add(self, stage: str, counts: dict[str, float], notes: dict[str, Any]) -> None:
         sums, latest = self.stages.setdefault(stage, (Counter(), {}))
         sums.update(counts)
         latest.update(notes)
 
-    def read(self, stage: str) -> tuple[Counter[str], dict[str, Any]]:
-        return self.stages.get(stage, (Counter(), {}))
+    def announce(self, line: str) -> None:
+        """A line of a worker's for the user."""
+        self.lines.append(line)
+
+    def read(self, stage: str) -> tuple[Counter[str], dict[str, Any], list[str]]:
+        """A stage's counts and notes, and the lines that were announced since the last time."""
+        lines, self.lines = self.lines, []
+        return *self.stages.get(stage, (Counter(), {})), lines
 
     def forget(self, stage: str) -> None:
         self.stages.pop(stage, None)
@@ -49,7 +57,7 @@ class _Board:
 @lru_cache(maxsize=1)
 def _board(job: str) -> ActorHandle:
     """The board of this connection to Ray (`job` is its id)."""
-    return _Board.options(**on_driver_node()).remote()  # type: ignore[attr-defined]
+    return _Board.options(name=BOARD, get_if_exists=True, **on_driver_node()).remote()  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -167,10 +175,15 @@ class Progress:
     def _look(self) -> str | None:
         counts: Counter[str]
         notes: dict[str, Any]
+        lines: list[str]
         try:
-            counts, notes = ray.get(self.meter.board.read.remote(self.meter.stage), timeout=5)
+            counts, notes, lines = ray.get(
+                self.meter.board.read.remote(self.meter.stage), timeout=5
+            )
         except ray.exceptions.RayError:
             return None  # the board's node is gone or busy; the stage itself goes on
+        for line in lines:
+            announce(line)
         self.done = int(counts.pop("done", 0))
         self.epoch = notes.get("epoch")
         seconds = time.monotonic() - self._start

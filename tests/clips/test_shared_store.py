@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import ray
 
+from pipeline import manifest
 from pipeline.clips.fill import fill
 from pipeline.clips.rejects import RejectedClip
 from pipeline.clips.shard_index import DamagedShard, ShardIndex
 from pipeline.clips.stream import Order
 from pipeline.clips.table import ClipTable
 from pipeline.storage import Location
-from tests.clips.test_store import decoded, shards_of
+from tests.clips.test_store import decoded, rewritten, shards_of
 from tests.conftest import copy_clips, tiny
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -30,11 +31,10 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def run_of(indexed: Location, place: Path, rows: np.ndarray) -> ClipTable:
     """A run that has these clips of the small world, in this order."""
     run = copy_clips(indexed, Location.of(place))
+    (run / "clips" / manifest.NAME).delete()  # it vouches for all of them
     part = run / "clips" / "part-000000.parquet"
-    table = part.read_table().take(rows)
-    numbers = table.schema.get_field_index("clip_index")
-    part.write_table(table.set_column(numbers, table.schema.field(numbers), [np.arange(len(rows))]))
-    return ClipTable.open(run / "clips")
+    part.write_table(part.read_table().take(rows))
+    return rewritten(run, clip_index=np.arange(len(rows)))
 
 
 def test_runs_of_other_clips_share_a_store(
@@ -57,13 +57,10 @@ def test_runs_of_other_clips_share_a_store(
     assert np.abs(stored["video"].astype(int) - media["video"]).mean() < 6
     assert np.abs(stored["audio"] - media["audio"]).mean() < 0.01
     # What was indexed anew is filled anew, where the file is another one now.
-    changed = run_of(indexed, tmp_path / "three", rows).publish()
-    part = changed.table.location / "part-000000.parquet"
-    table = part.read_table()
-    column = table.schema.get_field_index("size")
-    sizes = [table["size"][0].as_py() + 1, *table["size"].to_pylist()[1:]]
-    part.write_table(table.set_column(column, table.schema.field(column), [sizes]))
-    fill(ClipTable.open(changed.table.location).publish(), place, config)
+    run_of(indexed, tmp_path / "three", np.arange(40))
+    sizes = one.column("size").to_pylist()
+    changed = rewritten(Location.of(tmp_path / "three"), size=[sizes[0] + 1, *sizes[1:]])
+    fill(changed.publish(), place, config)
     assert "store · 20 clips in" in capsys.readouterr().out
     for clips, lengths in ((one, [20, 20]), (two, [20, 20, 8])):
         assert [len(shard.clips) for shard in shards_of(place, clips)] == lengths
@@ -148,13 +145,10 @@ def test_a_tar_of_another_content_has_another_name(indexed: Location, tmp_path: 
     clips = run_of(indexed, tmp_path / "run", np.arange(8))
     fill(clips.publish(), place, config)
     (index,) = shards_of(place, clips)
-    part = clips.location / "part-000000.parquet"
-    table = part.read_table()
-    column = table.schema.get_field_index("uri")
-    uris = [str(tmp_path / "gone.mp4"), *table["uri"].to_pylist()[1:]]
-    part.write_table(table.set_column(column, "uri", [uris]))
+    uris = clips.column("uri").to_pylist()
+    without = rewritten(Location.of(tmp_path / "run"), uri=[str(tmp_path / "gone.mp4"), *uris[1:]])
     (place / f"{index.name}.parquet").delete()
-    fill(ClipTable.open(clips.location).publish(), place, config)
+    fill(without.publish(), place, config)
     (other,) = shards_of(place, clips)
     assert (other.name, other.clips["bytes"][0].as_py()) == (index.name, 0)
     assert (place / index.tar).info().size == index.tar_bytes

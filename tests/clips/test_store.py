@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 import ray
 
+from pipeline import manifest
 from pipeline.clips import fill as filling
 from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, decode_clips
 from pipeline.clips.decoding.shrink import shrink
@@ -102,6 +103,18 @@ def decoded(published: object, order: Order, config: ClipsConfig) -> dict[str, n
     return {name: column[0] for name, column in stage({"id": np.array([0])}).items()}
 
 
+def rewritten(run: Location, **columns: list) -> ClipTable:
+    """The run's clips with other values of some columns."""
+    part = run / "clips" / "part-000000.parquet"
+    table = part.read_table()
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(place), [values])
+    part.write_table(table)
+    (run / "clips" / manifest.NAME).delete()  # it vouches for the old bytes
+    return ClipTable.open(run / "clips")
+
+
 def shards_of(place: Location, clips: ClipTable) -> list[ShardIndex]:
     """The whole shards of these clips, in order."""
     settings, size = (place / "store.json").read_json(), filling.CLIPS_PER_SHARD
@@ -155,12 +168,8 @@ def test_filled_resumed_and_read_without_the_media(
     order = Order(8, 8, [ray.put(np.array([0, 47, 21, 21, 5, 40, 39, 20]))])
     direct = decoded(published, order, config.clips)
     gone = copy_clips(indexed, Location.of(tmp_path / "run"))
-    part = gone / "clips" / "part-000000.parquet"
-    table = part.read_table()
-    nowhere = [f"{uri}.gone" for uri in table["uri"].to_pylist()]
-    column = table.schema.get_field_index("uri")
-    part.write_table(table.set_column(column, "uri", [nowhere]))
-    without_media = replace(ClipTable.open(gone / "clips").publish(), store=store)
+    nowhere = [f"{uri}.gone" for uri in clips.column("uri").to_pylist()]
+    without_media = replace(rewritten(gone, uri=nowhere).publish(), store=store)
     stored = decoded(without_media, order, config.clips)
     assert stored["has_video"].all()
     assert stored["has_audio"].all()
@@ -199,12 +208,9 @@ def test_clips_that_could_not_be_stored_are_rejects_of_their_media(
     indexed: Location, tmp_path: Path
 ) -> None:
     run = copy_clips(indexed, Location.of(tmp_path / "run"))
-    part = run / "clips" / "part-000000.parquet"
-    table = part.read_table()
-    uris = table["uri"].to_pylist()
+    uris = ClipTable.open(run / "clips").column("uri").to_pylist()
     uris[3] = str(tmp_path / "gone.mp4")
-    part.write_table(table.set_column(table.schema.get_field_index("uri"), "uri", [uris]))
-    clips, config = ClipTable.open(run / "clips"), tiny()
+    clips, config = rewritten(run, uri=uris), tiny()
     published = clips.publish()
     store = fill(published, run / "store", config)
     batch = decoded(replace(published, store=store), Order(8, 8), config.clips)
