@@ -14,6 +14,7 @@ from pipeline import settings
 from pipeline.clustering import ClusteringTask, KMeansProgress, cluster
 from pipeline.clustering.measures import collapse_alarm, imbalance_factor
 from pipeline.clustering.vector_files import as_features
+from pipeline.runtime.places import refuse_passing
 from pipeline.runtime.session import connect, run_job
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
@@ -28,8 +29,9 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     config = settings.load(options.settings)
     out = Location.of(options.out)
+    refuse_passing([out])
     features, rows = as_features(Location.of(options.vectors), options.column, out / "features")
-    connect(config.resources)
+    connect(config.resources, out)
     task = ClusteringTask((features,), rows, None, config.clustering, config.seed, out)
     clustering = cluster(task, resources=config.resources, on_progress=_tell)
     sizes = clustering.sizes

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     config = settings.load(options.settings)
     run = Location.of(options.run)
-    connect(config.resources)
+    connect(config.resources, run, config.store.place)
     report = index(options.media, run, config, options.retry_rejects)
     if report.already_known:
         say(f"{report.already_known:,} of {report.listed:,} {report.unit} were known already")

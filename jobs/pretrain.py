@@ -16,7 +16,7 @@ def main(arguments: list[str]) -> None:
     # Imported when the settings are known to be right: torch takes seconds.
     from pipeline.rounds import pretrain
 
-    connect(config.resources)
+    connect(config.resources, config.run, config.store.place)
     pretrain(config)
 
 
