@@ -85,7 +85,7 @@ def _look(marks: list[str], nodes: list[str]) -> dict[str, tuple[str, list[str]]
     # Not at the top: Ray sends such a function whole, and would look that up in this package.
     def look(files: list[str]) -> tuple[str, list[str]]:
         try:
-            import pipeline  # noqa: F401
+            import pipeline.errors  # noqa: F401
         except ImportError as error:
             return str(error), []
         return "", [file for file in files if os.path.exists(file)]
