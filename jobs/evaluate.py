@@ -30,6 +30,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.evaluation import datasets
 from pipeline.run import Run
+from pipeline.runtime.places import refuse_passing
 from pipeline.runtime.session import connect, run_job
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
@@ -108,6 +109,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> None:
     options = parsed(arguments)
+    refuse_passing([options.run, options.json or ""])
     run = Run.existing(options.run)
     if options.max_rejected is not None:
         clips = run.config.clips.model_copy(update={"max_rejected": options.max_rejected})
@@ -124,7 +126,7 @@ def by_round(run: Run, options: argparse.Namespace, numbers: list[int]) -> None:
     from pipeline.evaluation import report
     from pipeline.evaluation.protocols import evaluate_rounds
 
-    connect(run.config.resources)
+    connect(run.config.resources, run.location)
     found = evaluate_rounds(run, numbers, options.test_split)
     _write(found, run.location / "evaluation.json", options.json)
     say(f"\n{report.headline(found)}\n{report.by_round(found)}")
@@ -146,7 +148,7 @@ def by_protocol(run: Run, options: argparse.Namespace, number: int) -> None:
         lr=options.lr,
         epochs=options.epochs,
     )
-    connect(run.config.resources)
+    connect(run.config.resources, run.location)
     found = evaluate(run, media, request)
     place = run.location / "evaluation" / f"{found['dataset'].replace(' ', '-')}.json"
     _write(found, place, options.json)

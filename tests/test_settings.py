@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -316,3 +317,16 @@ def test_every_setting_is_seen_at_work() -> None:
         file, _, name = test.rpartition("::")
         source = Path(__file__).parent / file if file else Path(__file__)
         assert f"def {name}(" in source.read_text(), f"{key}: {test}"
+
+
+@pytest.mark.parametrize("job", ["pretrain", "index", "cluster"])
+def test_help_lists_every_setting(job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main = importlib.import_module(f"jobs.{job}").main
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert [key for key in settings.keys() if f"{key}=" not in said] == []
+    assert (
+        " *learning.cpus_per_worker=1.0\n      number, > 0: CPUs of one training worker\n" in said
+    )
