@@ -326,7 +326,7 @@ def test_help_lists_every_setting(job: str, capsys: pytest.CaptureFixture[str]) 
         main(["--help"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    assert [key for key in settings.keys() if f"{key}=" not in said] == []
+    assert [key for key in KEYS if f"{key}=" not in said] == []
     assert (
         " *learning.cpus_per_worker=1.0\n      number, > 0: CPUs of one training worker\n" in said
     )

@@ -74,12 +74,9 @@ def connect(resources: ResourcesConfig, *places: str | Location) -> None:
         UserError: there is no such cluster, it does not let this job in, or a place is no place for
             a cluster.
     """
-<<<<<<< HEAD
     seconds = f"{resources.storage_patience_minutes * 60:g}"
     os.environ[patience.VARIABLE] = seconds  # of this process, and of a Ray that it starts
-=======
     refuse_passing(places)
->>>>>>> lost-runtime
     if not ray.is_initialized():
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
         address = given_address()
