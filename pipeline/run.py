@@ -135,6 +135,7 @@ class Run:
             UserError: it belongs to other settings, or none is named.
         """
         run = cls(cls.place(config), config)
+        run._refuse_older()
         theirs = run.saved()
         changed = settings.differences(theirs.outcome(), config.outcome()) if theirs else []
         if fixed := [line for line in changed if not run.may_change(line.partition(":")[0])]:
@@ -160,7 +161,16 @@ class Run:
         if not saved.exists():
             raise UserError(f"{location} is not a run yet: pretrain it with jobs/pretrain.py first")
         _warn_of_other_content(saved)
-        return cls(location, settings.saved(saved))
+        found = cls(location, settings.saved(saved))
+        found._refuse_older()
+        return found
+
+    def _refuse_older(self) -> None:
+        if (self.round(0).location / "DONE").exists():
+            raise UserError(
+                f"{self.location} was made by an older release, which did not seal what it wrote: "
+                "go on with that release, or begin another run"
+            )
 
     @property
     def saved_settings(self) -> Location:
@@ -227,6 +237,7 @@ class Run:
         """A round that counts: `number`, or the last one.
 
         Raises:
+            Damaged: a file of it is not as it was written.
             UserError: no round is finished yet, or not this one.
         """
         last = self.last_round()
@@ -237,7 +248,10 @@ class Run:
         number = last if number is None else number
         if not 0 <= number <= last:
             raise UserError(f"round {number} does not exist; the last finished one is {last}")
-        return self.round(number)
+        found = self.round(number)
+        if sealed := manifest.Manifest.whole(found.location):
+            sealed.check_content()
+        return found
 
     def commit(self, done: Round, metrics: dict[str, Any], **made_of: Any) -> None:
         """Make a round count: metrics, then _DONE, then the pointer."""
