@@ -257,6 +257,11 @@ class ResourcesConfig(Section):
     # Nodes for clustering and learning are asked for when so much of the embedding before them is
     # left: as long as a node takes to start. 0: each stage waits for its own.
     lead_minutes: Annotated[float, Field(ge=0)] = 5.0
+    # A stage without progress for so long is told, with what each of its processes does; after
+    # twice that, and each time again, the processes that are stuck are restarted. 0: never.
+    stall_minutes: Annotated[float, Field(ge=0)] = 15.0
+    # After so many restarts without progress the run stops.
+    stall_restarts: Annotated[int, Field(ge=0)] = 3
 
 
 class TrackingConfig(Section):

@@ -300,6 +300,8 @@ SEEN = {
     "resources.roles": "runtime/test_placement.py::test_with_roles_every_stage_keeps_to_its_nodes",
     "resources.decode_on": "runtime/test_placement.py::"
     "test_with_roles_every_stage_keeps_to_its_nodes",
+    "resources.stall_minutes": "telemetry/test_watchdog.py::",
+    "resources.stall_restarts": "telemetry/test_watchdog.py::",
     "resources.lead_minutes": "runtime/test_standby.py::"
     "test_nodes_are_asked_for_when_little_is_left",
     "tracking.mlflow": "telemetry/test_trackers.py::"
@@ -323,7 +325,7 @@ def test_help_lists_every_setting(job: str, capsys: pytest.CaptureFixture[str]) 
         main(["--help"])
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    assert [key for key in settings.keys() if f"{key}=" not in said] == []
+    assert [key for key in KEYS if f"{key}=" not in said] == []
     assert (
         " *learning.cpus_per_worker=1.0\n      number, > 0: CPUs of one training worker\n" in said
     )

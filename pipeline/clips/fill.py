@@ -77,7 +77,7 @@ def fill(clips: PublishedClips, place: Location, config: Config) -> ClipStore:
         on_gpu = load_decoder(config.clips.decoder).on_gpu
         asks, cost = demands.decoding(config.resources, on_gpu), decoding(config.resources, on_gpu)
         demands.refuse_impossible(asks, config.resources)
-        with Progress("store", left, "clips", asks) as progress:
+        with Progress("store", left, "clips", asks, config.resources) as progress:
             run_numbered(work, missing, cost, progress)
     return ClipStore(place, names, [ray.put(_read_index(place, names, len(clips)))])
 

@@ -80,7 +80,7 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     sink = FeatureSink(task.out, task.rejects, task.clips.table, rows_per_file, written, again)
     asks = demands.embedding(config, load_decoder(config.clips.decoder).on_gpu)
     demands.refuse_impossible(asks, config.resources)
-    with Progress(task.title, int(comes.sum()), "clips", asks) as progress:
+    with Progress(task.title, int(comes.sum()), "clips", asks, config.resources) as progress:
         if len(slots):
             if task.ahead:
                 task.ahead.before(progress.left_s)

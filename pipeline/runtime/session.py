@@ -44,11 +44,15 @@ from pipeline.storage import Location
 
 # Ray Data logs every error before it raises it, with its traceback.
 _TOLD_TWICE = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
+_silent = threading.Event()  # the next signal comes from this process itself
 _signals: list[int] = []  # that told this process to stop
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     """`ray job stop`, the machine going down, or Ctrl-C."""
+    if _silent.is_set():
+        _silent.clear()
+        raise KeyboardInterrupt
     # At once, because the job has a few seconds. Not by `print`, which this may have interrupted.
     word = "interrupted" if number == signal.SIGINT else "stopped"
     # On a terminal the live line goes and the cursor comes back.
@@ -58,6 +62,16 @@ def _stop(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)  # who asks twice need not wait
     # Any other exception is lost where the signal meets Ray waiting (`ray.get`).
     raise KeyboardInterrupt
+
+
+def interrupt() -> None:
+    """From another thread: the main one raises `KeyboardInterrupt`, also where it waits for Ray.
+
+    The caller then says why, instead of the words for somebody's signal.
+    """
+    if signal.getsignal(signal.SIGTERM) is _stop:
+        _silent.set()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
 def connect(resources: ResourcesConfig, *places: str | Location) -> None:
