@@ -23,7 +23,9 @@ from pipeline.errors import UserError
 from pipeline.runtime.demands import how_many_fit
 from pipeline.runtime.placement import clustering, may_grow, on_driver_node
 from pipeline.storage import Location
+from pipeline.telemetry.watchdog import Watchdog
 
+_LOOK_EVERY_S = 60.0
 log = logging.getLogger(__name__)
 
 ShardActor = ray.remote(max_restarts=-1, max_task_retries=-1)(Shard)
@@ -128,7 +130,7 @@ def cluster(
     # The index holds the pseudo-labels for as long as somebody learns from them.
     actor: Any = ClusterIndex.options(**on_driver_node()).remote(out, task.num_clips, task, held)
     try:
-        run(actor, on_progress)
+        run(actor, on_progress, resources)
     except BaseException:
         ray.kill(actor)
         raise
@@ -154,12 +156,24 @@ def shard_spec(task: ClusteringTask, blocks: ClipBlocks, first: int, last: int) 
     )
 
 
-def run(actor: Any, on_progress: Callable[[KMeansProgress], None] | None = None) -> None:
-    """Drive an index to its end, one step a call."""
-    stage = ""
+def run(
+    actor: Any,
+    on_progress: Callable[[KMeansProgress], None] | None = None,
+    limits: ResourcesConfig | None = None,
+) -> None:
+    """Drive an index to its end, one step a call.
+
+    Raises:
+        UserError: `limits` say how long it may stay at a step, and restarts did not help.
+    """
+    stage, verdicts, steps = "", list[str](), 0
+    watchdog = Watchdog("k-means", limits or ResourcesConfig(), lambda: not stage, verdicts.append)
     while stage != "done":
         waiting = actor.advance.remote()
-        while not ray.wait([waiting], timeout=60.0)[0]:
+        while not ray.wait([waiting], timeout=_LOOK_EVERY_S)[0]:
+            watchdog.saw(steps)
+            if verdicts:
+                raise UserError(verdicts[0])
             if stage:
                 log.info("still %s", stage)
             else:
@@ -168,7 +182,7 @@ def run(actor: Any, on_progress: Callable[[KMeansProgress], None] | None = None)
                     "clustering.cpus_per_shard CPUs free and the role memory"
                 )
         progress = _get(waiting)
-        stage = progress.stage
+        stage, steps = progress.stage, steps + 1
         if on_progress is not None:
             on_progress(progress)
 
