@@ -247,7 +247,8 @@ class ResourcesConfig(Section):
     decode_cpus: Positive = 0.5
     # Logical CPUs of a Ray started by the job itself; 0: at least 4, so that nothing starves.
     local_cpus: Annotated[int, Field(ge=0)] = 0
-    object_store_mb: Count = 1024  # of a Ray started by the job itself
+    # Of a Ray started by the job itself; Ray takes no less than 75.
+    object_store_mb: Annotated[int, Field(ge=75)] = 1024
     # Whether stages keep to nodes of their role, the label `role` of cluster.yaml (placement.py);
     # stages then wait for nodes of theirs. auto: where some node has one, be it the head.
     roles: Literal["auto"] | bool = "auto"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable
@@ -121,15 +123,24 @@ def _join(address: str) -> None:
 def _start(resources: ResourcesConfig) -> None:
     os.environ.pop("RAY_ADDRESS", None)  # Ray's own processes would read it, if it is ``local``
     with guarded() as session:
-        context: Any = ray.init(
-            # Else Ray joins what an earlier `ray start` left behind on this machine, dead or alive.
-            "local",
-            num_cpus=local_cpus(resources),
-            object_store_memory=resources.object_store_mb * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        try:
+            context: Any = ray.init(
+                # Else Ray joins what an earlier `ray start` left on this machine, dead or alive.
+                "local",
+                num_cpus=local_cpus(resources),
+                object_store_memory=resources.object_store_mb * 2**20,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+        except (RayError, RuntimeError, OSError) as error:
+            folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+            room = shutil.disk_usage(folder).free >> 20
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"Ray does not start here: {reason}. Its folder {folder}/ray has {room:,} MiB of "
+                "room; RAY_TMPDIR names another place, and the logs in it say more"
+            ) from error
         session.append(context.address_info["session_dir"])
 
 
