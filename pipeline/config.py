@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pipeline.addresses import without_credentials
 
@@ -28,6 +28,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Address = Annotated[str, AfterValidator(without_credentials)]  # a path or URI; settings are saved
+
+
+def _listed(value: Any) -> Any:
+    """One name stands for a list of one."""
+    return (value,) if isinstance(value, str) else value
 
 
 class Section(BaseModel):
@@ -93,6 +98,9 @@ class ClipsConfig(Section):
     # A window shorter than a clip is sampled at its middle, give or take this much when learning.
     jitter_s: Annotated[float, Field(ge=0)] = 0.0
     timeout_s: Annotated[Positive, WHERE] = 20.0  # to probe one file, or to decode one clip
+    # Only clips with one of these values in their column split are clustered and learned from, for
+    # example train; empty: all clips. Learning reads no labels, so the paper's setting is all.
+    split: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
     # The share of the clips that one pass may lose beyond what the pass before it lost. A stage
     # that loses more stops before anything counts: the media are away, not bad.
     max_rejected: Annotated[Fraction, WHERE] = 0.05
@@ -255,6 +263,8 @@ class ResourcesConfig(Section):
     # Roles of the nodes that may decode. [decode, gpu] adds the cores of GPU nodes: it pays where
     # these have more than training needs, and else slows it down.
     decode_on: tuple[str, ...] = ("decode",)
+    # Remote storage that does not answer is waited for so long, then the job ends.
+    storage_patience_minutes: Annotated[float, Field(ge=0)] = 15.0
     # Nodes for clustering and learning are asked for when so much of the embedding before them is
     # left: as long as a node takes to start. 0: each stage waits for its own.
     lead_minutes: Annotated[float, Field(ge=0)] = 5.0
@@ -299,6 +309,10 @@ class Config(Section):
         if self.min_rounds > 1 and not self.settled_nmi:
             raise ValueError("min_rounds does nothing without settled_nmi: set that as well")
         return self
+
+    def of_all_clips(self) -> Config:
+        """Without ``clips.split``: for clips that are no clips of the run, and for evaluation."""
+        return self.model_copy(update={"clips": self.clips.model_copy(update={"split": ()})})
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -1,6 +1,6 @@
 """The seal of a finished stage: which files it made, and what each holds.
 
-A folder counts when its ``DONE`` is there. DONE is the folder's manifest: names, sizes and digests
+A folder counts when its ``_DONE`` is there. That is the folder's manifest: names, sizes and digests
 of the files, and what they were made of. It is written last, by the driver alone, while it holds
 the lease of the place (lease.py). So a file that was cut, changed or lost is found when it is
 loaded, and never used.
@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.storage import Location
 
 FORMAT = 1
-NAME = "DONE"
+NAME = "_DONE"
 _REQUESTS = 8  # files read at once
 _DIGEST_BYTES = 16
 
@@ -64,7 +64,7 @@ class Manifest:
         """The folder's manifest; None where it is not finished.
 
         Raises:
-            Damaged: DONE is not as it was written.
+            Damaged: _DONE is not as it was written.
             UserError: it is of another format.
         """
         place = folder / NAME
@@ -87,7 +87,7 @@ class Manifest:
         """`read`, after a look at the sizes of all files.
 
         Raises:
-            Damaged: DONE or a file is not as it was written, or is gone.
+            Damaged: _DONE or a file is not as it was written, or is gone.
         """
         found = cls.read(folder)
         if found is not None:
@@ -123,7 +123,7 @@ class Manifest:
 
 
 def seal(folder: Location, files: Mapping[str, Entry], **made_of: Any) -> None:
-    """Write DONE: the folder counts from now on.
+    """Write _DONE: the folder counts from now on.
 
     Raises:
         UserError: another process has taken over a lease that this one held.

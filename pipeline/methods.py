@@ -10,7 +10,7 @@ SDC, MDC, CDC and XDC follow Figure 1 of Alwassel et al. 2020; the others are ou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from pipeline.errors import UserError
@@ -45,6 +45,25 @@ class Method:
         """Modalities whose features the update's clusterings need."""
         needed = {m for name in update.clusterings for m in self.clusterings[name]}
         return tuple(m for m in MODALITIES if m in needed)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modalities that some clustering needs or some update trains."""
+        needed = {m for modalities in self.clusterings.values() for m in modalities}
+        needed |= {m for update in self.updates for m in update.encoders}
+        return tuple(m for m in MODALITIES if m in needed)
+
+    def restricted(self, there: Collection[str]) -> Method | None:
+        """The method where clips have only the modalities `there`.
+
+        None where an encoder would lose labels that it learns: that is another method.
+        """
+        clusterings = {name: ms for name, ms in self.clusterings.items() if {*ms} <= {*there}}
+        heads = [{m: ns for m, ns in u.heads.items() if m in there} for u in self.updates]
+        wanted = {name for update in heads for names in update.values() for name in names}
+        if not wanted or not wanted <= clusterings.keys():
+            return None
+        return Method(clusterings, tuple(Update(each) for each in heads if each))
 
     def needs_all_labels(self, update: Update) -> bool:
         """Whether a clip must have every label: not where each encoder learns from itself alone."""

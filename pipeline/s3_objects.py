@@ -58,7 +58,7 @@ class S3Objects(AbstractFileSystem):
             "s3",
             endpoint_url=f"{self.connection.get('scheme', 'https')}://{host}" if host else None,
             region_name=self.connection.get("region"),
-            config=botocore.config.Config(retries={"mode": "standard", "max_attempts": 10}),
+            config=botocore.config.Config(retries={"mode": "standard", "max_attempts": 4}),
         )
 
     def info(self, path: str, **more: Any) -> dict[str, Any]:
@@ -118,11 +118,21 @@ class S3Objects(AbstractFileSystem):
             raise OSError(f"cannot write {path}: such objects are only read")
         return _Object(self, path, mode, block_size=1 << 20, cache_type="none")
 
+    # fsspec's own take every fault for an absence.
     def isfile(self, path: str) -> bool:
+        return self._kind(path) == "file"
+
+    def isdir(self, path: str) -> bool:
+        return self._kind(path) == "directory"
+
+    def exists(self, path: str, **more: Any) -> bool:
+        return self._kind(path) is not None
+
+    def _kind(self, path: str) -> str | None:
         try:
-            return self.info(path)["type"] == "file"
+            return str(self.info(path)["type"])
         except FileNotFoundError:
-            return False
+            return None
 
 
 class _Object(AbstractBufferedFile):

@@ -12,11 +12,12 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import pyarrow as pa
@@ -25,24 +26,27 @@ import pyarrow.parquet as pq
 
 from pipeline.addresses import joined, printable, split_address
 from pipeline.errors import UserError
+from pipeline.patience import patiently
 from pipeline.s3_objects import S3Objects, needs_s3_objects
 
+_Result = TypeVar("_Result")
 _LOCAL = pyarrow.fs.LocalFileSystem()
+_TRIES, _FEW_TRIES = 10, 3  # of a request to S3; few where `patiently` tries again, and tells it
 _UNFINISHED = re.compile(r"\.[0-9a-f]{8}\.tmp$")  # what `write_bytes` has not moved into place
 
 
-@lru_cache(maxsize=64)
-def _file_system(root: str) -> tuple[pyarrow.fs.FileSystem, str]:
+@lru_cache(maxsize=128)
+def _file_system(root: str, attempts: int) -> tuple[pyarrow.fs.FileSystem, str]:
     """File system and base path of a URI; one connection pool a process and place."""
     try:
         fs, base = pyarrow.fs.FileSystem.from_uri(root)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UserError(f"cannot open {root!r} as a storage place: {error}") from error
     if isinstance(fs, pyarrow.fs.S3FileSystem):
-        # More patience than a URI can ask for: ten tries, ever longer apart; the default is three.
         _, (options,) = fs.__reduce__()
-        patient = pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=10)
-        options |= {"retry_strategy": patient, "connect_timeout": 10.0}
+        # Tries, ever longer apart, and time for slow answers; a URI cannot ask for either.
+        tries = pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=attempts)
+        options |= {"retry_strategy": tries, "connect_timeout": 10.0, "request_timeout": 20.0}
         fs = pyarrow.fs.S3FileSystem(**options)
     return fs, base
 
@@ -85,15 +89,15 @@ class Location:
 
     @property
     def fs(self) -> pyarrow.fs.FileSystem:
-        return self._opened[0]
+        """For libraries that take one; `Location`'s own methods wait longer."""
+        return self._opened()[0]
 
     @property
     def path(self) -> str:
         """The path inside `fs`."""
-        return self._opened[1]
+        return self._opened()[1]
 
-    @property
-    def _opened(self) -> tuple[pyarrow.fs.FileSystem, str]:
+    def _opened(self, tries: int = _TRIES) -> tuple[pyarrow.fs.FileSystem, str]:
         if self.is_local:
             return _LOCAL, self.uri
         scheme, _, rest = self.uri.partition("://")
@@ -109,7 +113,7 @@ class Location:
             if needs_s3_objects(key, options):
                 return S3Objects.file_system(options), f"{host}/{key}"
         root = f"{scheme}://{host}" + (f"?{options}" if options else "")
-        fs, base = _file_system(root)
+        fs, base = _file_system(root, tries)
         return fs, f"{base.rstrip('/')}/{key}" if key else base.rstrip("/")
 
     def __truediv__(self, name: str) -> Location:
@@ -123,29 +127,43 @@ class Location:
         """Address and connection options: `Location.of(place.full_uri) == place`."""
         return joined(self.uri, self.query)
 
+    def _patiently(self, work: Callable[[pyarrow.fs.FileSystem, str], _Result]) -> _Result:
+        """`work` of a file system and a path in it; storage that is away is waited for."""
+        if self.is_local:
+            return work(_LOCAL, self.uri)
+        return patiently(str(self), lambda: work(*self._opened(_FEW_TRIES)))
+
     def exists(self) -> bool:
+        """Raises as all methods do: StorageAway or StorageRefused of remote storage, OSError."""
         return self.info().type != pyarrow.fs.FileType.NotFound
 
     def info(self) -> pyarrow.fs.FileInfo:
-        return self.fs.get_file_info(self.path)
+        return self._patiently(lambda fs, path: fs.get_file_info(path))
 
     def read_bytes(self) -> bytes:
-        with self.fs.open_input_file(self.path) as stream:
-            return stream.read()
+        return self._patiently(_read)
 
     def read_json(self) -> Any:
         return json.loads(self.read_bytes())
 
     def read_table(self, columns: list[str] | None = None) -> pa.Table:
         """A Parquet file or some of its columns, whose checksums must fit where it has some."""
-        return pq.read_table(
-            self.path, filesystem=self.fs, columns=columns, page_checksum_verification=True
-        )
+
+        def read(fs: pyarrow.fs.FileSystem, path: str) -> pa.Table:
+            return pq.read_table(
+                path, filesystem=fs, columns=columns, page_checksum_verification=True
+            )
+
+        return self._patiently(read)
 
     def children(self, recursive: bool = False) -> list[pyarrow.fs.FileInfo]:
         """Files and folders below, sorted by path; empty where there is no such folder."""
-        selector = pyarrow.fs.FileSelector(self.path, recursive=recursive, allow_not_found=True)
-        return sorted(self.fs.get_file_info(selector), key=lambda info: info.path)
+
+        def listed(fs: pyarrow.fs.FileSystem, path: str) -> list[pyarrow.fs.FileInfo]:
+            selector = pyarrow.fs.FileSelector(path, recursive=recursive, allow_not_found=True)
+            return sorted(fs.get_file_info(selector), key=lambda info: info.path)
+
+        return self._patiently(listed)
 
     def files(self, suffix: str = "") -> Iterator[Location]:
         """Direct children that are files and end in ``suffix``, in order of name."""
@@ -159,6 +177,9 @@ class Location:
         Raises:
             OSError: as storage reports; a full disk's, too, names the file.
         """
+        if not self.is_local:
+            self._patiently(partial(_put, data))
+            return
         try:
             self._write(data)
         except OSError as error:
@@ -166,10 +187,6 @@ class Location:
             raise
 
     def _write(self, data: bytes | memoryview) -> None:
-        if not self.is_local:
-            with self.fs.open_output_stream(self.path) as stream:
-                stream.write(data)
-            return
         os.makedirs(os.path.dirname(self.uri), exist_ok=True)
         beside = Path(f"{self.uri}.{uuid.uuid4().hex[:8]}.tmp")
         try:
@@ -185,7 +202,7 @@ class Location:
         self.write_bytes(text.encode())
 
     def write_json(self, value: Any) -> None:
-        self.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+        self.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
 
     def write_table(self, table: pa.Table, row_group_size: int = 16_384) -> None:
         self.write_bytes(as_parquet(table, row_group_size))
@@ -198,11 +215,27 @@ class Location:
 
     def delete(self) -> None:
         """Remove the file or the whole folder; no error where there is none."""
-        info = self.info()
+        self._patiently(_delete)
+
+
+def _read(fs: pyarrow.fs.FileSystem, path: str) -> bytes:
+    with fs.open_input_file(path) as stream:
+        return stream.read()
+
+
+def _put(data: bytes | memoryview, fs: pyarrow.fs.FileSystem, path: str) -> None:
+    with fs.open_output_stream(path) as stream:
+        stream.write(data)
+
+
+def _delete(fs: pyarrow.fs.FileSystem, path: str) -> None:
+    info = fs.get_file_info(path)
+    # Another may be faster, or the answer to an earlier try was lost.
+    with suppress(FileNotFoundError):
         if info.is_file:
-            self.fs.delete_file(self.path)
+            fs.delete_file(path)
         elif info.type == pyarrow.fs.FileType.Directory:
-            self.fs.delete_dir(self.path)
+            fs.delete_dir(path)
 
 
 def as_parquet(table: pa.Table, row_group_size: int = 16_384) -> memoryview:

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", "120")
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
@@ -20,14 +21,19 @@ os.environ |= {
     "AWS_DEFAULT_REGION": "us-east-1",
 }
 
+import pyarrow as pa
 import pytest
 import ray
 
 from pipeline import settings, synthetic
 from pipeline.clips.indexing import index
+from pipeline.clips.table import append
 from pipeline.config import Config, ResourcesConfig
 from pipeline.runtime.session import connect
 from pipeline.storage import Location
+
+if TYPE_CHECKING:
+    from tests.whole_runs import Calm
 
 SHARED_MEDIA = Path(__file__).resolve().parents[2] / "shared" / "media"
 
@@ -83,6 +89,14 @@ def indexed(world: Path, local_ray: None, tmp_path_factory: pytest.TempPathFacto
     return run
 
 
+@pytest.fixture(scope="session")
+def calm(indexed: Location, tmp_path_factory: pytest.TempPathFactory) -> Calm:
+    """A finished run that tests read, copy, or take up without changing what it holds."""
+    from tests.whole_runs import calm_run
+
+    return calm_run(indexed, Location.of(tmp_path_factory.mktemp("calm")))
+
+
 @pytest.fixture
 def new_run(indexed: Location, tmp_path: Path) -> Callable[[], Location]:
     """Makes further run directories with the same clips."""
@@ -93,6 +107,13 @@ def copy_clips(run: Location, to: Location) -> Location:
     for part in (run / "clips").files():
         (to / "clips" / part.name).write_bytes(part.read_bytes())
     return to
+
+
+def rewrite_clips(run: Location, table: pa.Table) -> None:
+    """Make these rows the run's clips table."""
+    for old in (run / "clips").files():
+        old.delete()
+    append(run / "clips", [table])
 
 
 def tiny(*overrides: str) -> Config:

@@ -252,7 +252,7 @@ def test_pretraining_submitted_to_a_cluster(
     assert "round 1/1 · cluster audio" in ended.stdout
     assert re.search(r"round 1/1 · embed \w+ and \w+ · 48 clips in .* clips/s\)", ended.stdout)
     assert "xdc: 1 rounds done" in ended.stdout
-    assert (place / "rounds" / "0001" / "DONE").exists()
+    assert (place / "rounds" / "0001" / "_DONE").exists()
     other = submit(head, "jobs/pretrain.py", *TINY, f"run={place}", "clustering.k=5")
     assert other.returncode != 0
     assert "clustering.k: 4 → 5" in other.stdout + other.stderr

@@ -83,7 +83,7 @@ def test_a_holder_that_was_suspended_finds_out_before_it_writes(
             ours._guard.release()
             with pytest.raises(LeaseLost, match="taken over by another process"):
                 manifest.seal(Location.of(tmp_path / "stage"), {})
-            assert not (tmp_path / "stage" / "DONE").exists()
+            assert not (tmp_path / "stage" / "_DONE").exists()
         assert lost.wait(2)
 
 

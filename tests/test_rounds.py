@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-import ray
 import torch
 
 from pipeline import encoders
@@ -33,40 +26,11 @@ from pipeline.methods import METHODS, MODALITIES
 from pipeline.rounds import Pretraining, pretrain
 from pipeline.run import Run
 from pipeline.storage import Location
-from tests.conftest import TINY, copy_clips, s3_uri, tiny
+from tests.conftest import TINY, copy_clips, rewrite_clips, s3_uri, tiny
+from tests.whole_runs import CALM, Calm, results, run_job
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def results(run: Location) -> dict[str, str]:
-    """Digests of the encoders, heads, centroids and pseudo-labels of a run, by path in rounds/."""
-    rounds = Path(str(run / "rounds"))
-    kept = [*rounds.rglob("*.safetensors"), *rounds.rglob("*.np[yz]"), *rounds.rglob("labels/*")]
-    return {
-        str(path.relative_to(rounds)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(kept)
-    }
-
-
-@dataclass(frozen=True)
-class Calm:
-    """Two rounds of XDC by one worker, made in two goes, undisturbed."""
-
-    place: Location
-    first: bytes  # the encoders of round 1 when it was the last
-
-
-# Learning lasts long enough for a look at its progress to fall into it.
-CALM = ["learning.threads=1", "learning.epochs=5"]
-
-
-@pytest.fixture(scope="module")
-def calm(indexed: Location, tmp_path_factory: pytest.TempPathFactory) -> Calm:
-    place = copy_clips(indexed, Location.of(tmp_path_factory.mktemp("calm")))
-    first = pretrain(tiny(f"run={place}", *CALM)).encoders.read_bytes()
-    assert pretrain(tiny(f"run={place}", *CALM, "rounds=2")).last_round() == 2
-    return Calm(place, first)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +46,18 @@ def test_a_whole_run_with_two_workers(
     method: str, first: str, new_run: Callable[[], Location]
 ) -> None:
     more = ["learning.workers=2", "learning.batch_size=4", "embedding.keep=true"]
+    if method == "cdc":
+        more.append("clips.split=train")
     config = tiny(f"run={new_run()}", f"method={method}", f"clustering.first={first}", *more)
     run = pretrain(config)
     check_one_round(run, workers=2)
+    chosen = ClipTable.open(run.clips).in_splits(config.clips.split)
+    for number, name in ((0, "joint"), (1, "joint")) if method == "cdc" else ():
+        assert np.array_equal(read_labels(run.round(number).clusters(name), 48) >= 0, chosen)
     zero = run.round(0)
-    assert (zero.raw("video") / "DONE").exists() == (first == "raw")
-    assert (zero.features("video") / "DONE").exists() == (first == "random")
-    assert (run.round(1).features("video") / "DONE").exists()
+    assert (zero.raw("video") / "_DONE").exists() == (first == "raw")
+    assert (zero.features("video") / "_DONE").exists() == (first == "random")
+    assert (run.round(1).features("video") / "_DONE").exists()
     if first == "raw":
         assert read_features(zero.raw("video"), 48)[0].shape[1] == 48, "colours of 4×4 cells"
 
@@ -185,6 +154,7 @@ def test_other_settings_are_refused(calm: Calm) -> None:
 def test_evaluation_by_round(calm: Calm) -> None:
     report = evaluate_rounds(Run.existing(str(calm.place)), [0, 1, 2], "test")
     assert {row["round"] for row in report["results"]} == {0, 1, 2}
+    assert report["learned_from"] == {"test": 14}
     assert "0 (random)" in by_round(report)
 
 
@@ -209,41 +179,17 @@ def test_a_run_in_a_bucket_one_of_whose_clips_is_lost(
     uris = clips["uri"].to_pylist()
     uris[5] = str(tmp_path / "gone.mp4")
     position = clips.schema.get_field_index("uri")
-    part.write_table(clips.set_column(position, "uri", pa.array(uris)))
+    rewrite_clips(place, clips.set_column(position, "uri", pa.array(uris)))
     run = pretrain(tiny(f"run='{place.full_uri}'", "method=anchored_audio"))
     check_one_round(run, workers=1)
     assert list((place / "tensorboard").files())
-    rejects = [row for p in run.round(1).rejects.files() for row in p.read_table().to_pylist()]
-    assert {(Path(r["uri"]).name, r["reason"], r["stage"]) for r in rejects} == {
-        ("gone.mp4", "missing", "embed")
-    }
+    for number in (0, 1):  # each pass has its own
+        parts = [part.read_table() for part in run.round(number).rejects.files()]
+        rejects = [row for part in parts for row in part.to_pylist() if row["stage"] == "embed"]
+        seen = [(Path(r["uri"]).name, r["reason"], r["attempt"]) for r in rejects]
+        assert seen == [("gone.mp4", "missing", 1)]
     assert read_labels(run.round(0).clusters("audio"), 48)[5] == -1
     assert np.all(read_labels(run.round(0).clusters("audio"), 48)[:5] >= 0)
-
-
-def run_job(config: list[str], until: str | None) -> int | None:
-    """Run jobs/pretrain.py on the tests' Ray; with `until`, kill -9 it once it printed that."""
-    address = ray.get_runtime_context().gcs_address
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": address}
-    job = subprocess.Popen(
-        [sys.executable, str(ROOT / "jobs" / "pretrain.py"), *config],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert job.stdout is not None
-    output = []
-    for line in job.stdout:
-        output.append(line)
-        if until is not None and until in line:
-            job.send_signal(signal.SIGKILL)
-            job.wait()
-            return None
-    assert until is None, f"{until!r} never came:\n{''.join(output)}"
-    assert job.wait() == 0, "".join(output)
-    return 0
 
 
 def test_killed_twice_it_ends_with_the_labels_of_an_undisturbed_run(
@@ -292,7 +238,7 @@ def test_a_round_counts_only_when_it_is_done(tmp_path: Path) -> None:
     run.commit(run.round(0), {})
     run.round(1).metrics.write_json({})
     assert run.last_round() == 0
-    (run.round(1).location / "DONE").write_text("")  # died before the pointer was written
+    (run.round(1).location / "_DONE").write_text("")  # died before the pointer was written
     assert run.last_round() == 1
 
 

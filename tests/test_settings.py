@@ -209,6 +209,7 @@ SEEN = {
     "precision": "learning/test_learner.py::test_precision_changes_the_last_bits",
     "index.window_s": "clips/test_indexing.py::test_files_are_cut_into_equal_windows",
     "index.min_s": "test_short_files_are_rejected",
+    "clips.split": "test_rounds.py::test_a_whole_run_with_two_workers",
     "clips.video.frames": "clips/test_stream.py::test_every_clip_once_and_the_last_batch_padded",
     "clips.video.fps": "clips/decoding/test_clock.py::test_every_frame_rate",
     "clips.video.size": "clips/test_stream.py::test_every_clip_once_and_the_last_batch_padded",
@@ -304,6 +305,8 @@ SEEN = {
     "resources.stall_restarts": "telemetry/test_watchdog.py::",
     "resources.lead_minutes": "runtime/test_standby.py::"
     "test_nodes_are_asked_for_when_little_is_left",
+    "resources.storage_patience_minutes": "test_patience.py::"
+    "test_storage_that_stays_away_is_one_line",
     "tracking.mlflow": "telemetry/test_trackers.py::"
     "test_a_run_that_goes_on_is_the_same_run_in_mlflow",
     "tracking.wandb": "telemetry/test_trackers.py::test_numbers_go_to_wandb",

@@ -10,6 +10,7 @@ import pyarrow.fs
 
 from pipeline.clips.rejects import Reason, Reject, reject_for
 from pipeline.errors import UserError
+from pipeline.patience import StorageAway
 from pipeline.storage import Location
 
 
@@ -32,6 +33,8 @@ class FolderListing:
                 _list_remote(listing)
         except FileNotFoundError:
             return listing
+        except StorageAway:
+            raise
         except (OSError, pa.ArrowException) as error:
             hint = "Check that the folder or bucket exists and that the credentials may list it."
             raise UserError(f"cannot list {folder}: {error}. {hint}") from error
@@ -137,12 +140,18 @@ def _list_remote(listing: FolderListing) -> None:
             try:
                 try:
                     add(inner.children(recursive=True))
+                except StorageAway:
+                    raise
                 except (OSError, pa.ArrowException):
                     levels(inner)
+            except StorageAway:
+                raise
             except (OSError, pa.ArrowException) as error:
                 listing.reject(info.path[start:], error)
 
     try:
         add(listing.folder.children(recursive=True))
+    except StorageAway:
+        raise
     except (OSError, pa.ArrowException):
         levels(listing.folder)

@@ -20,10 +20,12 @@ from pipeline.clips.chunks import ProbeChunk, chunks_by_file, rejected_row, reje
 from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.known import KnownInputs, cut_ids
 from pipeline.clips.listing import list_media
+from pipeline.clips.outage import Outage, check_losses
 from pipeline.clips.rejects import kind_of_loss
 from pipeline.clips.stream import run_numbered
 from pipeline.clips.table import append
 from pipeline.config import Config, IndexConfig
+from pipeline.lease import hold
 from pipeline.runtime import demands
 from pipeline.runtime.placement import decoding
 from pipeline.storage import Location
@@ -57,26 +59,35 @@ class IndexReport:
 def index(source: str, run: Location, config: Config, retry_rejects: bool = False) -> IndexReport:
     """List (`list_media`), probe, cut, and append to ``run/clips`` and ``run/rejects``.
 
-    Resumable by chunks of files. `retry_rejects` probes again what an earlier run rejected.
+    Resumable by chunks of files. Inputs that were away are tried again; `retry_rejects` probes
+    again all that an earlier run rejected.
 
     Raises:
-        UserError: there is nothing to index at `source`.
+        UserError: there is nothing to index at `source`, or another process indexes into this run.
+        Outage: so many files could not be read that storage is away; nothing was added.
     """
+    with hold(run / "clips" / "_LEASE", f"the clips table of {run}"):
+        return _index(source, run, config, retry_rejects)
+
+
+def _index(source: str, run: Location, config: Config, retry_rejects: bool) -> IndexReport:
     listing = list_media(source)
     known = KnownInputs(run / "clips", run / REJECTS, retry_rejects)
     ids = cut_ids(listing.rows)
     new = pc.invert(known.contains(listing.rows["uri"], ids))
-    todo, tried = listing.rows.filter(new), ids.filter(new)
+    todo = listing.rows.filter(new)
+    tried = pa.table({"uri": todo["uri"], "clip_id": ids.filter(new)})
     unlisted = rejects_table(rejected_row("list", *row) for row in listing.rejected)
     unlisted = unlisted.filter(pc.invert(known.contains(unlisted["uri"], unlisted["clip_id"])))
     scan = run / "scratch" / f"index-{_fingerprint(todo, config.index)}"
     chunks = chunks_by_file(todo)
     _probe(todo, chunks, scan, config)
     counts: Counter[str] = Counter()
+    _check_media(known, scan, len(chunks), tried, config.clips.max_rejected)
     found = _distinct(scanned(scan, len(chunks), "clips", counts), todo)
     clips = append(run / "clips", _joined(found))
     rejected = pa.concat_tables([unlisted, *scanned(scan, len(chunks), "rejects", counts)])
-    rejected = known.write_rejects(rejected, tried=pa.table({"uri": todo["uri"], "clip_id": tried}))
+    rejected = known.write_rejects(rejected, tried)
     scan.delete()
     counts.update(map(kind_of_loss, rejected["modality"].to_pylist()))
     listed, fresh = len(listing.rows) + len(listing.rejected), len(todo) + len(unlisted)
@@ -124,6 +135,27 @@ def _probe(todo: pa.Table, chunks: list[tuple[int, int]], scan: Location, config
     demands.refuse_impossible(asks, config.resources)
     with Progress("index", left, "inputs", asks, config.resources) as progress:
         run_numbered(work, missing, decoding(config.resources), progress)
+
+
+def _check_media(
+    known: KnownInputs, scan: Location, num_chunks: int, tried: pa.Table, allowed: float
+) -> None:
+    """Raise `Outage` if so many files did not come that their storage is away.
+
+    Chunks that hold such files are not finished then. Files that were away before do not count.
+    """
+    reasons: Counter[str] = Counter()
+    away: list[int] = []
+    for number, table in enumerate(scanned(scan, num_chunks, "rejects", Counter())):
+        if lost := known.newly_away(table):
+            reasons.update(lost)
+            away.append(number)
+    try:
+        check_losses("index", reasons, len(tried) - known.num_away(tried), allowed)
+    except Outage:
+        for number in away:
+            (scan / f"{number:08d}-rejects.parquet").delete()
+        raise
 
 
 def _distinct(tables: Iterator[pa.Table], todo: pa.Table) -> Iterator[pa.Table]:

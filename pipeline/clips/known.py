@@ -1,18 +1,24 @@
-"""What earlier runs indexed or rejected. An input is tried once, until it is asked for again."""
+"""What earlier runs indexed or rejected.
+
+Bad media are tried once, until it is asked for again; what was away is tried again by every run.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline import manifest
 from pipeline.clips import rejects
 from pipeline.clips.cut_tables import cut_id
 from pipeline.clips.table import ClipTable
 from pipeline.storage import Location
 
+_AGAIN = pa.array(sorted({*rejects.AWAY, rejects.Reason.CHANGED}))
 _LOST = ("", "video", "audio")  # modalities of rejects; empty: the whole input
 
 
@@ -26,13 +32,17 @@ class KnownInputs:
             UserError: the clips table is one of another release.
         """
         indexed: list[pa.Table] = []
-        if any(clips.files(".parquet")):
+        # By its name first: a listing may lag behind.
+        if (clips / manifest.NAME).exists() or any(clips.files(".parquet")):
             indexed = [*ClipTable.open(clips).read_parts(["uri", "clip_id"])]
         self.num_clips = sum(map(len, indexed))
         self._place = rejected
         none = rejects.SCHEMA.empty_table()
         self._rejected = rejected.read_table() if rejected.exists() else none
-        failed = none if retry else self._rejected.filter(self._rejected["modality"].is_null())
+        whole = self._rejected.filter(self._rejected["modality"].is_null())
+        again = pc.and_(pc.equal(whole["stage"], "probe"), pc.is_in(whole["reason"], _AGAIN))
+        self._away = _joined(_keys(whole.filter(again)))
+        failed = none if retry else whole.filter(pc.invert(again))
         files = failed.filter(failed["clip_id"].is_null())["uri"]
         self._files = _joined(*(table["uri"] for table in indexed), files)
         self._cuts = _joined(*(table["clip_id"] for table in indexed), failed["clip_id"])
@@ -41,6 +51,17 @@ class KnownInputs:
         """bool [rows], of URIs and cut ids (null: the whole file)."""
         by_uri, by_cut = pc.is_in(uris, self._files), pc.is_in(cuts, self._cuts)
         return pc.if_else(cuts.is_null(), by_uri, by_cut)
+
+    def newly_away(self, rejected: pa.Table) -> dict[str, int]:
+        """Reason → number of inputs that did not come, without those that were away before."""
+        whole = rejected.filter(rejected["modality"].is_null())
+        away = pc.is_in(whole["reason"], pa.array(sorted(rejects.AWAY)))
+        lost = whole.filter(pc.and_(away, pc.invert(pc.is_in(_keys(whole), self._away))))
+        return dict(Counter(lost["reason"].to_pylist()))
+
+    def num_away(self, tried: pa.Table) -> int:
+        """How many of these inputs (``uri``, ``clip_id``) were away before."""
+        return pc.sum(pc.is_in(_keys(tried, ""), self._away)).as_py() or 0
 
     def write_rejects(self, new: pa.Table, tried: pa.Table) -> pa.Table:
         """Rewrite the rejects table: earlier rejects of other inputs, then the new ones.

@@ -28,6 +28,11 @@ class Reason(StrEnum):
     CHANGED = "changed"  # not the file that was indexed: another size or ETag
     TIMEOUT = "timeout"
     CRASHED = "crashed"  # the decoder took its process down
+    NOT_FINITE = "not_finite"  # an encoder gives no finite numbers for it
+
+
+# What an outage of storage looks like: such inputs are worth another try.
+AWAY = frozenset({Reason.MISSING, Reason.UNREADABLE, Reason.TIMEOUT})
 
 
 @dataclass(unsafe_hash=True)  # not frozen: Python sets attributes of exceptions on their way
@@ -59,11 +64,15 @@ def reject_for(error: BaseException, otherwise: Reason) -> Reject:
     return Reject(reason, f"{type(error).__name__}: {error}"[:300])
 
 
+# As the modality of a reject: the stored copy alone was lost, and the clip read from its media.
+STORED = "stored"
+
+
 class RejectedClip(NamedTuple):
     """A reject of a clip that is known by its index; of one modality, or of the whole clip."""
 
     clip_index: int
-    modality: str | None  # None: nothing of the clip is left
+    modality: str | None  # None: nothing of the clip is left; else what it lost
     reason: str
     detail: str
 
@@ -78,7 +87,7 @@ class RejectedClip(NamedTuple):
 
 
 def kind_of_loss(modality: str | None) -> str:
-    """Under which name a reject is counted: whole inputs, lost video and lost audio apart."""
+    """Under which name a reject is counted: whole inputs and what was lost of others, apart."""
     return "rejected" if modality is None else f"lost_{modality}"
 
 
@@ -87,7 +96,7 @@ SCHEMA = pa.schema(
         ("uri", pa.string()),
         ("clip_id", pa.string()),
         ("stage", pa.string()),
-        ("modality", pa.string()),  # null: the whole input; else what was lost of it
+        ("modality", pa.string()),  # null: the whole input; video, audio, stored: what it lost
         ("reason", pa.string()),
         ("detail", pa.string()),
         ("attempt", pa.int32()),

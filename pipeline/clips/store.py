@@ -1,15 +1,17 @@
 """The clip store, as decoding reads it: every clip's window, shrunk, as a byte range of a shard.
 
-    store/  store.json  000000-128.tar  000000-128.parquet  …
+    store/  store.json  3f0c…91.parquet  3f0c…91-5d2b77a0.tar  …
 
-A shard is a tar file, for stock tools, of small Matroska files named by clip index. Its Parquet
-index has the byte range of every stored clip, so that a clip is one range read. `fill` makes both.
+A shard is a tar file, for stock tools, of small Matroska files named by clip id. Its Parquet index
+(`shard_index`) has the byte range and the checksum of every stored clip, so that a clip is one
+range read. `fill` makes both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -17,10 +19,15 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from pipeline.clips.rejects import Reason, Reject
+from pipeline.clips.shard_index import checksum
 from pipeline.objects import RemoteObject
+from pipeline.patience import patiently
 from pipeline.storage import Location
 
-ENTRY = np.dtype([("shard", "i4"), ("offset", "i8"), ("bytes", "i4"), ("origin_s", "f8")])
+ENTRY = np.dtype(
+    [("shard", "i4"), ("offset", "i8"), ("bytes", "i4"), ("origin_s", "f8"), ("checksum", "u4")]
+)
 REQUESTS = 16  # range reads in flight of one process
 
 
@@ -37,11 +44,14 @@ class ClipStore:
     """A filled store, readable from any process."""
 
     location: Location
-    shards: Sequence[str]  # names without suffix, by number
+    shards: Sequence[str]  # names of the tars, by number
     index: list[ray.ObjectRef]  # boxed reference to `ENTRY` [N]; one copy a node
 
-    def read(self, clips: np.ndarray) -> Iterator[StoredClip | None]:
-        """The stored clips of clip indices, read ahead; None where the store has none."""
+    def read(self, clips: np.ndarray) -> Iterator[StoredClip | Reject | None]:
+        """The stored clips of clip indices, read ahead; None where the store has none.
+
+        A reject where it is damaged. Its shard then counts no more: the next `fill` makes it again.
+        """
         entries = ray.get(self.index[0])[clips]
         if self.location.is_local:
             yield from map(self._stored, entries)
@@ -53,16 +63,28 @@ class ClipStore:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _stored(self, entry: np.void) -> StoredClip | None:
+    def _stored(self, entry: np.void) -> StoredClip | Reject | None:
         if entry["bytes"] == 0:
             return None
-        place = self.location / f"{self.shards[entry['shard']]}.tar"
+        tar = self.shards[entry["shard"]]
+        place = self.location / tar
         start, stop = int(entry["offset"]), int(entry["offset"]) + int(entry["bytes"])
-        if place.is_local:
-            media = _opened(place).read_at(stop - start, start)
-        else:
-            media = RemoteObject(place).read(start, stop)
-        return StoredClip(media, float(entry["origin_s"]))
+        try:
+            if place.is_local:
+                media = _opened(place).read_at(stop - start, start)
+            else:
+                media = patiently(str(place), lambda: _ranged(place, start, stop))
+        except FileNotFoundError:
+            media = b""
+        if checksum(media) == entry["checksum"]:
+            return StoredClip(media, float(entry["origin_s"]))
+        with suppress(OSError):  # another reader may have been first
+            (self.location / f"{tar.partition('-')[0]}.parquet").delete()
+        return Reject(Reason.CORRUPT, f"stored in {place}, damaged there; read from its media")
+
+
+def _ranged(place: Location, start: int, stop: int) -> bytes:
+    return RemoteObject(place, patient=False).read(start, stop)
 
 
 @lru_cache(maxsize=256)

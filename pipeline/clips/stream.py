@@ -24,7 +24,7 @@ from pipeline.clips.decoding.decode import ClipRequest, DecodedClip
 from pipeline.clips.decoding.decoder import MediaFile
 from pipeline.clips.decoding.isolation import decode_clips_isolated
 from pipeline.clips.fetching import fetch_for_decoding
-from pipeline.clips.rejects import Reject, RejectedClip
+from pipeline.clips.rejects import STORED, Reject, RejectedClip
 from pipeline.clips.sampling import around, augmented, centred
 from pipeline.clips.table import PublishedClips
 from pipeline.config import ClipsConfig
@@ -100,8 +100,9 @@ class DecodeSlot:
         indices = self.order.of(slot)
         held_out = self.order.is_held_out(slot)
         requests, mirror = self._requests(indices, slot, held_out)
-        decoded = self._decode(indices, requests)
-        rejected = _rejected(decoded, indices)
+        damaged: list[RejectedClip] = []
+        decoded = self._decode(indices, requests, damaged)
+        rejected = _rejected(decoded, indices) + damaged
         metrics.count("xdc_done", int((indices >= 0).sum()), stage="decode")
         metrics.rejects(row.reason for row in rejected)
         columns = self._assembled(decoded, len(indices))
@@ -141,10 +142,10 @@ class DecodeSlot:
         return requests, mirror
 
     def _decode(
-        self, indices: np.ndarray, requests: dict[int, _Wanted]
+        self, indices: np.ndarray, requests: dict[int, _Wanted], damaged: list[RejectedClip]
     ) -> dict[int, DecodedClip | Reject]:
         """Decode what the clip store has from there, the rest from its media, opened once each."""
-        decoded = self._decode_stored(indices, requests)
+        decoded = self._decode_stored(indices, requests, damaged)
         by_file: dict[MediaFile, dict[int, _Wanted]] = defaultdict(dict)
         for place, wanted in requests.items():
             if place not in decoded:
@@ -160,9 +161,12 @@ class DecodeSlot:
         return decoded
 
     def _decode_stored(
-        self, indices: np.ndarray, requests: dict[int, _Wanted]
+        self, indices: np.ndarray, requests: dict[int, _Wanted], damaged: list[RejectedClip]
     ) -> dict[int, DecodedClip | Reject]:
-        """Clips of which the store has all that is wanted; the media may have what it lost."""
+        """Clips of which the store has all that is wanted; the media may have what it lost.
+
+        Adds to `damaged` what the store had and has not kept.
+        """
         decoded: dict[int, DecodedClip | Reject] = {}
         if self.clips.store is None:
             return decoded
@@ -170,7 +174,9 @@ class DecodeSlot:
         # The CPU decodes small frames in a codec of ours.
         config = self.config.model_copy(update={"video": video, "decoder": "cpu"})
         for place, clip in zip(requests, self.clips.store.read(indices[[*requests]])):
-            if clip is not None:
+            if isinstance(clip, Reject):
+                damaged.append(_row(indices[place], STORED, clip))
+            elif clip is not None:
                 request = requests[place].request
                 moved = replace(request, centre_s=request.centre_s - clip.origin_s)
                 (found,) = decode_clips_isolated(clip.media, [moved], config)
@@ -200,9 +206,12 @@ def _rejected(
     for place, outcome in sorted(decoded.items()):
         lost = {None: outcome} if isinstance(outcome, Reject) else outcome.lost
         for modality, why in lost.items():
-            index, reason, detail = int(indices[place]), why.reason.value, why.detail[:300]
-            rows.append(RejectedClip(index, modality, reason, detail))
+            rows.append(_row(indices[place], modality, why))
     return rows
+
+
+def _row(index: np.int64, modality: str | None, why: Reject) -> RejectedClip:
+    return RejectedClip(int(index), modality, why.reason.value, why.detail[:300])
 
 
 def stream(

@@ -133,6 +133,13 @@ class ClipTable:
         uris = next(self.read_parts(["uri"]))["uri"].combine_chunks().dictionary_encode()
         return None if 2 * len(uris.dictionary) > len(uris) else uris.indices.to_numpy()
 
+    def in_splits(self, splits: Sequence[str]) -> np.ndarray:
+        """bool [N]: clips whose split is one of these; with none of these, all clips."""
+        if not splits:
+            return np.ones(len(self), bool)
+        of_them = pc.is_in(self.column("split"), value_set=pa.array(splits, pa.string()))
+        return of_them.to_numpy()
+
     def count(self, modalities: tuple[str, ...]) -> int:
         """Clips that have at least the rarer of `modalities`."""
         return min(pc.sum(self.column(f"has_{m}")).as_py() or 0 for m in modalities)
@@ -254,10 +261,20 @@ def _offsets(lengths: Sequence[int]) -> np.ndarray:
 _held = lru_cache(maxsize=4096)(ray.get)  # tables, whose columns are views of the object store
 
 
-def write_rejects(place: Location, rejected: pa.Table, clips: ClipTable, stage: str) -> None:
-    """Columns of `RejectedClip` → the rejects table, with the clips' URIs and ids."""
+def write_rejects(
+    place: Location,
+    rejected: pa.Table,
+    clips: ClipTable,
+    stage: str,
+    attempts: np.ndarray | int = 1,
+) -> None:
+    """Columns of `RejectedClip` → the rejects table, with the clips' URIs and ids.
+
+    Args:
+        attempts: how often the clips were tried by now, or int64 [rejected], each of them.
+    """
     named = clips.rows(rejected["clip_index"].to_numpy(), ["uri", "clip_id"])
     stages = pa.repeat(stage, len(rejected))
-    attempts = pa.repeat(pa.scalar(1, pa.int32()), len(rejected))
     why = [rejected[name].cast(pa.string()) for name in ("modality", "reason", "detail")]
-    place.write_table(pa.table([*named.columns, stages, *why, attempts], schema=rejects.SCHEMA))
+    tries = pa.array(np.broadcast_to(attempts, len(rejected)), pa.int32())
+    place.write_table(pa.table([*named.columns, stages, *why, tries], schema=rejects.SCHEMA))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import time
 from collections.abc import Sequence
 from functools import cached_property
@@ -21,6 +22,7 @@ from pipeline.clustering.shard import Shard
 from pipeline.clustering.state import State
 from pipeline.clustering.transform import Transform
 from pipeline.clustering.vectors import ShardSpec
+from pipeline.manifest import Manifest
 from pipeline.storage import Location
 
 _FAN_IN = 8  # parts added by one task; up to so many shards the index adds them itself
@@ -107,11 +109,11 @@ class Index:
 
     def describe(self) -> dict[str, Any]:
         """What ``clustering.json`` says."""
-        return (self.out / "clustering.json").read_json()
+        return json.loads(self._load("clustering.json"))
 
-    def labels(self) -> list[ray.ObjectRef]:
-        """Boxed reference to int32[num_clips]; put once in the life of this actor."""
-        return [self._reference]
+    def labels(self) -> np.ndarray:
+        """int32[num_clips]: the caller owns the object, so that it outlives this actor."""
+        return self._result[0]
 
     def assign(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Labels int32[m] and distances float32[m] of raw features [m, d], a block at a time."""
@@ -130,20 +132,20 @@ class Index:
         clips = np.flatnonzero(labels == cluster)
         return clips[np.argsort(near[clips], kind="stable")[:n]]
 
+    def _load(self, name: str) -> bytes:
+        manifest = Manifest.read(self.out)
+        return manifest.load(name) if manifest else (self.out / name).read_bytes()
+
     @cached_property
     def _result(self) -> tuple[np.ndarray, ...]:
         return tuple(read_columns(self.out, self.num_clips, ["label", "distance"]))
 
     @cached_property
-    def _reference(self) -> ray.ObjectRef:
-        return ray.put(self._result[0])
-
-    @cached_property
     def _search(self) -> tuple[Transform, np.ndarray, CentroidIndex, int]:
         """Transform, centroids, the index over them, and rows in a block."""
         prepare_process()
-        summary, transform = self.describe(), Transform.load(self.out / "transform.npz")
-        centroids = np.load(io.BytesIO((self.out / "centroids.npy").read_bytes()))
+        summary, transform = self.describe(), Transform.loads(self._load("transform.npz"))
+        centroids = np.load(io.BytesIO(self._load("centroids.npy")), allow_pickle=False)
         bias = None if summary["bias"] is None else np.array(summary["bias"])
         index = CentroidIndex(centroids, bias, summary["config"]["spherical"])
         return transform, centroids, index, summary["config"]["block_size"]

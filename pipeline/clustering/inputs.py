@@ -1,96 +1,18 @@
-"""Feature files: Parquet parts with ``clip_index`` and ``features``, and a shard's rows of them."""
+"""A shard's rows of the feature files, in memory or mapped from a temporary file."""
 
 from __future__ import annotations
 
-import itertools
 import mmap
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.errors import UserError
+from pipeline.clustering.feature_files import batches, layout
 from pipeline.storage import Location
 
 _SHOWN = 10  # clip indices named in a message
-
-
-def layout(folder: Location) -> tuple[int, np.dtype]:
-    """Width and type (float16 or float32) of the features, from the schema of the first part.
-
-    Raises:
-        UserError: no part at all, or columns that are not features.
-    """
-    part = next(folder.files(".parquet"), None)
-    if part is None:
-        raise UserError(f"no feature files (*.parquet) in {folder}; embed the clips first")
-    schema = pq.read_schema(part.path, filesystem=part.fs)
-    for name in ("clip_index", "features"):
-        if name not in schema.names:
-            raise UserError(
-                f"{part} has no column {name!r} (columns: {', '.join(schema.names)}); "
-                "feature parts hold clip_index: int64 and features: fixed-size lists"
-            )
-    kind = schema.field("features").type
-    kind = kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-    if not pa.types.is_fixed_size_list(kind) or not pa.types.is_floating(kind.value_type):
-        raise UserError(f"{part}: features must be fixed-size lists of floats, not {kind}")
-    half = kind.value_type == pa.float16()
-    return kind.list_size, np.dtype(np.float16 if half else np.float32)
-
-
-def listing(features: Sequence[Location]) -> list[list[tuple[str, int]]]:
-    """Names and sizes of the parts of every folder: tells new features from old ones."""
-    return [
-        [(i.base_name, i.size) for i in f.children() if i.base_name.endswith(".parquet")]
-        for f in features
-    ]
-
-
-def _groups(
-    folder: Location,
-) -> Iterator[tuple[Location, pq.ParquetFile, int, tuple[int, int] | None]]:
-    """Every row group: part, open file, number, and least and highest clip index where known."""
-    for part in folder.files(".parquet"):
-        with pq.ParquetFile(part.path, filesystem=part.fs) as file:
-            column = file.schema_arrow.get_field_index("clip_index")
-            for group in range(file.metadata.num_row_groups):
-                found = file.metadata.row_group(group).column(column).statistics
-                known = found is not None and found.has_min_max
-                yield part, file, group, (found.min, found.max) if known else None
-
-
-def batches(folder: Location, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows with ``start <= clip_index < stop``, a row group at a time.
-
-    Row groups whose statistics exclude the range are not read, and features are read only where
-    some row is wanted. Yields clip_index int64[m] and features [m, d] in the file's type.
-    """
-    for part, file, group, known in _groups(folder):
-        if known and (known[1] < start or known[0] >= stop):
-            continue
-        index = file.read_row_group(group, ["clip_index"])["clip_index"].to_numpy()
-        wanted = (index >= start) & (index < stop)
-        if wanted.any():
-            column = file.read_row_group(group, ["features"])["features"]
-            yield index[wanted], _matrix(column, part)[wanted]
-
-
-def check_indices(features: Sequence[Location], num_clips: int) -> None:
-    """Every clip index lies in [0, num_clips), as far as the files' statistics tell.
-
-    Raises:
-        UserError: naming the file.
-    """
-    for part, _, _, known in itertools.chain.from_iterable(map(_groups, features)):
-        if known and (known[0] < 0 or known[1] >= num_clips):
-            raise UserError(
-                f"{part} holds clip indices {known[0]} to {known[1]}, but there are {num_clips} "
-                "clips: features and clips table do not belong together"
-            )
 
 
 class Buffer:
@@ -210,13 +132,3 @@ def unit(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, np.float64)
     norms = np.sqrt(np.square(values).sum(axis=1, keepdims=True))
     return values / np.where(norms > 0, norms, 1.0)
-
-
-def _matrix(column: pa.ChunkedArray, part: Location) -> np.ndarray:
-    """[m, d] of a column of fixed-size lists."""
-    array = column.combine_chunks()
-    array = array.storage if isinstance(array, pa.ExtensionArray) else array
-    values = array.flatten()
-    if array.null_count or values.null_count:
-        raise UserError(f"{part} holds null features; leave such rows out")
-    return values.to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)

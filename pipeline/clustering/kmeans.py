@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.clustering import inputs as feature_files
 from pipeline.clustering.balance import move_overflow, price, sinkhorn_bias
 from pipeline.clustering.blocks import Ordinals, generator
+from pipeline.clustering.feature_files import layout
+from pipeline.clustering.inputs import unit
 from pipeline.clustering.labels import write_labels
 from pipeline.clustering.problem import ClusteringTask
 from pipeline.clustering.seeding import Shards, fetch, seed_centroids
@@ -18,6 +19,7 @@ from pipeline.clustering.splitting import farthest, split
 from pipeline.clustering.state import Attempt, State
 from pipeline.clustering.transform import Moments, Transform, power_of_two
 from pipeline.errors import UserError
+from pipeline.manifest import Entry, digest_of
 
 _REPAIRS = 5  # extra iterations that may fill clusters that end up empty
 
@@ -91,14 +93,15 @@ class KMeans:
         key = task.key
         state = State.load(task.out, key)
         if state is None:
-            dims = tuple(feature_files.layout(folder)[0] for folder in task.features)
+            dims = tuple(layout(folder)[0] for folder in task.features)
             scale = power_of_two(max(highest))
             moments: Moments | None = None
             if config.pca_dim:
                 first, *others = self.shards.call("moments", scale)
                 moments = sum(others, first)
-            Transform.fit(dims, scale, moments, config).save(task.out / "transform.npz")
-            state = State(key)
+            transform = Transform.fit(dims, scale, moments, config).dumps()
+            (task.out / "transform.npz").write_bytes(transform)
+            state = State(key, digest_of(transform))
             state.save(task.out)
         self._energy = sum(self.shards.call("energy"))
         self._state = state
@@ -157,7 +160,7 @@ class KMeans:
     def _normal(self, centroids: np.ndarray) -> np.ndarray:
         if not self.config.spherical:
             return centroids
-        return feature_files.unit(centroids).astype(np.float32)
+        return unit(centroids).astype(np.float32)
 
     def _finish(self, state: State, best: Attempt) -> None:
         """Final labels without empty clusters, files, then the mark that all is done."""
@@ -183,10 +186,12 @@ class KMeans:
             move_overflow(labels, near, self._cap, k, choose)
         centroids = self._fill_empty(labels, near, centroids)
         sizes = np.bincount(labels[labels >= 0], minlength=k)
-        write_labels(task.out, labels, near, task.clips)
+        files = write_labels(task.out, labels, near, task.clips)
         sink = io.BytesIO()
         np.save(sink, centroids)
         (task.out / "centroids.npy").write_bytes(sink.getvalue())
+        files["centroids.npy"] = Entry.of(sink.getvalue())
+        files["transform.npz"] = Entry.of((task.out / "transform.npz").read_bytes())
         summary = {
             "k": k,
             "objective": best.objective,
@@ -198,6 +203,7 @@ class KMeans:
             "seed": task.seed,
             "config": task.config.outcome(),
             "key": state.key,
+            "files": {name: [entry.size, entry.digest] for name, entry in files.items()},
         }
         (task.out / "clustering.json").write_json(summary)
         State.clear(task.out)

@@ -9,15 +9,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
-from pipeline.storage import Location
+from pipeline.manifest import Entry, Manifest
+from pipeline.storage import Location, as_parquet, from_parquet
 
 ROWS_PER_PART = 1 << 20
 
 
 def write_labels(
     out: Location, labels: np.ndarray, distances: np.ndarray, clips: Location | None
-) -> None:
+) -> dict[str, Entry]:
     """Write ``labels/part-*.parquet``: clip_index, clip_id (with a clips table), label, distance.
+
+    Parts of an earlier clustering of more clips are removed. Returns the parts by path in `out`.
 
     Args:
         out: folder of the clustering.
@@ -29,6 +32,7 @@ def write_labels(
     Raises:
         UserError: the clips table has not N rows.
     """
+    entries: dict[str, Entry] = {}
     identifiers = None if clips is None else _clip_ids(clips, len(labels))
     for number, start in enumerate(range(0, len(labels), ROWS_PER_PART)):
         some = slice(start, min(start + ROWS_PER_PART, len(labels)))
@@ -37,35 +41,51 @@ def write_labels(
             columns["clip_id"] = next(identifiers)
         columns["label"] = pa.array(labels[some])
         columns["distance"] = pa.array(distances[some], mask=labels[some] < 0)
-        (out / "labels" / f"part-{number:05d}.parquet").write_table(pa.table(columns))
+        name, data = f"labels/part-{number:05d}.parquet", as_parquet(pa.table(columns))
+        (out / name).write_bytes(data)
+        entries[name] = Entry.of(data)
+    for part in (out / "labels").files(".parquet"):
+        if f"labels/{part.name}" not in entries:
+            part.delete()
+    return entries
 
 
 def read_labels(out: Location, num_clips: int) -> np.ndarray:
-    """int32[num_clips] from the label files, -1 = none.
+    """int32[num_clips] from the label files, -1 = none, as for clips that came later.
 
     Raises:
-        UserError: the files hold another number of clips, or there are none.
+        Damaged: a file is not as it was written.
+        UserError: the files hold more clips, or there are none.
     """
     return read_columns(out, num_clips, ["label"])[0]
 
 
 def read_columns(out: Location, num_clips: int, names: list[str]) -> list[np.ndarray]:
     """The named columns (label int32, distance float32 with NaN for null), each [num_clips]."""
-    kinds = {"label": np.int32, "distance": np.float32}
-    columns = [np.empty(num_clips, kinds[name]) for name in names]
+    missing = {"label": np.int32(-1), "distance": np.float32(np.nan)}
+    columns = [np.full(num_clips, missing[name]) for name in names]
     at = 0
-    for part in (out / "labels").files(".parquet"):
-        table = part.read_table(columns=names)
+    for table in _parts(out, names):
         if at + len(table) <= num_clips:
             for column, name in zip(columns, names):
                 column[at : at + len(table)] = table[name].to_numpy()
         at += len(table)
-    if at != num_clips:
+    if not 0 < at <= num_clips:
         raise UserError(
             f"the label files in {out} hold {at} clips, not {num_clips}: "
             "they belong to another clips table"
         )
     return columns
+
+
+def _parts(out: Location, names: list[str]) -> Iterator[pa.Table]:
+    manifest = Manifest.read(out)
+    if manifest is None:
+        for part in (out / "labels").files(".parquet"):
+            yield part.read_table(columns=names)
+        return
+    for name in sorted(name for name in manifest.files if name.startswith("labels/")):
+        yield from_parquet(manifest.load(name), names)
 
 
 def _clip_ids(clips: Location, num_clips: int) -> Iterator[pa.Array]:

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from pipeline.manifest import Damaged, digest_of, signed, unsigned
 from pipeline.storage import Location
+
+_NAME = "state.npz"
 
 
 @dataclass
@@ -24,28 +27,40 @@ class State:
     """The attempts of a clustering."""
 
     key: str  # of the settings and features that the state belongs to
+    transform: str  # digest of the transform's file, which all of it depends on
     restart: int = 0  # number of the current attempt
     current: Attempt | None = None  # being iterated; None before its seeding
     best: Attempt | None = None  # finished, of the lowest objective so far
 
     def save(self, out: Location) -> None:
-        arrays = {"key": np.array(self.key), "restart": np.array(self.restart)}
+        arrays = {name: np.array(getattr(self, name)) for name in ("key", "transform", "restart")}
         for name, attempt in (("current", self.current), ("best", self.best)):
             if attempt is not None:
                 arrays |= {f"{name}_{part}": np.array(v) for part, v in vars(attempt).items()}
         sink = io.BytesIO()
         np.savez(sink, **arrays)  # type: ignore[arg-type]
-        (out / "state.npz").write_bytes(sink.getvalue())
+        (out / _NAME).write_bytes(signed(sink.getvalue()))
 
     @classmethod
     def load(cls, out: Location, key: str) -> State | None:
-        """The state in ``out`` if there is one that belongs to ``key``."""
-        place = out / "state.npz"
+        """The state in ``out`` if there is one that belongs to ``key``.
+
+        Raises:
+            Damaged: it, or the transform's file, is not as it was written.
+        """
+        place = out / _NAME
         if not place.exists():
             return None
-        with np.load(io.BytesIO(place.read_bytes())) as file:
+        try:
+            written = unsigned(place.read_bytes())
+        except ValueError as error:
+            raise Damaged(place, str(error)) from None
+        with np.load(io.BytesIO(written)) as file:
             if str(file.get("key")) != key:
                 return None
+            transform, fitted = str(file["transform"]), out / "transform.npz"
+            if not fitted.exists() or digest_of(fitted.read_bytes()) != transform:
+                raise Damaged(fitted, "it is not what the state belongs to")
 
             def attempt(name: str) -> Attempt | None:
                 if f"{name}_bias" not in file:
@@ -53,10 +68,11 @@ class State:
                 objective = file[f"{name}_objective"].tolist()
                 return Attempt(file[f"{name}_centroids"], file[f"{name}_bias"], objective)
 
-            return cls(key, int(file["restart"]), attempt("current"), attempt("best"))
+            restart = int(file["restart"])
+            return cls(key, transform, restart, attempt("current"), attempt("best"))
 
     @staticmethod
     def clear(out: Location) -> None:
         """Remove from a finished ``out`` what only an unfinished one needs."""
-        (out / "state.npz").delete()
+        (out / _NAME).delete()
         out.sweep()

@@ -17,7 +17,6 @@ from threadpoolctl import threadpool_limits
 from pipeline.clustering.blocks import snap
 from pipeline.clustering.inputs import unit
 from pipeline.config import ClusteringConfig
-from pipeline.storage import Location
 
 # Components whose variance is below this share of the largest are noise of float16 (11 bits, so
 # about 2**-22 in variance): whitening would blow them up.
@@ -115,15 +114,15 @@ class Transform:
         parts = [unit(vectors[:, a:b]).astype(np.float16) for a, b in itertools.pairwise(edges)]
         return np.concatenate(parts, axis=1)
 
-    def save(self, place: Location) -> None:
+    def dumps(self) -> bytes:
         sink = io.BytesIO()
         projection = np.zeros((0, 0)) if self.projection is None else self.projection
         np.savez(sink, **vars(self) | {"projection": projection})
-        place.write_bytes(sink.getvalue())
+        return sink.getvalue()
 
     @classmethod
-    def load(cls, place: Location) -> Transform:
-        with np.load(io.BytesIO(place.read_bytes())) as file:
+    def loads(cls, data: bytes) -> Transform:
+        with np.load(io.BytesIO(data)) as file:
             values = {name: value if value.ndim else value.item() for name, value in file.items()}
         projection = values["projection"] if values["projection"].size else None
         dims = tuple(values["dims"].tolist())

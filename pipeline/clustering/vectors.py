@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from pipeline.clustering import inputs as feature_files
+from pipeline.clustering import inputs
 from pipeline.clustering.assign import prepare_process
 from pipeline.clustering.blocks import ClipBlocks
 from pipeline.clustering.transform import Transform
@@ -48,7 +48,7 @@ class ShardVectors:
     def __init__(self, spec: ShardSpec):
         self.spec = spec
         self._ready = False
-        self._raw: feature_files.Rows | None = None
+        self._raw: inputs.Rows | None = None
         ranges = [spec.blocks.clips(b, b + 1) for b in range(spec.first, spec.last)]
         self._start = ranges[0][0]
         # Ranges of clip indices of the blocks, counted from the shard's first.
@@ -58,11 +58,11 @@ class ShardVectors:
         prepare_process()
         self._pool = ThreadPoolExecutor(spec.threads) if spec.threads > 1 else None
 
-    def load(self) -> feature_files.Rows:
+    def load(self) -> inputs.Rows:
         """The raw rows, read from the files unless they still are in memory."""
         if self._raw is None:
             spec, stop = self.spec, self._start + self._slots[-1][1]
-            raw = feature_files.load(spec.features, self._start, stop, spec.budget)
+            raw = inputs.load(spec.features, self._start, stop, spec.budget)
             self._raw, self._ready = raw, False
             self.counts = np.array([raw.present[a:b].sum() for a, b in self._slots], np.int64)
             self._starts = np.concatenate([[0], np.cumsum(self.counts)]).tolist()
@@ -84,7 +84,7 @@ class ShardVectors:
         raw = self.load()
         if self._ready:
             return
-        transform = Transform.load(self.spec.out / "transform.npz")
+        transform = Transform.loads((self.spec.out / "transform.npz").read_bytes())
         self.dim = transform.dim
         self.clips = np.flatnonzero(raw.present) + self._start
         for number, (first, last) in enumerate(self._slots):

@@ -22,14 +22,17 @@ from ray.data import ActorPoolStrategy
 from pipeline import encoders
 from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.frontend import FramesToInput, LogMel
-from pipeline.clips.rejects import RejectedClip, kind_of_loss
+from pipeline.clips.outage import check_losses
+from pipeline.clips.rejects import Reason, RejectedClip, kind_of_loss
 from pipeline.clips.stream import DecodeSlot, Order, stream
-from pipeline.clips.table import PublishedClips
+from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config, EmbeddingConfig
-from pipeline.embedding.shards import REJECTS, FeatureSink, Written, as_feature_array, finish
+from pipeline.embedding.shards import REJECTS, FeatureSink, as_feature_array
+from pipeline.embedding.written import Origin, Written, finish, reasons_of, unfinished
 from pipeline.encoders import raw
 from pipeline.runtime import demands
 from pipeline.runtime.devices import autocast, choose_device, on_device, use_threads
+from pipeline.runtime.failures import unwrapped
 from pipeline.runtime.placement import decoding, encoding, writing
 from pipeline.runtime.standby import NextStages
 from pipeline.storage import Location
@@ -49,56 +52,105 @@ class EmbeddingTask:
     config: Config
     title: str  # shown to the user
     ahead: NextStages | None = None  # nodes of the stages after it
+    lost_before: float = 0.0  # share of the clips that the pass before this one rejected
 
 
 def embed(task: EmbeddingTask) -> dict[str, Any]:
-    """Embed every clip, except what training kept or a killed pass wrote into the same folders.
+    """Embed every clip that has no features of these weights in the task's folders yet.
+
+    Features that training kept, that a killed pass wrote, or of fewer clips, are completed.
+
+    Where ``clips.split`` names splits, only clips of these.
 
     Returns:
         Counts (clips, rejected, features per modality), the seconds it took, and those until the
-        first batch was encoded.
+        first batch was encoded; nothing where all was there.
+
+    Raises:
+        Outage: so many clips were rejected that the media are away.
     """
-    config, modalities, num_clips = task.config, tuple(task.out), len(task.clips)
-    for folder in task.out.values():
+    config, clips = task.config, task.clips.table
+    origin = origin_of(task.weights, config, clips)
+    lacking = unfinished(task.out, origin)
+    if not lacking:
+        return {}
+    for why in filter(None, sorted(set(lacking.values()))):
+        say(f"{task.title} · {why}")
+    out = {modality: task.out[modality] for modality in lacking}
+    for folder in out.values():
         folder.sweep()
-    written = Written.before(task.out, task.rejects, num_clips)
-    wanted = np.flatnonzero(~written.banked)
+    written = Written.before(out, task.rejects, origin)
+    chosen = clips.in_splits(config.clips.split)
+    wanted = np.flatnonzero(chosen & ~written.banked)
     batch_size = min(config.embedding.batch_size, max(len(wanted), 1))
     # Features must not depend on what killed passes left: a clip comes again with its whole slot.
-    slot_of, done = np.arange(len(wanted)) // batch_size, written.clips[wanted]
+    slot_of, done = np.arange(len(wanted)) // batch_size, written.done[wanted]
     slots = np.unique(slot_of[~done])
     comes = np.isin(slot_of, slots)
-    again = wanted[done & comes]
-    kept = num_clips - len(wanted)
-    order = Order(len(wanted), batch_size, [ray.put(wanted)] if kept else None)
-    if kept:
-        say(f"{task.title} · training kept the features of {kept:,} of {num_clips:,} clips")
-    if written.passes:
-        say(f"{task.title} · goes on after {written.clips.sum():,} of {num_clips:,} clips")
-    # At least 16 files, unless they would be tiny: a kill loses what is not in one yet.
-    rows_per_file = min(config.embedding.max_rows_per_file, max(num_clips // 16, 256))
-    sink = FeatureSink(task.out, task.rejects, task.clips.table, rows_per_file, written, again)
+    again = {m: np.intersect1d(wanted[comes], np.flatnonzero(written.clips[m])) for m in out}
+    _say_what_is_there(task, written)
     asks = demands.embedding(config, load_decoder(config.clips.decoder).on_gpu)
     demands.refuse_impossible(asks, config.resources)
     with Progress(task.title, int(comes.sum()), "clips", asks, config.resources) as progress:
         if len(slots):
+            # At least 16 files, unless they would be tiny: a kill loses what is not in one yet.
+            rows = min(config.embedding.max_rows_per_file, max(len(clips) // 16, 256))
+            sink = FeatureSink(out, task.rejects, origin, rows, written, again)
             if task.ahead:
                 task.ahead.before(progress.left_s)
-            decode = DecodeSlot(task.clips, order, config.clips, modalities)
-            cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
-            device = choose_device(config.resources)
-            # A cluster without a GPU may still bring one up: the device is the user's choice.
-            encoded = stream(decode, cost=cost, slots=slots).map_batches(
-                Encode,
-                fn_constructor_args=(task.weights, modalities, config, device, progress.meter),
-                batch_size=1,
-                compute=encoder_pool(config.embedding),
-                **encoding(config.resources, device),
-            )
-            encoded.write_datasink(sink, ray_remote_args=writing(config.resources))
-    finish(task.out)
+            some = len(wanted) < len(clips)
+            order = Order(len(wanted), batch_size, [ray.put(wanted)] if some else None)
+            _run(task, order, slots, sink, progress.meter)
+            written = Written.before(out, task.rejects, origin)
+    counts = written.counts()
+    if counts["rejected"]:
+        reasons, tried = reasons_of(task.rejects, out), int((chosen & ~written.banked).sum())
+        check_losses(task.title, reasons, tried, config.clips.max_rejected, task.lost_before)
+    finish(out, written, origin)
     start_seconds, seconds = round(progress.start_s, 2), round(progress.seconds, 2)
-    return {**sink.counts, "start_seconds": start_seconds, "seconds": seconds}
+    return {**counts, "start_seconds": start_seconds, "seconds": seconds}
+
+
+def origin_of(weights: Location | None, config: Config, clips: ClipTable) -> Origin:
+    """What features of these clips are made of, with the settings that decide what comes out."""
+    deciding = {
+        "clips": config.clips.outcome(),
+        "encoders": config.encoders.outcome(),
+        "precision": config.precision,
+        "batch_size": config.embedding.batch_size,
+    }
+    return Origin.of(weights, deciding, clips)
+
+
+def _say_what_is_there(task: EmbeddingTask, written: Written) -> None:
+    num_clips, banked = len(task.clips), int(written.banked.sum())
+    for place in written.damaged:
+        say(f"{task.title} · {place} is not as it was written; its clips are embedded again")
+    if banked:
+        say(f"{task.title} · training kept the features of {banked:,} of {num_clips:,} clips")
+    if written.passes:
+        say(f"{task.title} · goes on after {written.done.sum():,} of {num_clips:,} clips")
+
+
+def _run(
+    task: EmbeddingTask, order: Order, slots: np.ndarray, sink: FeatureSink, meter: Meter
+) -> None:
+    """Decode and encode the slots of the order, and write what they give."""
+    config = task.config
+    decode = DecodeSlot(task.clips, order, config.clips, tuple(sink.out))
+    cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
+    device = choose_device(config.resources)
+    # A cluster without a GPU may still bring one up: the device is the user's choice.
+    encoded = stream(decode, cost=cost, slots=slots).map_batches(
+        Encode,
+        fn_constructor_args=(task.weights, tuple(sink.out), config, device, meter),
+        fn_constructor_kwargs={"losses": Losses.of(task)},
+        batch_size=1,
+        compute=encoder_pool(config.embedding),
+        **encoding(config.resources, device),
+    )
+    with unwrapped():
+        encoded.write_datasink(sink, ray_remote_args=writing(config.resources))
 
 
 def encoder_pool(config: EmbeddingConfig) -> ActorPoolStrategy:
@@ -115,6 +167,7 @@ class Encode:
         config: Config,
         device: str,
         meter: Meter,
+        losses: Losses | None = None,
     ) -> None:
         use_threads(device)
         if weights is None:
@@ -127,6 +180,7 @@ class Encode:
         front = {"video": FramesToInput(), "audio": LogMel(config.clips.audio)}
         self.front = torch.nn.ModuleDict(front).to(self.device)
         self.modalities, self.precision, self.meter = modalities, config.precision, meter
+        self.losses = losses
 
     @torch.inference_mode()
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
@@ -137,8 +191,10 @@ class Encode:
             tensor = on_device(batch[modality][0], self.device)
             with autocast(self.device, self.precision):
                 features = self.networks[modality](self.front[modality](tensor))
-            values = features.float().cpu().numpy().astype(np.float16)
-            columns[modality] = as_feature_array(values, batch[f"has_{modality}"][0])
+            values, present = features.float().cpu().numpy(), batch[f"has_{modality}"][0]
+            finite = np.isfinite(values).all(axis=1)
+            rejects += _not_finite(indices[present & ~finite], modality)
+            columns[modality] = as_feature_array(np.nan_to_num(values), present & finite)
         lost: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for reject in rejects:
             lost[reject.clip_index].append(reject._asdict())
@@ -147,4 +203,34 @@ class Encode:
         losses = Counter(kind_of_loss(reject.modality) for reject in rejects)
         self.meter.add(None, done=len(table), **losses)
         metrics.gpu_memory("embed")
+        if self.losses is not None:
+            self.losses.add([reject.reason for reject in rejects if reject.modality is None])
         return table
+
+
+def _not_finite(clips: np.ndarray, modality: str) -> list[RejectedClip]:
+    what = "the encoder gives no finite numbers for it"
+    return [RejectedClip(int(c), modality, Reason.NOT_FINITE.value, what) for c in clips]
+
+
+@dataclass
+class Losses:
+    """What one encoder actor lost; ends a pass early that has lost too much already."""
+
+    title: str
+    clips: int
+    allowed: float
+    before: float
+
+    @classmethod
+    def of(cls, task: EmbeddingTask) -> Losses:
+        allowed = task.config.clips.max_rejected
+        return cls(task.title, len(task.clips), allowed, task.lost_before)
+
+    def __post_init__(self) -> None:
+        self.reasons: Counter[str] = Counter()
+
+    def add(self, reasons: list[str]) -> None:
+        """Raises Outage if this actor alone has lost more than the whole pass may lose."""
+        self.reasons.update(reasons)
+        check_losses(self.title, self.reasons, self.clips, self.allowed, self.before)

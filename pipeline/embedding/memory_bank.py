@@ -15,14 +15,8 @@ import pyarrow as pa
 import torch
 
 from pipeline.clips.rejects import RejectedClip
-from pipeline.embedding.shards import (
-    BANKED,
-    REJECTS,
-    Folders,
-    as_feature_array,
-    records,
-    write_shards,
-)
+from pipeline.embedding.shards import REJECTS, as_feature_array, write_shard
+from pipeline.embedding.written import BANKED, Folders, delete_shards, shard_names
 
 
 class MemoryBank:
@@ -41,10 +35,10 @@ class MemoryBank:
         self.rows_per_file, self.rank = rows_per_file, rank
         self._held: list[tuple[int, dict[str, torch.Tensor]]] = []  # by slot
         if rank == 0:
-            for folder in (*out.values(), records(out)):
-                for part in folder.files(".parquet"):
-                    if slot == 0 or int(part.name.split("-")[1]) >= slot:
-                        part.delete()
+            for folder in out.values():
+                names = shard_names(folder)
+                stale = [n for n in names if slot == 0 or int(n.split("-")[1]) >= slot]
+                delete_shards(folder, stale)
 
     def add(self, batch: Mapping[str, np.ndarray], features: Mapping[str, torch.Tensor]) -> None:
         """Features float [B, d] of a batch as `DecodeSlot` makes it, without the leading axis."""
@@ -57,7 +51,7 @@ class MemoryBank:
             return
         names = ["clip_index", *(f"has_{m}" for m in self.out)]
         held = {name: torch.from_numpy(batch[name][rows]) for name in names}
-        held |= {m: features[m][torch.from_numpy(rows)].to(torch.float16) for m in self.out}
+        held |= {m: features[m][torch.from_numpy(rows)].half() for m in self.out}
         self._held.append((slot, held))
         if sum(len(held["clip_index"]) for _, held in self._held) >= self.rows_per_file:
             self.flush()
@@ -72,4 +66,6 @@ class MemoryBank:
         table = {"clip_index": pa.array(whole["clip_index"], pa.int64())}
         table |= {m: as_feature_array(whole[m], whole[f"has_{m}"]) for m in self.out}
         table["rejects"] = pa.nulls(len(table["clip_index"]), REJECTS)
-        write_shards(self.out, f"{BANKED}-{first:09d}-{self.rank:04d}.parquet", pa.table(table))
+        name = f"{BANKED}-{first:09d}-{self.rank:04d}.parquet"
+        for modality, folder in self.out.items():
+            write_shard(folder, modality, name, pa.table(table), None)

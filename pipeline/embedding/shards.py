@@ -1,18 +1,18 @@
 """Feature shards: Parquet of ``clip_index`` int64, ``features`` fixed_size_list<float16>[d].
 
-Rows lie in any order over any number of files, each clip at most once; a clip without features is
-absent. Imports no torch, so that the tasks that write shards start fast.
+    features/<modality>/  part-*.parquet  _written/part-*.parquet  _DONE
 
-A pass that is killed leaves shards and, in ``written/`` of its first modality, a record of each
-write that was finished; the next pass makes the rest. What training kept of its own features
-(memory_bank.py) lies there in the same way, under names of its own.
+Rows lie in any order over any number of files, each clip at most once; a clip without features is
+absent. Beside every shard lies its record (written.py), by which it counts. What training kept of
+its own features (memory_bank.py) lies there in the same way, under names of its own. Imports no
+torch, so that the tasks that write shards start fast.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -20,115 +20,119 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
-from ray.data.datasource import WriteResult
 
-from pipeline.clips.rejects import kind_of_loss
-from pipeline.clips.table import ClipTable, write_rejects
+from pipeline.clips.rejects import AWAY
+from pipeline.clips.table import write_rejects
+from pipeline.embedding.written import Folders, Origin, Written, rejects_prefix, write_record
 from pipeline.errors import UserError
-from pipeline.storage import Location
+from pipeline.manifest import Entry, Manifest
+from pipeline.storage import Location, as_parquet, from_parquet
 
-BANKED = "bank"  # how names of what training kept begin
-Folders = Mapping[str, Location]  # modality → where its features lie
 _REJECT = pa.struct([(name, pa.string()) for name in ("modality", "reason", "detail")])
 REJECTS = pa.list_(_REJECT)  # why a clip, or a modality of it, has no features
+_LARGEST = float(np.finfo(np.float16).max)
 
 
 def as_feature_array(features: np.ndarray, present: np.ndarray) -> pa.Array:
-    """float16 [B, d] and bool [B] → fixed_size_list<float16>[d] with nulls for absent rows."""
-    values, absent = pa.array(features.reshape(-1), pa.float16()), pa.array(~present.astype(bool))
+    """Float [B, d] and bool [B] → fixed_size_list<float16>[d] with nulls for absent rows.
+
+    What float16 cannot hold is clamped.
+    """
+    half = np.clip(features, -_LARGEST, _LARGEST).astype(np.float16)
+    values, absent = pa.array(half.reshape(-1), pa.float16()), pa.array(~present.astype(bool))
     return pa.FixedSizeListArray.from_arrays(values, features.shape[1], mask=absent)
 
 
-@dataclass(frozen=True)
-class Written:
-    """The features that training kept and those of writes that killed passes finished."""
-
-    clips: np.ndarray  # bool [N], of both
-    banked: np.ndarray  # bool [N], of training
-    passes: int  # how many there were
-    counts: Counter[str]  # as in `FeatureSink.counts`
-
-    @classmethod
-    def before(cls, out: Folders, rejects: Location, num_clips: int) -> Written:
-        """Read the records of a pass into `out`; remove what it wrote without finishing."""
-        found = {record.name: record for record in records(out).files(".parquet")}
-        prefix = _rejects_prefix(out)
-        parts = [part for folder in out.values() for part in folder.files(".parquet")]
-        parts += [part for part in rejects.files(".parquet") if part.name.startswith(prefix)]
-        for part in parts:
-            if part.name.removeprefix(prefix) not in found:
-                part.delete()
-        clips, banked = np.zeros(num_clips, bool), np.zeros(num_clips, bool)
-        counts: Counter[str] = Counter()
-        for name, record in found.items():
-            table = record.read_table()
-            indices = table["clip_index"].to_numpy()
-            clips[indices] = True
-            banked[indices] = name.startswith(BANKED)
-            counts.update(_counts(table))
-        passes = {name.split("-")[1] for name in found if not name.startswith(BANKED)}
-        return cls(clips, banked, len(passes), counts)
-
-
-class FeatureSink(Datasink[dict[str, int]]):
+class FeatureSink(Datasink[None]):
     """Writes feature tables as shards, one Parquet file a modality and write task.
 
-    A task that Ray runs again writes the same file names. `counts` are clips, rejected ones, those
-    that lost one modality, and features by modality, with those of `written`; its clips `again`
-    (int64) are not written twice.
+    A task that Ray runs again writes the same file names; another pass, also one that still runs
+    somewhere, writes others. Clips that are `again` (modality → int64) are not written twice.
     """
 
     def __init__(
         self,
         out: Folders,
         rejects: Location,
-        clips: ClipTable,
+        origin: Origin,
         rows_per_file: int,
         written: Written,
-        again: np.ndarray,
+        again: Mapping[str, np.ndarray],
     ) -> None:
-        self.out, self.rejects, self.clips = out, rejects, clips
+        self.out, self.rejects, self.origin = out, rejects, origin
         self.rows_per_file, self.again = rows_per_file, again
-        self.passes, self.counts = written.passes, written.counts.copy()
+        self.rejected_before = written.rejected_before
+        self.token = uuid.uuid4().hex[:8]
 
     @property
     def min_rows_per_write(self) -> int:
         return self.rows_per_file
 
-    def write(self, blocks: Iterable[Block], ctx: Any) -> dict[str, int]:
+    def write(self, blocks: Iterable[Block], ctx: Any) -> None:
         table = pa.concat_tables(BlockAccessor.for_block(block).to_arrow() for block in blocks)
-        if len(self.again):
-            table = table.filter(pc.invert(pc.is_in(table["clip_index"], pa.array(self.again))))
-        name = f"part-{self.passes:03d}-{ctx.task_idx:06d}.parquet"
-        rejected = _rejected(table)
+        name = f"part-{self.token}-{ctx.task_idx:06d}.parquet"
+        fresh = {m: _outside(table, again) for m, again in self.again.items()}
+        rejected = _rejected(table.filter(reduce(pc.or_, fresh.values())))
         if len(rejected):
-            place = self.rejects / f"{_rejects_prefix(self.out)}{name}"
-            write_rejects(place, rejected, self.clips, "embed")
-        return write_shards(self.out, name, table)
+            place = self.rejects / f"{rejects_prefix(self.out)}{name}"
+            attempts = 1 + _counts_of(self.rejected_before, rejected["clip_index"].to_numpy())
+            write_rejects(place, rejected, self.origin.clips, "embed", attempts)
+        for modality, rows in fresh.items():
+            if len(written := table.filter(rows)):
+                write_shard(self.out[modality], modality, name, written, self.origin)
 
-    def on_write_complete(self, write_result: WriteResult[dict[str, int]]) -> None:
-        for counts in write_result.write_returns:
-            self.counts.update(counts)
 
+def write_shard(
+    folder: Location, modality: str, name: str, table: pa.Table, origin: Origin | None
+) -> None:
+    """Write one shard, then the record by which it counts.
 
-def write_shards(out: Folders, name: str, table: pa.Table) -> dict[str, int]:
-    """Write one shard a modality, then the record by which they count; return the record's counts.
-
-    Columns: ``clip_index``, features per modality (null: absent), and `REJECTS` (null: none).
+    Args:
+        table: ``clip_index``, features (null: absent) in a column named after the modality, and
+            `REJECTS` (null: none).
+        origin: what the features are made of; None: training, of the weights that it made.
     """
-    for modality, folder in out.items():
-        present = table.filter(table[modality].is_valid())
-        if len(present):
-            shard = pa.table({"clip_index": present["clip_index"], "features": present[modality]})
-            (folder / name).write_table(shard)
-    flags = {modality: table[modality].is_valid() for modality in out}
+    present = table.filter(table[modality].is_valid())
+    entry = None
+    if len(present):
+        shard = pa.table({"clip_index": present["clip_index"], "features": present[modality]})
+        data = as_parquet(shard)
+        (folder / name).write_bytes(data)
+        bounds = pc.min_max(present["clip_index"]).as_py()
+        entry = Entry.of(data, first=bounds["min"], last=bounds["max"])
     rejected = _rejected(table)
-    for lost in (None, *out):
-        of_it = rejected.filter(pc.equal(pc.coalesce(rejected["modality"], ""), lost or ""))
-        flags[kind_of_loss(lost)] = pc.is_in(table["clip_index"], of_it["clip_index"])
+    whole = rejected.filter(rejected["modality"].is_null())
+    rows = {
+        "rejected": whole,
+        "away": whole.filter(pc.is_in(whole["reason"], pa.array(sorted(AWAY)))),
+        "lost": rejected.filter(pc.equal(rejected["modality"], modality)),
+    }
+    flags = {"present": table[modality].is_valid()}
+    flags |= {n: pc.is_in(table["clip_index"], some["clip_index"]) for n, some in rows.items()}
     record = pa.table({"clip_index": table["clip_index"], **flags})
-    (records(out) / name).write_table(record)
-    return _counts(record)
+    write_record(folder, name, record, entry, origin.noted(modality) if origin else None)
+
+
+def read_features(folder: Location, num_clips: int) -> tuple[np.ndarray, np.ndarray]:
+    """All features, for evaluation: float16 [N, d] (zeros where absent), and bool [N] present.
+
+    Raises:
+        Damaged: a file is not as it was written.
+        UserError: there are no features.
+    """
+    manifest = Manifest.whole(folder)
+    features: np.ndarray | None = None
+    present = np.zeros(num_clips, bool)
+    for name in manifest.files if manifest else ():
+        table = from_parquet(manifest.load(name))  # type: ignore[union-attr]
+        indices, column = table["clip_index"].to_numpy(), table["features"].combine_chunks()
+        if features is None:
+            features = np.zeros((num_clips, column.type.list_size), np.float16)
+        features[indices] = column.flatten().to_numpy().reshape(len(table), -1)
+        present[indices] = True
+    if features is None:
+        raise UserError(f"there are no features in {folder}: was every clip rejected?")
+    return features, present
 
 
 def _rejected(table: pa.Table) -> pa.Table:
@@ -140,38 +144,14 @@ def _rejected(table: pa.Table) -> pa.Table:
     return pa.table(columns, names=["clip_index", *_REJECT.names])
 
 
-def finish(out: Folders) -> None:
-    """Mark the features as complete and delete the records."""
-    for folder in out.values():
-        (folder / "DONE").write_text("")
-    records(out).delete()
+def _outside(table: pa.Table, clips: np.ndarray) -> pa.ChunkedArray:
+    return pc.invert(pc.is_in(table["clip_index"], pa.array(clips, pa.int64())))
 
 
-def records(out: Folders) -> Location:
-    """Where the records of unfinished features lie."""
-    return next(iter(out.values())) / "written"
-
-
-def _rejects_prefix(out: Folders) -> str:
-    return f"embed-{'-'.join(out)}-"
-
-
-def _counts(record: pa.Table) -> dict[str, int]:
-    names = [name for name in record.column_names if name != "clip_index"]
-    return {"clips": len(record), **{name: pc.sum(record[name]).as_py() or 0 for name in names}}
-
-
-def read_features(folder: Location, num_clips: int) -> tuple[np.ndarray, np.ndarray]:
-    """All features, for evaluation: float16 [N, d] (zeros where absent), and bool [N] present."""
-    features: np.ndarray | None = None
-    present = np.zeros(num_clips, bool)
-    for part in folder.files(".parquet"):
-        table = part.read_table()
-        indices, column = table["clip_index"].to_numpy(), table["features"].combine_chunks()
-        if features is None:
-            features = np.zeros((num_clips, column.type.list_size), np.float16)
-        features[indices] = column.flatten().to_numpy().reshape(len(table), -1)
-        present[indices] = True
-    if features is None:
-        raise UserError(f"there are no features in {folder}: was every clip rejected?")
-    return features, present
+def _counts_of(known: tuple[np.ndarray, np.ndarray], clips: np.ndarray) -> np.ndarray:
+    """int64 [m]: of each clip the count in `known` (clips ascending, counts), 0 where absent."""
+    index, counts = known
+    if not len(index):
+        return np.zeros(len(clips), np.int64)
+    at = np.minimum(np.searchsorted(index, clips), len(index) - 1)
+    return np.where(index[at] == clips, counts[at], 0)

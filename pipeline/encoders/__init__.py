@@ -8,7 +8,7 @@ from torch import nn
 from pipeline.config import EncoderConfig
 from pipeline.encoders.architectures import ARCHITECTURES, check_encoders, new_encoder
 from pipeline.encoders.heads import new_head, save_heads
-from pipeline.encoders.weights import load_weights, save_weights
+from pipeline.encoders.weights import load_weights, not_finite, save_weights
 
 __all__ = [
     "ARCHITECTURES",
@@ -18,6 +18,7 @@ __all__ = [
     "load_weights",
     "new_encoder",
     "new_head",
+    "not_finite",
     "save_heads",
     "save_weights",
 ]

@@ -18,6 +18,7 @@ from importlib import import_module
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.config import EncoderConfig
 from pipeline.errors import UserError
@@ -58,6 +59,7 @@ class Architecture:
 
 _R2PLUS1D_18 = """\
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.video import r2plus1d_18
 
 network = r2plus1d_18(weights=None)
@@ -65,6 +67,7 @@ network.fc = nn.Identity()"""
 
 _RESNET18 = """\
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import resnet18
 
 network = resnet18(weights=None)
@@ -111,12 +114,18 @@ def blank(modality: str, name: str) -> nn.Module:
         return new_encoder(modality, name)
 
 
-def check_encoders(config: EncoderConfig) -> None:
-    """Raise UserError if a network does not exist, cannot be imported, or lacks its ``dim``."""
+def check_encoders(config: EncoderConfig, batch_size: int) -> None:
+    """Raise UserError if a network cannot be made, lacks its ``dim``, or needs larger batches."""
     for modality in ARCHITECTURES:
         name = getattr(config, modality)
-        if not isinstance(getattr(blank(modality, name), "dim", None), int):
+        network = blank(modality, name)
+        if not isinstance(getattr(network, "dim", None), int):
             raise UserError(
                 f"the encoder {name} has no attribute dim, the number of its features: set it in "
                 "the network's __init__"
+            )
+        if batch_size < 2 and any(isinstance(module, _BatchNorm) for module in network.modules()):
+            raise UserError(
+                f"learning.batch_size={batch_size} gives the BatchNorm of the encoder {name} no "
+                "variance: set it to at least 2"
             )

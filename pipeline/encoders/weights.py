@@ -27,8 +27,14 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which trai
 
 
 def save_weights(modules: nn.Module, place: Location) -> None:
-    """Write the state of `modules` as one safetensors file, whole or not at all."""
+    """Write the state of `modules` as one safetensors file, whole or not at all.
+
+    Raises:
+        UserError: a tensor holds NaN or infinity.
+    """
     state = {name: tensor.contiguous().cpu() for name, tensor in modules.state_dict().items()}
+    if broken := not_finite(state):
+        raise UserError(f"{place} was not written: {_broken(broken, state)}")
     place.write_bytes(save(state, metadata={"format": "pt"}))
 
 
@@ -52,7 +58,8 @@ def read_tensors(place: Location) -> dict[str, Tensor]:
     may lie under ``state_dict`` or ``model``; their names may begin with ``module.`` (DDP).
 
     Raises:
-        UserError: there is no such file, or it holds anything but named tensors.
+        UserError: there is no such file, it holds anything but named tensors, or one of them
+            holds NaN or infinity.
     """
     if not place.info().is_file:
         raise UserError(f"there is no file {place}")
@@ -159,7 +166,25 @@ def _named_tensors(tree: Any, place: Location) -> dict[str, Tensor]:
     )
     if not named or not tree:
         raise UserError(f"{place} holds no state dict (tensors by name)")
+    if broken := not_finite(tree):
+        raise UserError(
+            f"{place} cannot be used: {_broken(broken, tree)}; the training that wrote it diverged"
+        )
     return {name.removeprefix("module."): tensor for name, tensor in tree.items()}
+
+
+def not_finite(state: State) -> list[str]:
+    """Names of the tensors that hold NaN or infinity; a GPU is waited for once."""
+    names = [name for name, tensor in state.items() if tensor.is_floating_point()]
+    if not names:
+        return []
+    finite = torch.stack([state[name].isfinite().all() for name in names]).tolist()
+    return [name for name, is_finite in zip(names, finite) if not is_finite]
+
+
+def _broken(names: list[str], state: State) -> str:
+    """``82 of 126 tensors hold NaN or infinity (the first: …)``"""
+    return f"{len(names)} of {len(state)} tensors hold NaN or infinity (the first: {names[0]})"
 
 
 def _shape(tensor: Tensor) -> str:

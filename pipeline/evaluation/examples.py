@@ -13,13 +13,14 @@ import pyarrow as pa
 
 from pipeline.clips.indexing import REJECTS, index
 from pipeline.clips.sampling import centre_range
-from pipeline.clips.table import SCHEMA, ClipTable, clip_id
+from pipeline.clips.table import SCHEMA, ClipTable, append, clip_id
 from pipeline.config import ClipsConfig, Config
 from pipeline.errors import UserError
 from pipeline.evaluation.datasets.labelled import LabelledMedia
 from pipeline.evaluation.splits import LabelledExamples, check_sides, numbered, sides_of
 from pipeline.methods import MODALITIES
 from pipeline.storage import Location
+from pipeline.telemetry.console import say
 
 _WHOLE_FILE_S = 1e9  # longer than any file: an example is never cut into several
 _MIN_S = 0.04  # of an example: one frame at 25 fps
@@ -56,6 +57,12 @@ class Examples(LabelledExamples):
         """The modalities that some clip has."""
         return tuple(m for m in MODALITIES if self.clips.count((m,)))
 
+    @property
+    def some_have_both(self) -> bool:
+        """Whether some example has every modality."""
+        of = [self.example[self.clips.column(f"has_{m}").to_numpy()] for m in MODALITIES]
+        return bool(len(np.intersect1d(*of)))
+
 
 def of_run(clips: ClipTable, place: Location, test_split: str, config: Config, n: int) -> Examples:
     """A run's own labelled clips; their file is their source.
@@ -84,26 +91,12 @@ def of_dataset(media: LabelledMedia, place: Location, config: Config, n: int) ->
     Raises:
         UserError: no example could be used, or none has a label.
     """
-    if not (place / "INDEXED").exists():
-        # What was probed before a kill is kept in scratch/ and not probed again.
-        (place / "clips").delete()
-        (place / "rejects").delete()
-        cuts, listed = place / "cuts.parquet", media.table
-        # The split column carries the row number, by which examples are known again.
-        rows = pa.array(range(len(media)), pa.int64()).cast(pa.string())
-        columns = listed.select(["uri", "start_s", "end_s", "label"]).append_column("split", rows)
-        cuts.write_table(columns)
-        settings = config.index.model_copy(update={"window_s": _WHOLE_FILE_S, "min_s": _MIN_S})
-        index(cuts.full_uri, place, config.model_copy(update={"index": settings}))
-        (place / "INDEXED").write_text("")
-    modalities = (place / REJECTS).read_table(["modality"])["modality"]
-    rejected = modalities.null_count  # the others lost one modality only
-    if not list((place / "clips").files(".parquet")):
+    windows, rejected = _indexed(place) or _index(media, place, config)
+    if windows is None:
         raise UserError(
             f"none of the {len(media):,} files of {media.root} can be used; {place / REJECTS} says "
             "why"
         )
-    windows = ClipTable.open(place / "clips")
     row = windows.column("split").cast(pa.int64())
     chosen = media.table.take(row)
     labelled = _labelled(chosen["label"], media.root)
@@ -112,6 +105,40 @@ def of_dataset(media: LabelledMedia, place: Location, config: Config, n: int) ->
     counts = {"listed": len(media) + missing, "missing": missing, "rejected": rejected}
     seen = spread(windows, place / f"clips-{n}", config.clips, n)
     return Examples.of(windows, labelled, chosen["source"], sides, seen, counts)
+
+
+_Indexed = tuple[ClipTable | None, int]  # one clip an example; how many were rejected
+
+
+def _indexed(place: Location) -> _Indexed | None:
+    """What `_index` made in an earlier evaluation; None where that is missing or damaged."""
+    if not (place / "INDEXED").exists():
+        return None
+    try:
+        # The others lost one modality only.
+        rejected = (place / REJECTS).read_table(["modality"])["modality"].null_count
+        some = bool(list((place / "clips").files(".parquet")))
+        return ClipTable.open(place / "clips") if some else None, rejected
+    except (UserError, OSError, pa.ArrowException) as error:
+        say(f"{place} is damaged ({str(error).splitlines()[0]}): its files are probed again")
+        return None
+
+
+def _index(media: LabelledMedia, place: Location, config: Config) -> _Indexed:
+    """Probe a dataset's files; what was probed before a kill is kept and not probed again."""
+    for name in ("INDEXED", "clips", "rejects"):
+        (place / name).delete()
+    cuts, listed = place / "cuts.parquet", media.table
+    # The split column carries the row number, by which examples are known again.
+    rows = pa.array(range(len(media)), pa.int64()).cast(pa.string())
+    columns = listed.select(["uri", "start_s", "end_s", "label"]).append_column("split", rows)
+    cuts.write_table(columns)
+    settings = config.index.model_copy(update={"window_s": _WHOLE_FILE_S, "min_s": _MIN_S})
+    index(cuts.full_uri, place, config.model_copy(update={"index": settings}))
+    (place / "INDEXED").write_text("")
+    found = _indexed(place)
+    assert found is not None
+    return found
 
 
 def _labelled(names: pa.ChunkedArray, place: Location) -> tuple[np.ndarray, list[str]]:
@@ -143,20 +170,30 @@ def spread(
     if (times == 1).all():
         return windows, np.arange(len(windows))
     window = np.repeat(np.arange(len(windows)), times)
-    if not (place / "part-000000.parquet").exists():
-        bounds = (windows.column(name).to_numpy() for name in ("start_s", "end_s"))
-        centres = np.concatenate([clip_centres(a, b, config, k) for a, b, k in zip(*bounds, times)])
-        rows = windows.rows(window, SCHEMA.names)
-        starts, ends = centres - config.span_s / 2, centres + config.span_s / 2
-        cuts = {
-            "clip_index": np.arange(len(window)),
-            "start_s": starts,
-            "end_s": ends,
-            "clip_id": [*map(clip_id, rows["uri"].to_pylist(), starts, ends)],
-        }
-        columns = {name: cuts.get(name, rows[name]) for name in SCHEMA.names}
-        (place / "part-000000.parquet").write_table(pa.table(columns, schema=SCHEMA))
-    return ClipTable.open(place), window
+    bounds = (windows.column(name).to_numpy() for name in ("start_s", "end_s"))
+    centres = np.concatenate([clip_centres(a, b, config, k) for a, b, k in zip(*bounds, times)])
+    rows = windows.rows(window, SCHEMA.names)
+    starts, ends = centres - config.span_s / 2, centres + config.span_s / 2
+    cuts = {
+        "start_s": starts,
+        "end_s": ends,
+        "clip_id": [*map(clip_id, rows["uri"].to_pylist(), starts, ends)],
+    }
+    columns = {name: cuts.get(name, rows[name]) for name in SCHEMA.names}
+    return kept_table(pa.table(columns, schema=SCHEMA), place), window
+
+
+def kept_table(rows: pa.Table, place: Location) -> ClipTable:
+    """A clips table of these rows, kept in `place`: written unless it is there, whole."""
+    try:
+        kept = ClipTable.open(place)
+        if kept.column("clip_id").equals(rows["clip_id"]):
+            return kept
+    except (UserError, OSError, pa.ArrowException):
+        pass
+    place.delete()
+    append(place, [rows])
+    return ClipTable.open(place)
 
 
 def clip_centres(start_s: float, end_s: float, config: ClipsConfig, n: int) -> np.ndarray:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,14 +12,18 @@ import numpy as np
 
 from pipeline.clips.fill import publish_clips
 from pipeline.clips.table import PublishedClips
-from pipeline.embedding.embed import EmbeddingTask, embed
+from pipeline.embedding.embed import EmbeddingTask, embed, origin_of
 from pipeline.embedding.shards import read_features
+from pipeline.embedding.written import discard, unfinished
 from pipeline.evaluation.classifiers import ClipFeatures
 from pipeline.evaluation.examples import Examples
 from pipeline.evaluation.supervision import Supervision, supervised
+from pipeline.manifest import Damaged
 from pipeline.run import Run
 from pipeline.storage import Location
+from pipeline.telemetry.console import say
 
+_Read = tuple[np.ndarray, np.ndarray]  # see `read_features`
 BOTH = "both"  # features of the two modalities side by side, each of length one
 
 
@@ -72,8 +77,8 @@ def sources_of(
 class ExampleFeatures:
     """Features of the examples' clips, made when asked for and kept in `place`.
 
-    Features of a round's encoders on the run's own clips lie in the round's directory instead,
-    where pretraining makes them, too.
+    A round's own features serve where pretraining has finished them for all of these clips. They
+    are only read: nothing is ever written into a round.
     """
 
     run: Run
@@ -87,7 +92,7 @@ class ExampleFeatures:
         clips = self.examples.clips
         if not self.own:
             return clips.publish()
-        return publish_clips(clips, self.run.location, self.run.config)
+        return publish_clips(clips, self.run.location, self.run.config, may_fill=False)
 
     @property
     def own(self) -> bool:
@@ -97,25 +102,48 @@ class ExampleFeatures:
     def of(self, source: FeatureSource) -> dict[str, ClipFeatures]:
         """By modality; an example without a modality has no features of it."""
         there = [m for m in self.examples.modalities if {m, BOTH} & {*self.modalities}]
-        if self.own and source.round is not None:
-            this = self.run.round(source.round)
-            folders, rejects = {m: this.features(m) for m in there}, this.rejects
-        else:
-            folder = self.place / source.folder
-            folders, rejects = {m: folder / m for m in there}, folder / "rejects"
-        todo = {m: f for m, f in folders.items() if not (f / "DONE").exists()}
-        if todo:
-            title = f"{source.name} · embed {' and '.join(todo)}"
-            weights, config = source.weights, self.run.config
-            embed(EmbeddingTask(self.published, weights, todo, rejects, config, title))
+        read = self._of_round(source, there)
+        read |= self._embedded(source, [m for m in there if m not in read])
         found = {}
-        for modality, folder in folders.items():
-            values, present = read_features(folder, len(self.examples.clips))
+        for modality in there:
+            values, present = read[modality]
             known = values[present].astype(np.float32)
             found[modality] = ClipFeatures(known, self.examples.example[present])
         if BOTH in self.modalities:
             found[BOTH] = side_by_side(*(found[m] for m in there))
         return found
+
+    def _of_round(self, source: FeatureSource, modalities: Sequence[str]) -> dict[str, _Read]:
+        """What the round itself has of these clips; pretraining may delete it at any time."""
+        found: dict[str, _Read] = {}
+        if self.own and source.round is not None:
+            this, config = self.run.round(source.round), self.run.config.of_all_clips()
+            origin = origin_of(source.weights, config, self.examples.clips)
+            for modality in modalities:
+                folder = this.features(modality)
+                with suppress(Damaged, FileNotFoundError):
+                    if not unfinished({modality: folder}, origin):
+                        found[modality] = read_features(folder, len(self.examples.clips))
+        return found
+
+    def _embedded(self, source: FeatureSource, modalities: Sequence[str]) -> Mapping[str, _Read]:
+        """What is kept in `place`, made or completed first."""
+        place, config = self.place / source.folder, self.run.config.of_all_clips()
+        out = {m: place / m for m in modalities}
+
+        def made() -> dict[str, _Read]:
+            if unfinished(out, origin_of(source.weights, config, self.examples.clips)):
+                title = f"{source.name} · embed {' and '.join(out)}"
+                where = (self.published, source.weights, out, place / "rejects")
+                embed(EmbeddingTask(*where, config, title))
+            return {m: read_features(folder, len(self.examples.clips)) for m, folder in out.items()}
+
+        try:
+            return made()
+        except Damaged as damaged:
+            say(f"{damaged.place} is damaged ({damaged.what}): it is made again")
+            discard(damaged)
+            return made()
 
 
 def side_by_side(first: ClipFeatures, second: ClipFeatures) -> ClipFeatures:

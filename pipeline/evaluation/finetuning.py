@@ -10,18 +10,19 @@ import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pyarrow as pa
 from safetensors.numpy import load
 
 from pipeline.clips.fill import fill, publish_clips
-from pipeline.clips.table import SCHEMA, ClipTable, PublishedClips
+from pipeline.clips.table import SCHEMA, PublishedClips
 from pipeline.config import Config, LearningConfig
 from pipeline.embedding.embed import EmbeddingTask, embed
 from pipeline.embedding.shards import read_features
+from pipeline.errors import UserError
 from pipeline.evaluation.classifiers import average
-from pipeline.evaluation.examples import Examples, clips_of_each
+from pipeline.evaluation.examples import Examples, clips_of_each, kept_table
 from pipeline.evaluation.splits import Split
-from pipeline.learning.learn import learn
+from pipeline.learning.divergence import Diverged
+from pipeline.learning.learn import learn, metrics_of
 from pipeline.learning.task import LearningTask, PublishedLabels
 from pipeline.run import Run
 from pipeline.storage import Location
@@ -70,35 +71,40 @@ class FineTuning:
             int64 [n], the test examples with features, and float64 [n, classes]: the logits of
             their clips, averaged (as in VMZ).
         """
-        said = repr((self.recipe, split.train.tolist(), split.test.tolist()))
-        digest = hashlib.blake2b(said.encode(), digest_size=6)
+        config = self._settings(split)
+        labels = np.full(len(self.examples), -1, np.int32)
+        labels[split.train] = self.examples.labels[split.train]
+        made_of = (self.recipe, split.test.tolist(), self.examples.windows.identity())
+        settings = (config.clips.outcome(), config.encoders.outcome(), config.precision)
+        said = repr((made_of, settings)).encode()
+        digest = hashlib.blake2b(said + labels.tobytes(), digest_size=6)
         digest.update(self.weights.read_bytes())
         folder = self.place / f"{self.modality}-{digest.hexdigest()}"
-        config = self._settings(split)
-        if not (folder / "metrics.json").exists():
-            labels = np.full(len(self.examples), -1, np.int32)
-            labels[split.train] = self.examples.labels[split.train]
-            learn(
-                LearningTask(
-                    clips=self._published(config),
-                    heads={self.modality: (_LABEL,)},
-                    labels={_LABEL: PublishedLabels.of(labels, len(self.examples.classes))},
-                    weights=self.weights,
-                    out=folder,
-                    rejects=folder / "rejects-learn",
-                    config=config,
-                    key=(config.seed, 0, 0),
-                    title=title,
-                    frozen=self.recipe.frozen,
-                )
+        if metrics_of(folder) is None:
+            task = LearningTask(
+                clips=self._published(config),
+                heads={self.modality: (_LABEL,)},
+                labels={_LABEL: PublishedLabels.of(labels, len(self.examples.classes))},
+                weights=self.weights,
+                out=folder,
+                rejects=folder / "rejects-learn",
+                config=config,
+                key=(config.seed, 0, 0),
+                title=title,
+                frozen=self.recipe.frozen,
             )
+            try:
+                learn(task)
+            except Diverged:
+                raise UserError(
+                    f"{title} diverged: lower --lr (it is {self.recipe.lr:g})"
+                ) from None
         seen = np.flatnonzero(np.isin(self.examples.example, split.test))
-        clips = _chosen_clips(self.examples.clips, seen, folder / "test-clips")
+        clips = kept_table(self.examples.clips.rows(seen, SCHEMA.names), folder / "test-clips")
         features = folder / "features"
-        if not (features / "DONE").exists():
-            weights, rejects = folder / "encoders.safetensors", folder / "rejects"
-            out, heading = {self.modality: features}, f"{title} · embed test clips"
-            embed(EmbeddingTask(clips.publish(), weights, out, rejects, config, heading))
+        weights, rejects = folder / "encoders.safetensors", folder / "rejects"
+        out, heading = {self.modality: features}, f"{title} · embed test clips"
+        embed(EmbeddingTask(clips.publish(), weights, out, rejects, config, heading))
         values, present = read_features(features, len(clips))
         head = load((folder / "heads.safetensors").read_bytes())
         weight, bias = (head[f"{self.modality}_{_LABEL}.{name}"] for name in ("weight", "bias"))
@@ -123,24 +129,14 @@ class FineTuning:
             step_milestones=recipe.milestones,
             held_out=0.0,
         )
-        return config.model_copy(update={"learning": learning})
+        return config.of_all_clips().model_copy(update={"learning": learning})
 
     def _published(self, config: Config) -> PublishedClips:
         """The windows, with a clip store if the run has one: an epoch may see each ten times."""
         windows = self.examples.windows
         if windows.location == self.run.clips:
-            return publish_clips(windows, self.run.location, config)
+            return publish_clips(windows, self.run.location, config, may_fill=False)
         published = windows.publish()
         if not config.store.enabled:
             return published
         return replace(published, store=fill(published, self.place / "store", config))
-
-
-def _chosen_clips(clips: ClipTable, indices: np.ndarray, place: Location) -> ClipTable:
-    """A table of these clips alone, renumbered, kept in `place`."""
-    part = place / "part-000000.parquet"
-    if not part.exists():
-        rows = clips.rows(indices, SCHEMA.names).drop_columns(["clip_index"])
-        numbers = pa.array(np.arange(len(indices)), pa.int64())
-        part.write_table(pa.table([numbers, *rows.columns], schema=SCHEMA))
-    return ClipTable.open(place)

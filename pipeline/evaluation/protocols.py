@@ -2,8 +2,8 @@
 
     dataset → examples → clips → features (Ray Data, kept) → protocol, by split → mean and spread
 
-Features and clips lie in ``RUN/evaluation/<dataset>-<fingerprint>/``. Finished ones are reused; an
-unfinished pass starts again.
+Features and clips lie in ``RUN/evaluation/<dataset>-<fingerprint>/``. Those of the same clips,
+weights and settings are reused; an unfinished pass goes on.
 """
 
 from __future__ import annotations
@@ -34,9 +34,13 @@ from pipeline.evaluation.figures import (
     summary,
 )
 from pipeline.evaluation.finetuning import RECIPES, FineTuning, Recipe
+from pipeline.evaluation.overlap import learned_from, warn_of_overlap
 from pipeline.evaluation.splits import Split
+from pipeline.lease import hold
+from pipeline.manifest import NAME, Damaged, digest_of
 from pipeline.methods import MODALITIES
 from pipeline.run import Run
+from pipeline.storage import Location
 from pipeline.telemetry.console import say
 
 PSEUDO_LABELS = "pseudo-labels"  # a round's clusters of the run's own clips
@@ -86,24 +90,38 @@ def evaluate_rounds(run: Run, rounds: Sequence[int], test_split: str) -> dict[st
 def evaluate(run: Run, media: LabelledMedia | None, request: Request) -> dict[str, Any]:
     """Every protocol, encoder, modality and split; without `media` on the run's own labelled clips.
 
+    All that it writes lies in ``RUN/evaluation/``, so that it may run while the run is pretrained.
+
     Returns:
         The report, with every setting; ``results`` holds a row for each encoder, modality and
         protocol with its figures ``by_split``, their ``mean`` and standard deviation ``std``.
 
     Raises:
-        UserError: a split or a modality does not exist, or the labels cannot be evaluated on.
+        UserError: a split or a modality does not exist, the labels cannot be evaluated on, or
+            another process evaluates the same.
     """
-    config, place = run.config, run.location / "evaluation"
+    if media:
+        made_of = f"{media.kind}-{media.fingerprint}"
+    else:
+        said = repr((ClipTable.open(run.clips).identity(), run.config.clips.outcome()))
+        made_of = f"own-{digest_of(said.encode())[:12]}-{request.clips_per_video}"
+    place = run.location / "evaluation" / made_of
+    with hold(place / "_LEASE", f"the evaluation {place}"):
+        return _evaluate(run, media, request, place)
+
+
+def _evaluate(
+    run: Run, media: LabelledMedia | None, request: Request, place: Location
+) -> dict[str, Any]:
+    config = run.config
     n, missing = request.clips_per_video, media.missing if media else ()
     if media is None:
         own = ClipTable.open(run.clips)
-        place = place / f"own-{len(own)}-{n}"
         examples = examples_module.of_run(own, place / "clips", request.test_split, config, n)
     else:
-        place = place / f"{media.kind}-{media.fingerprint}"
         examples = examples_module.of_dataset(media, place, config, n)
     sides, there = tuple(examples.sides), examples.modalities
-    has = (*there, BOTH) if len(there) == 2 else there
+    has = (*there, BOTH) if examples.some_have_both else there
     folds = request.folds or (media.default if media else sides)
     modalities = request.modalities or has
     for what, asked, known in (("split", folds, sides), ("modality", modalities, has)):
@@ -112,6 +130,8 @@ def evaluate(run: Run, media: LabelledMedia | None, request: Request) -> dict[st
                 raise UserError(f"there is no {what} {name!r} here; there is {', '.join(known)}")
     splits = {fold: examples.split(fold) for fold in folds}
     _announce(examples, splits, missing)
+    overlap = learned_from(run, examples, splits) if any(request.rounds) else {}
+    warn_of_overlap(overlap, splits)
     features = ExampleFeatures(run, examples, place / f"features-{n}", modalities)
     results = []
     for source in sources_of(run, request.rounds, request.baselines, request.test_split):
@@ -121,7 +141,10 @@ def evaluate(run: Run, media: LabelledMedia | None, request: Request) -> dict[st
             for protocol in request.protocols:
                 if protocol in FROZEN:
                     of = frozen[modality]
-                    figures = evaluate_features(protocol, of, examples, splits, config.seed)
+                    try:
+                        figures = evaluate_features(protocol, of, examples, splits, config.seed)
+                    except UserError as error:
+                        raise UserError(f"{source.name}, {modality}: {error}") from None
                 elif protocol in RECIPES and source.weights is not None and modality != BOTH:
                     recipe, out = request.tuned[protocol], place / f"tuned-{n}"
                     tuning = FineTuning(run, examples, source.weights, modality, recipe, out)
@@ -144,6 +167,7 @@ def evaluate(run: Run, media: LabelledMedia | None, request: Request) -> dict[st
         "classes": len(examples.classes),
         "request": asdict(request),
         "splits": {f: {"train": len(s.train), "test": len(s.test)} for f, s in splits.items()},
+        "learned_from": overlap,
         "settings": {
             "strengths": {name: list(c.strengths) for name, c in CLASSIFIERS.items()},
             "validation_share": VALIDATION,
@@ -196,8 +220,14 @@ def _pseudo_labels(run: Run, examples: Examples, source: FeatureSource) -> list[
     rows = []
     for name in methods.get(run.config.method).clusterings:
         folder = run.round(source.round).clusters(name)
-        if (folder / "clustering.json").exists():
+        if not (folder / NAME).exists():
+            continue
+        try:
             assigned = read_labels(folder, len(examples)).astype(np.int64)
+        except Damaged as damaged:  # or being made again
+            say(f"{source.name} · {damaged}")
+            continue
+        if ((assigned >= 0) & (examples.labels >= 0)).any():
             figures = {"mean": agreement_with_labels(assigned, examples.labels), "by_split": {}}
             named = {"encoder": source.name, "round": source.round, "modality": name}
             rows.append({**named, "protocol": PSEUDO_LABELS, **figures})

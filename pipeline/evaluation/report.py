@@ -46,10 +46,13 @@ def headline(report: Mapping[str, Any]) -> str:
     chances = [split["chance"] for row in report["results"] for split in row["by_split"].values()]
     chance = f", chance {sum(chances) / len(chances):.3f}" if chances else ""
     clips = report["request"]["clips_per_video"]
+    overlap = report["learned_from"]
+    seen = "; ".join(f"{n}: {k:,}" for n, k in overlap.items() if k)
+    learned = f"; test examples that were learned from: {seen}" if seen else ""
     return (
         f"{report['method']}, k {report['k']} · {report['dataset']}: {counts['listed']:,} examples "
         f"listed{lost}, {report['classes']} classes{chance}, "
-        f"{clips} clip{'s' if clips > 1 else ''} each; train/test {sides}"
+        f"{clips} clip{'s' if clips > 1 else ''} each; train/test {sides}{learned}"
     )
 
 

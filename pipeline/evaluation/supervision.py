@@ -18,8 +18,9 @@ from pipeline.clips.table import ClipTable, clip_id
 from pipeline.errors import UserError
 from pipeline.evaluation.datasets.labelled import TRAIN
 from pipeline.evaluation.splits import numbered, sides_of
-from pipeline.learning.learn import learn
+from pipeline.learning.learn import learn, metrics_of
 from pipeline.learning.task import LearningTask, PublishedLabels
+from pipeline.lease import hold
 from pipeline.methods import MODALITIES
 from pipeline.run import Run
 from pipeline.storage import Location
@@ -111,18 +112,19 @@ def supervised(
     if modalities != MODALITIES:
         digest.update(repr(modalities).encode())
     out = run.location / "evaluation" / f"{NAME}-{digest.hexdigest()}"
-    if not (out / "metrics.json").exists():
-        learn(
-            LearningTask(
-                clips=publish_clips(clips, run.location, config),
-                heads={m: (_LABEL,) for m in modalities if clips.count((m,))},
-                labels={_LABEL: PublishedLabels.of(labels, k)},
-                weights=start,
-                out=out,
-                rejects=out / "rejects",
-                config=config,
-                key=(config.seed, 0, 0),
-                title=supervision.name,
+    with hold(out / "_LEASE", f"the baseline {out}"):
+        if metrics_of(out) is None:
+            learn(
+                LearningTask(
+                    clips=publish_clips(clips, run.location, config, may_fill=False),
+                    heads={m: (_LABEL,) for m in modalities if clips.count((m,))},
+                    labels={_LABEL: PublishedLabels.of(labels, k)},
+                    weights=start,
+                    out=out,
+                    rejects=out / "rejects",
+                    config=config,
+                    key=(config.seed, 0, 0),
+                    title=supervision.name,
+                )
             )
-        )
     return out / "encoders.safetensors"

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
+from pipeline.manifest import digest_of
 from pipeline.storage import Location
 
 _NAME = "checkpoint.pt"
+_DIGEST = 32  # bytes in front of what torch wrote; torch itself would read flipped bits
 
 
 @dataclass
@@ -22,7 +24,7 @@ class TrainingState:
     clip's place in the schedule.
     """
 
-    schedule: str = ""  # digest of the schedule that it is a place in
+    schedule: str = ""  # digest of the schedule that it is a place in (`ScheduleShape`)
     slot: int = 0  # batches of the schedule that were used, by all workers
     epochs: list[dict[str, float]] = field(default_factory=list)  # values of the finished ones
     # Of the unfinished epoch, over all workers: name → (sum, number of batches).
@@ -32,28 +34,41 @@ class TrainingState:
 
     @classmethod
     def of(cls, out: Location) -> TrainingState:
-        """What an earlier attempt left in the update's folder, or a beginning."""
+        """What an earlier attempt left whole in the update's folder, or a beginning.
+
+        A damaged checkpoint is none: see `Checkpoints.is_damaged`.
+        """
         place = out / _NAME
         if not place.exists():
             return cls()
-        written = io.BytesIO(place.read_bytes())
-        return cls(**torch.load(written, map_location="cpu", weights_only=True))
+        written = memoryview(place.read_bytes())
+        if digest_of(written[_DIGEST:]).encode() != written[:_DIGEST]:
+            return cls()
+        whole = io.BytesIO(written[_DIGEST:])
+        return cls(**torch.load(whole, map_location="cpu", weights_only=True))
 
 
 class Checkpoints:
     """Writes states, whole or not at all, beside the training; the next call raises a failure."""
 
     def __init__(self, out: Location) -> None:
-        self.place = out / _NAME
+        self.out, self.place = out, out / _NAME
         self._writer = ThreadPoolExecutor(1)
         self._last: Future[None] | None = None
 
     def save(self, state: TrainingState) -> None:
         """Take the state as it is now and write it; waits for the write before, if it must."""
-        sink = io.BytesIO()
+        sink = io.BytesIO(bytes(_DIGEST))
+        sink.seek(_DIGEST)
         torch.save(vars(state), sink)
+        written = sink.getbuffer()
+        written[:_DIGEST] = digest_of(written[_DIGEST:]).encode()
         self.finish()
-        self._last = self._writer.submit(self.place.write_bytes, sink.getbuffer())
+        self._last = self._writer.submit(self.place.write_bytes, written)
+
+    def is_damaged(self) -> bool:
+        """Whether there is a checkpoint from which nothing can go on."""
+        return self.place.exists() and not TrainingState.of(self.out).slot
 
     def finish(self) -> None:
         if self._last is not None:

@@ -6,13 +6,22 @@ batches. worker.py holds the loop of a worker, learner.py its steps, which know 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import ray
 from ray.data import ExecutionOptions, ExecutionResources
-from ray.train import DataConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import (
+    DataConfig,
+    FailureConfig,
+    RunConfig,
+    ScalingConfig,
+    TrainingFailedError,
+)
 from ray.train.torch import TorchTrainer
 
 from pipeline.clips.decoding.decoder import load_decoder
@@ -22,20 +31,23 @@ from pipeline.learning.checkpoint import Checkpoints, TrainingState
 from pipeline.learning.schedule import Schedule, ScheduleShape, draw_schedule
 from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.learning.worker import train_worker
+from pipeline.manifest import NAME, Damaged, Manifest, seal_written
 from pipeline.runtime import demands
 from pipeline.runtime.devices import KEEPS_MEMORY, choose_device
 from pipeline.runtime.failures import HopelessEnds, as_user_error
 from pipeline.runtime.placement import decoding, on_driver_node, training
 from pipeline.runtime.ray_data import set_up_ray_data
+from pipeline.storage import Location
 from pipeline.telemetry.console import say
 from pipeline.telemetry.progress import Progress
 
 _TRAIN = "train"  # Ray Train's own folder in the update's
+_FILES = ("encoders.safetensors", "heads.safetensors", "curve.parquet", "metrics.json")
 _FAILURES = 3  # that Ray Train mends by itself before `_fit` looks whether they got any further
 
 
 def learn(task: LearningTask) -> dict[str, Any]:
-    """Train the task's encoders on its labels; write weights and metrics; return the metrics.
+    """Train the task's encoders on its labels; write weights and metrics, sealed; return these.
 
     Raises:
         UserError: no clip has the labels that the task needs, or a setting needs GPUs.
@@ -51,10 +63,12 @@ def learn(task: LearningTask) -> dict[str, Any]:
     schedule: Schedule = ray.get(draw_schedule.options(**on_driver_node()).remote(*given))
     if schedule.labelled == 0:
         raise UserError(
-            f"no clip has the pseudo-labels that {'/'.join(task.heads)} should learn "
-            f"({', '.join(task.labels)}): do the clips have both video and audio?"
+            f"{task.title}: no clip has the labels {' and '.join(task.labels)} that "
+            f"{' and '.join(task.heads)} should learn; the rejects in {task.rejects} say what was "
+            "lost"
         )
-    shape, begun = schedule.shape, _taken_up(task, schedule.shape)
+    shape = replace(schedule.shape, digest=_identity(task, schedule.shape))
+    begun = _taken_up(task, shape)
     global_batch = config.learning.batch_size * config.learning.step_batches
     drawn = shape.epochs * shape.train_steps * global_batch
     if begun:
@@ -66,8 +80,32 @@ def learn(task: LearningTask) -> dict[str, Any]:
     metrics |= {"labelled": schedule.labelled, "skipped": schedule.skipped}
     metrics["seconds"] = round(progress.seconds, 2)
     (task.out / "metrics.json").write_json(metrics)
+    seal_written(task.out, _FILES, task=shape.digest, **task.made_of)
     Checkpoints(task.out).delete()
     return metrics
+
+
+def metrics_of(out: Location, made_of: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """What `learn` returned for the update in this folder; None where that is to be learned yet.
+
+    An update of which a file is not as it was written, or that was made of something else than
+    `made_of`, is none; this is said.
+    """
+    try:
+        manifest = Manifest.whole(out)
+        if manifest is None:
+            return None
+        manifest.check_content()
+        other = [n for n, value in (made_of or {}).items() if manifest.made_of.get(n) != value]
+        if other:
+            say(f"{out} was made of other {' and '.join(other)}: it is learned again")
+            (out / NAME).delete()
+            return None
+        return dict(json.loads(manifest.load("metrics.json")))
+    except Damaged as damaged:
+        say(f"{damaged.place} is damaged ({damaged.what}): its update is learned again")
+        (out / NAME).delete()
+        return None
 
 
 def _decoded(task: LearningTask, schedule: Schedule) -> Callable[[], ray.data.Dataset]:
@@ -91,15 +129,29 @@ def _decoded(task: LearningTask, schedule: Schedule) -> Callable[[], ray.data.Da
     return decoded
 
 
+def _identity(task: LearningTask, schedule: ScheduleShape) -> str:
+    """Digest of all that the training depends on: a checkpoint only continues the same."""
+    config = task.config
+    settings = [part.outcome() for part in (config.learning, config.clips, config.encoders)]
+    said = (schedule.digest, settings, config.precision, task.spec.heads, task.key, task.frozen)
+    digest = hashlib.blake2b(repr(said).encode(), digest_size=8)
+    digest.update(task.weights.read_bytes())
+    return digest.hexdigest()
+
+
 def _taken_up(task: LearningTask, schedule: ScheduleShape) -> int:
     """Training clips that an earlier attempt's checkpoint covers.
 
-    Deletes a checkpoint of another schedule, and the rejects of an attempt without a checkpoint.
+    Deletes a checkpoint that is damaged or of another schedule, and the rejects of an attempt
+    without a checkpoint.
     """
-    state = TrainingState.of(task.out)
+    state, checkpoints = TrainingState.of(task.out), Checkpoints(task.out)
+    why = "damaged" if checkpoints.is_damaged() else ""
     if state.slot and state.schedule != schedule.digest:
-        say(f"{task.title} · begins anew: its checkpoint is of other clips, labels or settings")
-        Checkpoints(task.out).delete()
+        why = "of other clips, labels or settings"
+    if why:
+        say(f"{task.title} · begins anew: its checkpoint is {why}")
+        checkpoints.delete()
         state = TrainingState()
     per_step = task.config.learning.step_batches
     epoch, step = divmod(state.slot // per_step, schedule.epoch_steps)

@@ -165,6 +165,13 @@ class Learner:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
+    def not_finite(self) -> list[str]:
+        """Names of the model's and the optimiser's tensors that hold NaN or infinity."""
+        found = dict(self.model.state_dict())
+        for number, kept in enumerate(self.optimizer.state.values()):
+            found |= {f"{number}.{key}": t for key, t in kept.items() if isinstance(t, Tensor)}
+        return encoders.not_finite(found)
+
     def save(self, out: Location) -> None:
         """Write both encoders (the ones not trained as they were) and the heads."""
         encoders.save_weights(self.networks, out / "encoders.safetensors")

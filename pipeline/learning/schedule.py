@@ -21,7 +21,9 @@ class ScheduleShape:
     train_steps: int  # of one epoch
     held_out_steps: int  # of one epoch, after its training steps
     epochs: int  # how many there are at most
-    digest: str  # tells schedules apart: a checkpoint only continues the one it was made in
+    # Of the order and the labels; of the whole task (`learn`) once there is one: a checkpoint only
+    # continues the one it was made in.
+    digest: str
 
     @property
     def epoch_steps(self) -> int:
@@ -63,8 +65,12 @@ def draw_schedule(
     """
     labels = [ray.get(boxed[0]) for boxed in boxed_labels]
     has_label = np.stack([label >= 0 for label in labels])
-    usable = has_label.all(axis=0) if require_all else has_label.any(axis=0)
-    held = held_out_clips(clips, config.held_out, key[0]) & usable
+    usable = np.atleast_1d(has_label.all(axis=0) if require_all else has_label.any(axis=0))
+    if not usable.any():
+        none = np.zeros(0, np.int64)
+        return Schedule(none, none.astype(bool), ScheduleShape(0, 0, 0, ""), 0, len(usable))
+    held = held_out_clips(clips, config.held_out, key[0], [usable, *(has_label & usable)])
+    held &= usable
     train, tail = np.flatnonzero(usable & ~held), np.flatnonzero(held)
     weights = sampling_weights(labels, train, config.sampling)
     rng = np.random.default_rng(key)
@@ -86,19 +92,36 @@ def draw_schedule(
     slots = [steps * config.step_batches, held_steps * config.step_batches]
     held_out = np.tile(np.repeat([False, True], slots), epochs)
     digest = hashlib.blake2b(order.data, digest_size=8)
-    digest.update(held_out.data)
+    for array in (held_out, *labels):
+        digest.update(np.ascontiguousarray(array).data)
     shape = ScheduleShape(steps, held_steps, epochs, digest.hexdigest())
     return Schedule(order, held_out, shape, int(usable.sum()), int((~usable).sum()))
 
 
-def held_out_clips(clips: ClipTable, share: float, seed: int) -> np.ndarray:
-    """bool [N]: clips of the held-out files; whole files, so that no clip's neighbour leaks."""
-    held: list[np.ndarray] = []
+def held_out_clips(
+    clips: ClipTable, share: float, seed: int, needed: Sequence[np.ndarray] = ()
+) -> np.ndarray:
+    """bool [N]: clips of the held-out files; whole files, so that no clip's neighbour leaks.
+
+    Args:
+        needed: bool [N] each; of every one some file is left to train on.
+    """
+    place = file_fractions(clips, seed)
+    held = place < share
+    for group in needed:
+        if group.any() and held[group].all():
+            held[place == place[group].max()] = False
+    return held
+
+
+def file_fractions(clips: ClipTable, seed: int) -> np.ndarray:
+    """float64 [N] in [0, 1): a hash of each clip's file."""
+    found: list[np.ndarray] = []
     for table in clips.read_parts(["uri"]):
         encoded = table["uri"].combine_chunks().dictionary_encode()
-        chosen = [_fraction(uri, seed) < share for uri in encoded.dictionary.to_pylist()]
-        held.append(np.array(chosen, bool)[encoded.indices.to_numpy()])
-    return np.concatenate(held)
+        fractions = [_fraction(uri, seed) for uri in encoded.dictionary.to_pylist()]
+        found.append(np.array(fractions)[encoded.indices.to_numpy()])
+    return np.concatenate(found)
 
 
 def _fraction(uri: str, seed: int) -> float:

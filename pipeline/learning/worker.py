@@ -19,6 +19,8 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from pipeline.clips.rejects import RejectedClip, kind_of_loss
 from pipeline.clips.table import write_rejects
+from pipeline.learning.divergence import check_values, diverged
+from pipeline.learning.media_watch import MediaWatch, over_workers
 from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.telemetry import metrics
 
@@ -32,6 +34,9 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
 
     Every worker takes the same decisions, since losses are averaged over workers first. A step is
     the same whatever the number of workers: they take its batches in turn.
+
+    Raises:
+        UserError: the training diverged, or the media went away; nothing is written of it.
     """
     from ray.train.torch import prepare_model
 
@@ -57,13 +62,15 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
         learner.restore(state.tensors)
     resumed_at = state.slot // per_step
     checkpoints = Checkpoints(task.out)
-    feed = Feed(ray.train.get_dataset_shard("train"), state.slot, rank, world)
+    watch = MediaWatch(task)
+    feed = Feed(ray.train.get_dataset_shard("train"), state.slot, rank, world, watch)
     totals = Totals(state.sums if rank == 0 else {})
     clock = Clock(config.learning.checkpoint_minutes)
     epoch_slots = schedule.epoch_steps * per_step
 
-    def book(losses: dict[str, Any], batches: int) -> None:
+    def book(losses: dict[str, Any], batches: int, step: int) -> None:
         values = read(losses)
+        check_values(values, task, f"step {step + 1} of {schedule.train_steps * schedule.epochs}")
         totals.add(values, batches)
         metrics.gpu_memory("learn")
         if rank == 0:
@@ -71,22 +78,33 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
                 state.curve.setdefault(name, []).append(value)
             _show(work, len(state.epochs), feed, values)
 
+    def check_sound(when: str, sums: Sums) -> None:
+        """Before anything is written: of all workers together."""
+        watch.check_all()
+        check_values({name: total / count for name, (total, count) in sums.items()}, task, when)
+        if broken := learner.not_finite():
+            raise diverged(f"{len(broken)} tensors hold NaN or infinity", task, when)
+
     while len(state.epochs) < schedule.epochs:
         begun = len(state.epochs) * epoch_slots
-        taken: list[tuple[dict[str, Any], int]] = []  # steps whose losses are still to be read
+        # Steps whose losses are still to be read, with the number of their batches.
+        taken: list[tuple[dict[str, Any], int, int]] = []
         for number in range((state.slot - begun) // per_step, schedule.train_steps):
             state.slot = begun + (number + 1) * per_step
             step = len(state.epochs) * schedule.train_steps + number
             batches = list(feed.until(state.slot))
             progress = step / (schedule.train_steps * schedule.epochs)
-            taken.append((learner.step(batches, progress, world), len(batches)))
+            taken.append((learner.step(batches, progress, world), len(batches), step))
             # Read a step later, while the device has the next one to do.
             if len(taken) > 1:
                 book(*taken.pop(0))
             is_last = number + 1 == schedule.train_steps
+            if (step + 1) % _LOOK_EVERY == 0:
+                watch.check()
             if (step + 1) % _LOOK_EVERY == 0 and not is_last and clock.is_time():
                 book(*taken.pop())
                 state.sums = totals.over_workers()
+                check_sound(f"step {step + 1}", state.sums)
                 _write_rejects(feed, rank, task)
                 if bank:
                     bank.flush()
@@ -98,7 +116,9 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
         state.slot = begun + epoch_slots
         for batch in feed.until(state.slot):
             totals.add(learner.evaluate(batch))
-        state.epochs.append(totals.means())
+        sums = totals.over_workers()
+        check_sound(f"the end of epoch {len(state.epochs) + 1}", sums)
+        state.epochs.append({name: total / count for name, (total, count) in sums.items()})
         totals = Totals({})
         if learner.should_stop([losses.get("held_out_loss") for losses in state.epochs]):
             break
@@ -159,19 +179,10 @@ class Totals:
 
     def over_workers(self) -> Sums:
         """The same on every worker."""
-        import torch
-
-        if not torch.distributed.is_initialized():
-            return self._sums
-        parts: list[Sums] = [{}] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, self._sums)
         whole = Totals({})
-        for part in parts:
+        for part in over_workers(self._sums):
             whole._include(part)
         return whole._sums
-
-    def means(self) -> dict[str, float]:
-        return {name: total / count for name, (total, count) in self.over_workers().items()}
 
 
 class Feed:
@@ -181,13 +192,15 @@ class Feed:
         RuntimeError: Ray Data handed this worker a batch that was another's.
     """
 
-    def __init__(self, shard: ray.data.DataIterator, first: int, rank: int, world: int) -> None:
-        """Slots from `first` on are dealt to the workers in turn."""
+    def __init__(
+        self, shard: ray.data.DataIterator, first: int, rank: int, world: int, watch: MediaWatch
+    ) -> None:
+        """Slots from `first` on are dealt to the workers in turn; `watch` is told of each."""
         self._batches = iter(shard.iter_batches(batch_size=1, prefetch_batches=2))
         self._due, self._world = first + rank, world
         self._started = time.monotonic()
         self._waited = 0.0
-        self.first = first
+        self.first, self._watch = first, watch
         self.rejects: list[RejectedClip] = []
 
     def until(self, end: int) -> Iterator[dict[str, np.ndarray]]:
@@ -199,7 +212,9 @@ class Feed:
             if int(batch["slot"]) != self._due:
                 raise RuntimeError(f"batch {int(batch['slot'])} came where {self._due} was due")
             self._due += self._world
-            self.rejects += RejectedClip.loads(batch["rejects"])
+            rejects = RejectedClip.loads(batch["rejects"])
+            self.rejects += rejects
+            self._watch.saw(batch["clip_index"], rejects)
             yield batch
 
     @property

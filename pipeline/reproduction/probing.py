@@ -19,6 +19,7 @@ from pipeline.evaluation.classifiers import ClipFeatures
 from pipeline.evaluation.datasets.labelled import NEITHER, TEST
 from pipeline.evaluation.figures import evaluate_features
 from pipeline.evaluation.splits import LabelledExamples
+from pipeline.manifest import NAME
 from pipeline.reproduction.worlds import TRAIN
 from pipeline.run import Round
 from pipeline.storage import Location
@@ -41,7 +42,7 @@ def features_of(
     """Features of every list, by modality, made unless `folders` (by list, modality) have them."""
     found: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
     for name, (clips, published) in lists.items():
-        todo = {m: f for m, f in folders[name].items() if not (f / "DONE").exists()}
+        todo = {m: f for m, f in folders[name].items() if not (f / "_DONE").exists()}
         if todo:
             embed(
                 EmbeddingTask(published, weights, todo, rejects, config, f"{title} · embed {name}")
@@ -97,7 +98,7 @@ def probed(lists: Lists, features: Features, seed: int) -> dict[str, Any]:
 def clusters_of(this: Round, modality: str, clips: ClipTable, config: Config) -> np.ndarray:
     """int32 [N]: the modality's own clusters, also where the method clustered another way."""
     out = this.clusters(modality)
-    if not (out / "clustering.json").exists():
+    if not (out / NAME).exists():
         features, settings = (this.features(modality),), config.clustering
         task = ClusteringTask(features, len(clips), clips.location, settings, config.seed, out)
         cluster(task, resources=config.resources).close()

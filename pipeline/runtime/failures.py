@@ -10,6 +10,7 @@ import errno
 import re
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -31,7 +32,12 @@ _STORAGE = {
 }
 # What Ray Data appends to an error's message, or to its arguments.
 _RAYS_ADVICE = re.compile(r"\s*Failed to .+? after \d+/\d+ attempts \(total backoff")
-_LINES = re.MULTILINE | re.DOTALL
+# A `UserError` or a subclass of it, as the last line of a traceback has it.
+_SAID = re.compile(
+    r"^pipeline\.[a-z_.]+\.(?:UserError|Outage|Damaged|LeaseLost|Diverged|Storage(?:Away|Refused))"
+    r": (.*?)\s*(?:\n\n|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
 _RAY = {
     "OutOfDiskError": (
         "the disk of Ray's temporary folder is full, and its object store cannot spill: make room "
@@ -64,10 +70,23 @@ def as_user_error(error: BaseException) -> UserError | None:
         elif isinstance(cause, RayActorError):
             text += str(cause)
         elif isinstance(cause, UserError):
-            return UserError(_RAYS_ADVICE.split(str(cause))[0])
+            said = _RAYS_ADVICE.split(str(cause))[0]
+            return cause if said == str(cause) else UserError(said)
         elif isinstance(cause, OSError) and cause.errno in _STORAGE:
             return UserError(_storage(cause, node, text))
     return _from_text(text, node)
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise what `as_user_error` finds in an error of the ``with`` block, in its place."""
+    try:
+        yield
+    except Exception as error:
+        found = as_user_error(error)
+        if found is None or found is error:
+            raise
+        raise found from None
 
 
 class HopelessEnds(UserCallback):
@@ -98,7 +117,7 @@ def _from_text(text: str, node: str) -> UserError | None:
     """Of a cause's cause, and of an actor that failed as it started, Ray keeps the text alone."""
     for part in text.split("\nThe above exception was the direct cause of"):
         *_, part = part.split("\nDuring handling of the above exception")
-        if said := re.search(r"^pipeline\.errors\.UserError: (.*?)\s*(?:\n\n|\Z)", part, _LINES):
+        if said := re.search(_SAID, part):
             return UserError(_RAYS_ADVICE.split(said[1])[0])
         found = re.search(r"^\w*Error: \[Errno (\d+)\] ([^:\n]*)(?:: '(.*)')?$", part, re.M)
         if found and int(found[1]) in _STORAGE:

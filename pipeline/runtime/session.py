@@ -35,6 +35,7 @@ if not given_address():
 import ray
 from ray.exceptions import RayError
 
+from pipeline import patience
 from pipeline.config import ResourcesConfig
 from pipeline.errors import UserError
 from pipeline.runtime.failures import as_user_error
@@ -89,6 +90,8 @@ def connect(resources: ResourcesConfig, *places: str | Location) -> None:
         UserError: there is no such cluster, it does not let this job in, or a place is no place for
             a cluster.
     """
+    seconds = f"{resources.storage_patience_minutes * 60:g}"
+    os.environ[patience.VARIABLE] = seconds  # of this process, and of a Ray that it starts
     refuse_passing(places)
     if not ray.is_initialized():
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
@@ -113,8 +116,11 @@ def connect(resources: ResourcesConfig, *places: str | Location) -> None:
 
 
 def _join(address: str) -> None:
+    own: dict[str, Any] = {}
+    if (seconds := os.environ[patience.VARIABLE]) != f"{patience.DEFAULT_S:g}":
+        own = {"runtime_env": {"env_vars": {patience.VARIABLE: seconds}}}
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(address, log_to_driver=False, logging_level=logging.WARNING, **own)
     except (RayError, ConnectionError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"the Ray cluster at {address} is not for this job: {reason}") from error

@@ -21,6 +21,7 @@ from ray.actor import ActorHandle
 
 from pipeline.config import ResourcesConfig
 from pipeline.errors import UserError
+from pipeline.patience import BOARD, announce
 from pipeline.runtime.demands import Stage, awaited, lacking
 from pipeline.runtime.placement import on_driver_node
 from pipeline.runtime.session import interrupt
@@ -39,15 +40,22 @@ class _Board:
     def __init__(self) -> None:
         self.id = uuid.uuid4().hex  # another one after a restart
         self.stages: dict[str, tuple[Counter[str], dict[str, Any]]] = {}
+        self.lines: list[str] = []  # announced and not read yet
 
     def add(self, stage: str, counts: dict[str, float], notes: dict[str, Any]) -> None:
         sums, latest = self.stages.setdefault(stage, (Counter(), {}))
         sums.update(counts)
         latest.update(notes)
 
+    def announce(self, line: str) -> None:
+        """A line of a worker's for the user."""
+        self.lines.append(line)
+
     @ray.method(max_task_retries=0)  # Ray prints each retry, and the next look comes soon
-    def read(self, stage: str) -> tuple[str, Counter[str], dict[str, Any]]:
-        return self.id, *self.stages.get(stage, (Counter(), {}))
+    def read(self, stage: str) -> tuple[str, Counter[str], dict[str, Any], list[str]]:
+        """The board's id, a stage's counts and notes, and the lines announced since last time."""
+        lines, self.lines = self.lines, []
+        return self.id, *self.stages.get(stage, (Counter(), {})), lines
 
     def forget(self, stage: str) -> None:
         self.stages.pop(stage, None)
@@ -56,7 +64,7 @@ class _Board:
 @lru_cache(maxsize=1)
 def _board(job: str) -> ActorHandle:
     """The board of this connection to Ray (`job` is its id)."""
-    return _Board.options(**on_driver_node()).remote()  # type: ignore[attr-defined]
+    return _Board.options(name=BOARD, get_if_exists=True, **on_driver_node()).remote()  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -199,11 +207,14 @@ class Progress:
     def _look(self) -> str | None:
         counts: Counter[str]
         notes: dict[str, Any]
+        lines: list[str]
         try:
             reading: Any = self.meter.board.read.remote(self.meter.stage)
-            board, counts, notes = ray.get(reading, timeout=5)
+            board, counts, notes, lines = ray.get(reading, timeout=5)
         except ray.exceptions.RayError:
             return None  # the board's node is gone or busy; the stage itself goes on
+        for line in lines:
+            announce(line)
         if board != self._board_id:  # another one took its place, and begins at nothing
             self._board_id, self._base = board, self._base + self._last_counts
         self._last_counts = Counter(counts)

@@ -34,6 +34,8 @@ class Watchdog:
     ) -> None:
         self.title = title
         self._after_s, self._most = limits.stall_minutes * 60, limits.stall_restarts
+        # Storage that is away is waited for as long, by processes that seem to be stuck.
+        self._patience_s = limits.storage_patience_minutes * 60
         self._waits, self._stop = waits, stop
         self._seen: Any = None
         self._since = self._last = time.monotonic()
@@ -71,7 +73,7 @@ class Watchdog:
             say(f"{head}: nothing of this job runs, it waits for resources that others hold")
             return
         stuck = stalls.to_restart(found)
-        if not self._told or not stuck:
+        if not self._told or not stuck or now - self._since < self._patience_s:
             self._told = True
             listing = [line for process in found for line in process.lines()]
             say("\n".join([f"{head}; its processes:", *listing]))

@@ -8,14 +8,18 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray
 
+from pipeline import manifest
+from pipeline.clips import fill as filling
 from pipeline.clips.decoding.decode import ClipRequest, DecodedClip, decode_clips
 from pipeline.clips.decoding.shrink import shrink
 from pipeline.clips.fill import fill
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.clips.sampling import centre_range, reach
+from pipeline.clips.shard_index import COLUMNS, SCHEMA, ShardIndex, checksum, shard_names
 from pipeline.clips.stream import Augment, DecodeSlot, Order
 from pipeline.clips.table import ClipTable
 from pipeline.config import AudioConfig, ClipsConfig
@@ -99,6 +103,26 @@ def decoded(published: object, order: Order, config: ClipsConfig) -> dict[str, n
     return {name: column[0] for name, column in stage({"id": np.array([0])}).items()}
 
 
+def rewritten(run: Location, **columns: list) -> ClipTable:
+    """The run's clips with other values of some columns."""
+    part = run / "clips" / "part-000000.parquet"
+    table = part.read_table()
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(place), [values])
+    part.write_table(table)
+    (run / "clips" / manifest.NAME).delete()  # it vouches for the old bytes
+    return ClipTable.open(run / "clips")
+
+
+def shards_of(place: Location, clips: ClipTable) -> list[ShardIndex]:
+    """The whole shards of these clips, in order."""
+    settings, size = (place / "store.json").read_json(), filling.CLIPS_PER_SHARD
+    names = shard_names(clips.read_parts(COLUMNS), settings, size)
+    lengths = [min(size, len(clips) - start) for start in range(0, len(clips), size)]
+    return [ShardIndex.read(place, *each) for each in zip(names, lengths)]
+
+
 @pytest.mark.usefixtures("local_ray")
 @pytest.mark.parametrize("storage", ["local", "s3"])
 def test_filled_resumed_and_read_without_the_media(
@@ -123,30 +147,29 @@ def test_filled_resumed_and_read_without_the_media(
     clips = ClipTable.open(indexed / "clips")
     published = clips.publish()
     fill(published, place, config)
-    names = ["000000-20", "000001-20", "000002-8"]
-    assert [tar.name for tar in place.files(".tar")] == [f"{name}.tar" for name in names]
-    shard = (place / "000001-20.tar").read_bytes()
+    shards = shards_of(place, clips)
+    assert [len(index.clips) for index in shards] == [20, 20, 8]
+    assert len(list(place.files(".tar"))) == 3
+    tar_place = place / shards[1].tar
+    shard = tar_place.read_bytes()
     (tmp_path / "shard.tar").write_bytes(shard)
     with tarfile.open(tmp_path / "shard.tar") as tar:
-        assert tar.getnames() == [f"{index:012d}.mkv" for index in range(20, 40)]
+        ids = clips.column("clip_id").to_pylist()
+        assert tar.getnames() == [f"{one}.mkv" for one in ids[20:40]]
 
     # A shard whose index was never written is made again, the others are not.
-    (place / "000001-20.parquet").delete()
-    (place / "000001-20.tar").write_bytes(shard[:1000])
+    (place / f"{shards[1].name}.parquet").delete()
+    tar_place.write_bytes(shard[:1000])
     capsys.readouterr()
     store = fill(published, place, config)
     assert "store · 20 clips in" in capsys.readouterr().out
-    assert (place / "000001-20.tar").read_bytes() == shard, "the same bytes"
+    assert tar_place.read_bytes() == shard, "the same bytes"
 
     order = Order(8, 8, [ray.put(np.array([0, 47, 21, 21, 5, 40, 39, 20]))])
     direct = decoded(published, order, config.clips)
     gone = copy_clips(indexed, Location.of(tmp_path / "run"))
-    part = gone / "clips" / "part-000000.parquet"
-    table = part.read_table()
-    nowhere = [f"{uri}.gone" for uri in table["uri"].to_pylist()]
-    column = table.schema.get_field_index("uri")
-    part.write_table(table.set_column(column, "uri", [nowhere]))
-    without_media = replace(ClipTable.open(gone / "clips").publish(), store=store)
+    nowhere = [f"{uri}.gone" for uri in clips.column("uri").to_pylist()]
+    without_media = replace(rewritten(gone, uri=nowhere).publish(), store=store)
     stored = decoded(without_media, order, config.clips)
     assert stored["has_video"].all()
     assert stored["has_audio"].all()
@@ -160,15 +183,18 @@ def test_what_a_stored_clip_lost_comes_from_its_media(indexed: Location, tmp_pat
     run = copy_clips(indexed, Location.of(tmp_path / "run"))
     clips, config = ClipTable.open(run / "clips"), tiny()
     published = clips.publish()
-    store = fill(published, run / "store", config)
+    fill(published, run / "store", config)
     media = decoded(published, Order(4, 4), config.clips)
-    (index,) = (run / "store").files(".parquet")
-    entry = index.read_table().to_pylist()[2]
-    shard = run / "store" / index.name.replace(".parquet", ".tar")
-    data = shard.read_bytes()
+    (shard,) = shards_of(run / "store", clips)
+    entry, tar = shard.clips.to_pylist()[2], run / "store" / shard.tar
+    data = tar.read_bytes()
     start, stop = entry["offset"], entry["offset"] + entry["bytes"]
     no_pictures = data[start:stop].replace(b"\xff\xc0", bytes(2))  # without it no size is known
-    shard.write_bytes(data[:start] + no_pictures + data[stop:])
+    tar.write_bytes(data[:start] + no_pictures + data[stop:])
+    columns = shard.clips.to_pydict()
+    columns["checksum"][2] = checksum(no_pictures)
+    replace(shard, clips=pa.table(columns, schema=SCHEMA)).write(run / "store")
+    store = fill(published, run / "store", config)
     batch = decoded(replace(published, store=store), Order(4, 4), config.clips)
     assert batch["has_video"].all()
     assert batch["has_audio"].all()
@@ -182,12 +208,9 @@ def test_clips_that_could_not_be_stored_are_rejects_of_their_media(
     indexed: Location, tmp_path: Path
 ) -> None:
     run = copy_clips(indexed, Location.of(tmp_path / "run"))
-    part = run / "clips" / "part-000000.parquet"
-    table = part.read_table()
-    uris = table["uri"].to_pylist()
+    uris = ClipTable.open(run / "clips").column("uri").to_pylist()
     uris[3] = str(tmp_path / "gone.mp4")
-    part.write_table(table.set_column(table.schema.get_field_index("uri"), "uri", [uris]))
-    clips, config = ClipTable.open(run / "clips"), tiny()
+    clips, config = rewritten(run, uri=uris), tiny()
     published = clips.publish()
     store = fill(published, run / "store", config)
     batch = decoded(replace(published, store=store), Order(8, 8), config.clips)

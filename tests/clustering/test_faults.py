@@ -66,7 +66,7 @@ def disturbed(features: list[Location], num_clips: int, out: Location, seed: int
     clustering = cluster(task, on_progress=after_step)
     for timer in timers:
         timer.join()
-    labels = ray.get(clustering.republish()[0])
+    labels = ray.get(clustering.labels[0])
     assert (labels >= 0).all()
     clustering.close()
     return killed
@@ -112,7 +112,7 @@ def test_a_shard_that_hangs_is_restarted(
             stopped.append(shards[0].pid)
             os.kill(shards[0].pid, signal.SIGSTOP)
 
-    limits = ResourcesConfig(stall_minutes=2 / 60)
+    limits = ResourcesConfig(stall_minutes=2 / 60, storage_patience_minutes=0)
     task = ClusteringTask(features, 12_000, None, CONFIG, 0, hung)
     cluster(task, resources=limits, on_progress=after_step).close()
     assert "k-means · no progress for" in capsys.readouterr().out

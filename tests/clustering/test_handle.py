@@ -11,17 +11,21 @@ import pyarrow as pa
 import pytest
 import ray
 from mixture_factory import files, mixture, run_here
+from ray.actor import ActorHandle
 
 from pipeline.clustering import (
-    Clustering,
     ClusteringTask,
     KMeansProgress,
     cluster,
+    handle,
     read_labels,
     serve_finished,
 )
+from pipeline.clustering.blocks import ClipBlocks
+from pipeline.clustering.index import ClusterIndex
 from pipeline.config import ClusteringConfig
 from pipeline.errors import UserError
+from pipeline.runtime.placement import on_driver_node
 from pipeline.storage import Location
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -33,11 +37,6 @@ def clips_table(folder: Location, n: int) -> Location:
         table = pa.table({"clip_index": rows, "clip_id": [f"clip-{i}" for i in rows]})
         (folder / f"part-{number:05d}.parquet").write_table(table)
     return folder
-
-
-def ask_until_it_ends(clustering: Clustering) -> None:
-    while True:
-        clustering.nearest_clips(0, 1)
 
 
 @ray.remote(num_cpus=0)
@@ -102,14 +101,13 @@ def test_a_clustering_from_features_to_published_labels(
         features, 900, here, shards=3, clips=clips, seed=3, k=8, iterations=6, pca_dim=8,
         block_size=128, cpus_per_shard=2,
     )  # fmt: skip
+    before.pop("/_DONE")
     assert files(here) == before
 
     clustering.close()
-    with pytest.raises(ray.exceptions.RayActorError):
-        ask_until_it_ends(clustering)
 
 
-def test_labels_can_be_had_again_after_the_index_died(
+def test_the_labels_outlive_the_index_and_another_one_answers(
     write_features: Writer, tmp_path: Path
 ) -> None:
     out = Location.of(tmp_path / "out")
@@ -117,10 +115,82 @@ def test_labels_can_be_had_again_after_the_index_died(
     features = (write_features(mixture(300, 8, 5)),)
     clustering = cluster(ClusteringTask(features, 300, None, config, 0, out))
     labels = ray.get(clustering.labels[0]).copy()
-    ray.kill(clustering.actor, no_restart=False)
-    assert np.array_equal(ray.get(clustering.republish()[0]), labels)
+    nearest = clustering.nearest_clips(2, 3)
+    for _ in range(3):
+        ray.kill(clustering.actor)
+        assert ray.get(seen_by_a_worker.remote(clustering.labels))[0] == labels.sum()
+        assert np.array_equal(clustering.nearest_clips(2, 3), nearest)
     assert "clip_id" not in (out / "labels").read_table().column_names
     clustering.close()
+
+
+@pytest.mark.parametrize("for_good", [False, True])
+def test_an_index_that_is_killed_after_every_second_step(
+    for_good: bool, write_features: Writer, tmp_path: Path
+) -> None:
+    """Loading, seeding, iterations, labelling; Ray restarts it, or the driver makes another."""
+    config = ClusteringConfig(k=5, iterations=4, pca_dim=4, restarts=2)
+    features = (write_features(mixture(300, 8, 5)),)
+    calm, out = (Location.of(tmp_path / name) for name in ("calm", "out"))
+    cluster(ClusteringTask(features, 300, None, config, 0, calm)).close()
+    task, started, killed = ClusteringTask(features, 300, None, config, 0, out), [], []
+
+    def start() -> ActorHandle:
+        blocks = ClipBlocks(300, config.block_size)
+        spec = handle.shard_spec(task, blocks, 0, 1)
+        started.append(ClusterIndex.options(**on_driver_node()).remote(out, 300, task, spec))
+        return started[-1]
+
+    def kill(step: KMeansProgress) -> None:
+        if step.stage != "loading":  # what every life begins with
+            killed.append(step.stage)
+            ray.kill(started[-1], no_restart=for_good)
+
+    handle.run(start, kill)
+    assert killed == [
+        "seeding",
+        *4 * ["iterating"],
+        "seeding",
+        *4 * ["iterating"],
+        "labelling",
+        "done",
+    ]
+    assert len(started) == (len(killed) if for_good else 1)
+    task.seal()
+    assert files(out) == files(calm)
+    for actor in started:
+        ray.kill(actor)
+
+
+@pytest.mark.parametrize("name", ["centroids.npy", "transform.npz", "clustering.json", "_DONE"])
+@pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
+def test_damaged_results_are_found_and_made_again(
+    name: str,
+    damage: str,
+    write_features: Writer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = ClusteringConfig(k=5, iterations=3, pca_dim=4)
+    out = Location.of(tmp_path / "out")
+    task = ClusteringTask((write_features(mixture(300, 8, 5)),), 300, None, config, 0, out)
+    cluster(task).close()
+    whole = files(out)
+    spoil(out / name, damage)
+    capsys.readouterr()
+    cluster(task).close()
+    assert files(out) == whole
+    # Without the seal, files that are whole are sealed again.
+    assert ("is damaged" in capsys.readouterr().out) == ((name, damage) != ("_DONE", "gone"))
+
+
+def spoil(place: Location, damage: str) -> None:
+    data = bytearray(place.read_bytes())
+    if damage == "gone":
+        place.delete()
+        return
+    data[len(data) // 2] ^= 16
+    place.write_bytes(bytes(data if damage == "flipped" else data[: len(data) // 2]))
 
 
 def test_errors_are_one_clear_line(write_features: Writer, tmp_path: Path) -> None:

@@ -29,7 +29,9 @@ def centroids_of(out: Location) -> np.ndarray:
 
 def vectors_of(out: Location, raw: np.ndarray) -> np.ndarray:
     """float32[n, d], the numbers that were clustered."""
-    return Transform.load(out / "transform.npz")(raw.astype(np.float16)).astype(np.float32)
+    return Transform.loads((out / "transform.npz").read_bytes())(raw.astype(np.float16)).astype(
+        np.float32
+    )
 
 
 @pytest.mark.parametrize("spherical", [False, True])
@@ -155,7 +157,7 @@ def test_joint_clustering_weighs_modalities_alike(write_features: Writer, tmp_pa
     labels, near = read_columns(out, 300, ["label", "distance"])
     assert np.array_equal(np.flatnonzero(labels >= 0), present)
     assert np.isnan(near[labels < 0]).all()
-    transform = Transform.load(out / "transform.npz")
+    transform = Transform.loads((out / "transform.npz").read_bytes())
     raw = np.concatenate([first[present], second], axis=1).astype(np.float16)
     x = transform(transform.joined(raw)).astype(np.float64)
     assert np.square(x[:, :8]).sum(axis=1) == pytest.approx(np.full(290, 0.5), rel=1e-2)
@@ -168,7 +170,7 @@ def test_whitening_makes_directions_equal(write_features: Writer, tmp_path: Path
     raw = random.standard_normal((4000, 6)) * [9, 5, 3, 1, 0.5, 0] + 4
     out = Location.of(tmp_path / "out")
     run_here([write_features(raw)], 4000, out, k=3, iterations=1, pca_dim=6, l2=False, shards=2)
-    transform = Transform.load(out / "transform.npz")
+    transform = Transform.loads((out / "transform.npz").read_bytes())
     assert transform.dim == 5  # the constant direction has no variance to scale
     x = vectors_of(out, raw).astype(np.float64)
     assert np.abs(x).max() <= 1

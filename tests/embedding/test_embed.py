@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from pipeline import encoders
-from pipeline.clips.table import ClipTable
+from pipeline.clips.rejects import RejectedClip
+from pipeline.clips.table import ClipTable, append
 from pipeline.embedding import embed as embedding
-from pipeline.embedding.embed import EmbeddingTask
-from pipeline.embedding.shards import (
-    REJECTS,
-    as_feature_array,
-    finish,
-    read_features,
-    write_shards,
-)
-from pipeline.storage import Location
+from pipeline.embedding.embed import EmbeddingTask, Encode
+from pipeline.embedding.shards import REJECTS, as_feature_array, read_features, write_shard
+from pipeline.embedding.written import discard, finish
+from pipeline.errors import UserError
+from pipeline.manifest import Damaged, unsigned
+from pipeline.storage import Location, from_parquet
+from pipeline.telemetry.progress import Progress
 from tests.clips.decoding.media_factory import GeneratedVideo, with_noise, write
-from tests.conftest import tiny
+from tests.conftest import rewrite_clips, tiny
 
 BOTH = ("video", "audio")
 TIMES = {"seconds": 0, "start_seconds": 0}
@@ -36,24 +40,59 @@ def run(new_run: Callable[[], Location], tmp_path: Path) -> Location:
     table = part.read_table()
     uris = table["uri"].to_pylist()
     uris[3] = str(tmp_path / "gone.mp4")
-    part.write_table(table.set_column(table.column_names.index("uri"), "uri", [uris]))
+    rewrite_clips(place, table.set_column(table.column_names.index("uri"), "uri", [uris]))
     return place
 
 
-def embed(run: Location, out: dict[str, Location]) -> dict:
-    config = tiny("embedding.max_rows_per_file=16")
+def embed(run: Location, out: dict[str, Location], *settings: str) -> dict:
+    config = tiny("embedding.max_rows_per_file=16", *settings)
     weights = run / "encoders.safetensors"
-    encoders.save_weights(encoders.build(config.encoders, seed=0), weights)
+    if not weights.exists():
+        encoders.save_weights(encoders.build(config.encoders, seed=0), weights)
     clips = ClipTable.open(run / "clips")
     place = out["video"] / ".." / "rejects"
     task = EmbeddingTask(clips.publish(), weights, out, place, config, "embed")
     return embedding.embed(task)
 
 
-def first_rows(place: Location, rows: int) -> None:
-    table = place.read_table()
-    keep = pa.array(np.isin(table["clip_index"].to_numpy(), np.arange(rows)))
-    place.write_table(table.filter(keep))
+def record_of(folder: Location, name: str) -> pa.Table:
+    return from_parquet(unsigned((folder / "_written" / name).read_bytes()))
+
+
+def starts(folder: Location) -> dict[int, str]:
+    """First clip of every shard → its name."""
+    names = [place.name for place in (folder / "_written").files(".parquet")]
+    return {int(record_of(folder, name)["clip_index"][0].as_py()): name for name in names}
+
+
+def first_rows(folder: Location, name: str, rows: int) -> None:
+    """As if this write had held the clips below `rows` alone."""
+    noted = json.loads(record_of(folder, name).schema.metadata[b"record"])["origin"]
+    shard = (folder / name).read_table()
+    shard = shard.filter(pa.array(shard["clip_index"].to_numpy() < rows))
+    columns = {"clip_index": shard["clip_index"], folder.name: shard["features"]}
+    table = pa.table(columns | {"rejects": pa.nulls(len(shard), REJECTS)})
+    write_shard(folder, folder.name, name, table, Noted(noted))  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Noted:
+    """An origin that was noted before."""
+
+    values: dict[str, Any]
+
+    def noted(self, modality: str) -> dict[str, Any]:
+        return self.values
+
+
+def same_features(out: dict[str, Location], whole: dict[str, Location], clips: int = 48) -> None:
+    for modality in BOTH:
+        features, present = read_features(out[modality], clips)
+        expected, expected_present = read_features(whole[modality], clips)
+        assert np.array_equal(present, expected_present)
+        assert np.array_equal(features, expected)
+        rows = sum(len(part.read_table()) for part in out[modality].files(".parquet"))
+        assert rows == present.sum(), "a clip is written once"
 
 
 def test_goes_on_where_it_was_killed(
@@ -64,14 +103,13 @@ def test_goes_on_where_it_was_killed(
         {m: Location.of(tmp_path / name / m) for m in BOTH} for name in ("whole", "killed")
     )
     undisturbed = embed(run, whole)
-    monkeypatch.setattr(embedding, "finish", lambda out: None)
+    monkeypatch.setattr(embedding, "finish", lambda *_: None)
     embed(run, killed)
-    records = list((killed["video"] / "written").files(".parquet"))
-    assert len(records) == 3
-    by_start = {int(r.read_table()["clip_index"][0].as_py()): r.name for r in records}
-    for folder in (killed["video"], killed["video"] / "written", killed["audio"]):
-        first_rows(folder / by_start[16], 26)
-    (killed["video"] / "written" / by_start[32]).delete()
+    by_start = starts(killed["video"])
+    assert len(by_start) == 3
+    for folder in killed.values():
+        first_rows(folder, by_start[16], 26)
+    (killed["video"] / "_written" / by_start[32]).delete()  # the sound's record was written
     kept = (killed["video"] / by_start[0]).info().mtime_ns
 
     monkeypatch.setattr(embedding, "finish", finish)
@@ -80,15 +118,13 @@ def test_goes_on_where_it_was_killed(
     assert resumed["clips"] == 48
     assert resumed["rejected"] == 1
     assert (killed["video"] / by_start[0]).info().mtime_ns == kept, "made again"
-    for modality in BOTH:
-        features, present = read_features(killed[modality], 48)
-        expected, expected_present = read_features(whole[modality], 48)
-        assert np.array_equal(present, expected_present)
-        assert np.array_equal(features, expected)
-        rows = sum(len(part.read_table()) for part in killed[modality].files(".parquet"))
-        assert rows == 47, "a clip is written once"
+    same_features(killed, whole)
     rejected = [p.read_table() for p in Location.of(tmp_path / "killed" / "rejects").files()]
-    assert [table["reason"].to_pylist() for table in rejected] == [["missing"]]
+    # It was tried twice, and both tries are told.
+    assert [(t["reason"].to_pylist(), t["attempt"].to_pylist()) for t in rejected] in (
+        [(["missing"], [1]), (["missing"], [2])],
+        [(["missing"], [2]), (["missing"], [1])],
+    )
 
 
 def test_what_a_clip_loses_of_one_modality_is_told(run: Location, tmp_path: Path) -> None:
@@ -102,7 +138,7 @@ def test_what_a_clip_loses_of_one_modality_is_told(run: Location, tmp_path: Path
     for name, values in (("uri", uris), ("size", sizes)):
         place = table.column_names.index(name)
         table = table.set_column(place, name, [pa.array(values, table.schema.field(name).type)])
-    part.write_table(table)
+    rewrite_clips(run, table)
     out = {m: Location.of(tmp_path / "out" / m) for m in BOTH}
     counts = embed(run, out)
     assert (counts["clips"], counts["rejected"]) == (48, 1)
@@ -128,12 +164,12 @@ def test_what_training_kept_is_not_made_again(
         {"clip_index": kept, "rejects": pa.nulls(6, REJECTS)}
         | {m: as_feature_array(values, np.ones(6, bool)) for m in BOTH}
     )
-    write_shards(out, "bank-000000003-0000.parquet", table)
+    for modality, folder in out.items():
+        write_shard(folder, modality, "bank-000000003-0000.parquet", table, None)
     # Killed after its last write but one: the rest keeps its batches, and is made alone.
-    monkeypatch.setattr(embedding, "finish", lambda out: None)
+    monkeypatch.setattr(embedding, "finish", lambda *_: None)
     embed(run, out)
-    last = max(r.name for r in (out["video"] / "written").files(".parquet") if "part" in r.name)
-    (out["video"] / "written" / last).delete()
+    (out["video"] / "_written" / starts(out["video"])[max(starts(out["video"]))]).delete()
     monkeypatch.undo()
     counts = embed(run, out)
     assert (counts["clips"], counts["video"], counts["rejected"]) == (48, 47, 1)
@@ -153,9 +189,138 @@ def test_a_finished_pass_that_was_not_marked_only_needs_the_mark(
     run: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = {m: Location.of(tmp_path / "out" / m) for m in BOTH}
-    monkeypatch.setattr(embedding, "finish", lambda out: None)
+    monkeypatch.setattr(embedding, "finish", lambda *_: None)
     first = embed(run, out)
     monkeypatch.undo()
     assert embed(run, out) | TIMES == first | TIMES
-    assert (out["audio"] / "DONE").exists()
-    assert not (out["video"] / "written").exists()
+    assert (out["audio"] / "_DONE").exists()
+    assert embed(run, out) == {}, "all is there"
+
+
+def flip(place: Location) -> None:
+    data = bytearray(place.read_bytes())
+    data[len(data) // 2] ^= 4
+    place.write_bytes(bytes(data))
+
+
+def test_damaged_shards_are_found_and_made_again(
+    run: Location, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, out = ({m: Location.of(tmp_path / name / m) for m in BOTH} for name in ("whole", "out"))
+    embed(run, whole)
+    embed(run, out)
+    first, second, third = sorted(starts(out["video"]).values())
+    (out["video"] / first).delete()  # gone
+    (out["video"] / second).write_bytes((out["video"] / second).read_bytes()[:-9])  # cut
+    flip(out["video"] / "_written" / third)
+    (out["audio"] / "_DONE").write_bytes(b"")
+    capsys.readouterr()
+    assert embed(run, out)["video"] == 47
+    told = capsys.readouterr().out
+    assert "is damaged" not in told
+    for what in (f"{out['video'] / first}: it is gone", f"{second} is not as it was", "_DONE: it"):
+        assert what in told
+    same_features(out, whole)
+    flip(out["audio"] / sorted(starts(out["audio"]).values())[1])  # found when it is loaded
+    with pytest.raises(Damaged, match="content has changed") as raised:
+        read_features(out["audio"], 48)
+    discard(raised.value)
+    assert embed(run, out)["audio"] == 47
+    same_features(out, whole)
+
+
+def test_features_of_other_weights_or_settings_do_not_count(
+    run: Location, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = {m: Location.of(tmp_path / "out" / m) for m in BOTH}
+    embed(run, out)
+    assert embed(run, out, "clips.video.flip=false")["clips"] == 48
+    config = tiny()
+    encoders.save_weights(encoders.build(config.encoders, seed=1), run / "encoders.safetensors")
+    capsys.readouterr()
+    assert embed(run, out)["clips"] == 48
+    assert "is of other weights, settings or clips" in capsys.readouterr().out
+
+
+def test_an_outage_stops_the_pass_and_the_next_one_tries_again(
+    new_run: Callable[[], Location], tmp_path: Path
+) -> None:
+    """Half of the media are away for a while; what was written of the others is not lost."""
+    run = new_run()
+    part = run / "clips" / "part-000000.parquet"
+    table = part.read_table()
+    away = tmp_path / "away"
+    away.mkdir()
+    uris = table["uri"].to_pylist()
+    moved = {uri: str(away / Path(uri).name) for uri in uris[:20]}
+    place = table.column_names.index("uri")
+    rewrite_clips(run, table.set_column(place, "uri", [[moved.get(uri, uri) for uri in uris]]))
+    whole, out = ({m: Location.of(tmp_path / name / m) for m in BOTH} for name in ("whole", "out"))
+    with pytest.raises(UserError, match=r"(16|20) of 48 clips could not be read"):
+        embed(run, out)
+    assert not (out["video"] / "_DONE").exists()
+    assert not (out["audio"] / "_DONE").exists()
+    for uri, to in moved.items():
+        os.symlink(uri, to)
+    embed(run, whole)
+    counts = embed(run, out)
+    assert (counts["rejected"], counts["video"]) == (0, 48)
+    same_features(out, whole)
+
+
+def test_features_of_new_clips_are_added(
+    new_run: Callable[[], Location], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = new_run()
+    clips = run / "clips"
+    table = (clips / "part-000000.parquet").read_table()
+    rewrite_clips(run, table[:40])
+    whole, out = ({m: Location.of(tmp_path / name / m) for m in BOTH} for name in ("whole", "out"))
+    assert embed(run, out)["clips"] == 40
+    append(clips, [table[40:]])
+    assert embed(run, out)["clips"] == 48
+    assert "there are 8 more clips than" in capsys.readouterr().out
+    embed(run, whole)
+    same_features(out, whole)
+
+
+def test_an_encoder_whose_features_are_too_large_for_float16(run: Location, tmp_path: Path) -> None:
+    networks = encoders.build(tiny().encoders, seed=0)
+    with torch.no_grad():
+        for parameter in list(networks["audio"].parameters())[-2:]:
+            parameter.mul_(1e9)
+    encoders.save_weights(networks, run / "encoders.safetensors")
+    out = {m: Location.of(tmp_path / "out" / m) for m in BOTH}
+    assert embed(run, out)["audio"] == 47
+    features, _ = read_features(out["audio"], 48)
+    assert np.isfinite(features).all()
+    assert np.abs(features).max() == np.finfo(np.float16).max
+
+
+def test_a_clip_whose_features_are_no_numbers_is_a_reject(local_ray: None) -> None:
+    """One NaN in a clip's sound: the clip loses that modality, its neighbours nothing."""
+    config = tiny()
+    weights = None
+    encode = Encode(weights, BOTH, config, "cpu", Progress("embed", 2, "clips").meter)
+    audio = np.zeros((1, 2, config.clips.audio.samples), np.float32)
+    audio[0, 1, 100] = np.nan
+    size, frames = config.clips.video.size, config.clips.video.frames
+    table = encode(
+        {
+            "clip_index": np.array([[7, 8]]),
+            "rejects": np.array([RejectedClip.dumps([])]),
+            "video": np.zeros((1, 2, frames, size, size, 3), np.uint8),
+            "audio": audio,
+            **{f"has_{m}": np.ones((1, 2), bool) for m in BOTH},
+        }
+    )
+    assert [row is None for row in table["audio"].to_pylist()] == [False, True]
+    assert table["video"].null_count == 0
+    ((reject,),) = [row for row in table["rejects"].to_pylist() if row]
+    assert (reject["modality"], reject["reason"]) == ("audio", "not_finite")
+
+
+def test_what_float16_cannot_hold_is_clamped() -> None:
+    values = np.array([[1e6, -np.inf], [2.0, 3.0]], np.float32)
+    column = as_feature_array(values, np.array([True, False]))
+    assert column.to_pylist() == [[65504.0, -65504.0], None]

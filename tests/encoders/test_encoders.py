@@ -92,7 +92,7 @@ def test_a_folded_head_is_linear_on_the_features(kind: str) -> None:
 def test_an_encoder_of_ones_own_is_named_by_its_import_path() -> None:
     here = "tests.encoders.layernorm_networks"
     config = EncoderConfig(video=f"{here}:video_convnet", audio=f"{here}:audio_convnet")
-    encoders.check_encoders(config)
+    encoders.check_encoders(config, batch_size=2)
     networks = encoders.channels_last(encoders.build(config, seed=0))
     assert networks["video"](torch.randn(2, 3, 4, 16, 16)).shape == (2, networks["video"].dim)
     assert networks["audio"](torch.randn(2, 1, 8, 8)).shape == (2, networks["audio"].dim)
@@ -109,5 +109,10 @@ def test_an_encoder_of_ones_own_is_named_by_its_import_path() -> None:
 )
 def test_a_network_that_cannot_be_an_encoder_is_rejected_by_name(name: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as error:
-        encoders.check_encoders(EncoderConfig(video=name))
+        encoders.check_encoders(EncoderConfig(video=name), batch_size=2)
     assert "\n" not in str(error.value)
+
+
+def test_a_batch_of_one_clip_never_reaches_batchnorm() -> None:
+    with pytest.raises(UserError, match="gives the BatchNorm of the encoder r2plus1d_18_xdc no"):
+        encoders.check_encoders(EncoderConfig(), batch_size=1)

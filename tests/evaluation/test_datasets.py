@@ -269,16 +269,16 @@ def test_a_reader_of_ones_own(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> No
         (
             "csv:{}/t.csv",
             {"t.csv": "uri,label,start_s\na.mp4,x,soon\n"},
-            "row 1: 'soon' is no number",
+            "line 2: 'soon' is no number",
         ),
-        ("vggsound:{}", {"vggsound.csv": "a,x,b,test\n"}, "row 1: 'x' is no number of seconds"),
+        ("vggsound:{}", {"vggsound.csv": "a,x,b,test\n"}, "line 1: 'x' is no number of seconds"),
         (
             "kinetics:{}",
             {"val.csv": "label,youtube_id,time_start,time_end,split\nwave,abc,0,?,val\n"},
-            "val.csv, row 1: '?' is no number of seconds",
+            "val.csv, line 2: '?' is no number of seconds",
         ),
         ("csv:{}/t.csv", {"t.csv": "uri,label\na.mp4,x\n"}, "none of the 1 files"),
-        ("csv:{}/none.csv", {"a.mp4": None}, "cannot read the table"),
+        ("csv:{}/none.csv", {"a.mp4": None}, "cannot read"),
     ],
 )
 def test_mistakes_say_what_and_where(

@@ -19,6 +19,7 @@ from pipeline.evaluation.protocols import Request, evaluate, evaluate_rounds
 from pipeline.evaluation.report import as_table, headline
 from pipeline.run import Run
 from pipeline.storage import Location
+from tests.conftest import rewrite_clips
 from tests.evaluation.conftest import begun
 
 
@@ -81,15 +82,15 @@ def test_a_dataset_from_its_files_to_its_figures(
     assert evaluate(run, media, request) == report
     assert shards(run) == before  # not touched
 
-    # As a kill in the middle of a pass leaves it: shards of which nobody says they are all.
-    lost = next(Path(str(run.location)).rglob("features-3/raw/audio/DONE"))
-    lost.unlink()
-    next(lost.parent.glob("part-*")).rename(lost.parent / "part-000077.parquet")
+    # Kept features that are damaged are found, and made again.
+    lost = next(Path(str(run.location)).rglob("features-3/raw/audio/part-*.parquet"))
+    flipped = bytearray(lost.read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    lost.write_bytes(flipped)
     assert evaluate(run, media, request) == report
+    assert f"{lost} is damaged" in capsys.readouterr().out
     after = shards(run)
-    assert after.keys() == before.keys()
-    changed = {name for name in before if before[name] != after[name]}
-    assert changed == {name for name in before if "raw/audio" in name}
+    assert not [name for name in before if "raw/audio" not in name and before[name] != after[name]]
 
 
 def test_a_runs_own_clips(run: Run) -> None:
@@ -97,25 +98,24 @@ def test_a_runs_own_clips(run: Run) -> None:
     (row,) = report["results"]
     assert report["splits"] == {"test": {"train": 34, "test": 14}}
     assert 0 <= row["mean"]["accuracy"] <= 1
-    # One clip each is what a round embeds: its features serve, and are not made twice.
-    assert (run.round(0).features("audio") / "DONE").exists()
-    assert not shards(run)
+    assert shards(run)
+    assert not (run.round(0).location / "features").exists(), "nothing is written into a round"
 
 
 def test_rounds_are_probed_by_the_protocol_linear(run: Run) -> None:
     by_round = evaluate_rounds(run, [0], "test")
     request = Request((0,), ("linear",), modalities=("video", "audio"), clips_per_video=1)
+    before = shards(run)
     assert by_round["results"] == evaluate(run, None, request)["results"]
-    assert not shards(run)  # features of a round on the run's own clips lie in the round
+    assert shards(run) == before
 
 
 def with_column(run: Run, name: str, values: list) -> None:
     """Replace a column of the run's clips table."""
-    part = run.clips / "part-000000.parquet"
-    table = part.read_table()
+    table = (run.clips / "part-000000.parquet").read_table()
     position = table.schema.get_field_index(name)
     kind = table.schema.field(position)
-    part.write_table(table.set_column(position, kind, pa.array(values, kind.type)))
+    rewrite_clips(run.location, table.set_column(position, kind, pa.array(values, kind.type)))
 
 
 def test_one_file_is_rejected_by_round(run: Run) -> None:
@@ -165,6 +165,7 @@ def test_what_is_not_there_is_rejected_before_embedding(
     [
         (["--round", "1", "--rounds", "1", "2"], "name one: --round N"),
         (["--protocol", "svm", "--clips-per-video", "0"], "at least 1 is needed"),
+        (["--max-rejected", "5"], "is 5.0; it is a share, from 0 to 1"),
     ],
 )
 def test_options_that_do_not_go_together(arguments: list[str], words: str) -> None:

@@ -145,9 +145,12 @@ def test_killed_at_any_of_ten_moments_it_ends_with_the_same_weights(
     print(f"went on from steps {resumed} of 120")
 
 
-def test_with_a_worker_missing_the_steps_stay_the_same(new_run: Callable[[], Location]) -> None:
-    """Three of three workers, and one that takes the batches of all."""
+def test_with_a_worker_missing_the_steps_stay_the_same(
+    new_run: Callable[[], Location], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Three of three workers, and one that takes the batches of all; the first begins anew."""
     run = new_run()
+    (run / "three" / "checkpoint.pt").write_bytes(b"damaged")
     # One step an epoch, by SGD and with one thread each: what rounding adds stays small.
     three = ["learning.workers=3", "learning.epoch_clips=24", "learning.optimizer=sgd"]
     three += [
@@ -157,6 +160,7 @@ def test_with_a_worker_missing_the_steps_stay_the_same(new_run: Callable[[], Loc
         "learning.threads=1",
     ]
     several, together = trained(run, "three", *three, "learning.max_prefetch_mb=1")
+    assert "three · begins anew: its checkpoint is damaged" in capsys.readouterr().out
     # More cores than there are for two workers.
     alone = [*three, "learning.min_workers=1", "learning.cpus_per_worker=3.2"]
     one, single = trained(run, "one", *alone)

@@ -89,6 +89,25 @@ def test_held_out_files_are_never_trained_on(indexed: Location, local_ray: None)
     assert held == set(np.flatnonzero(held_out_clips(ClipTable.open(indexed / "clips"), 0.2, 0)))
 
 
+def test_held_out_files_are_never_all(indexed: Location, local_ray: None) -> None:
+    """Of the files, and of those with labels of a head; the test above has the usual case."""
+    rare = np.full(48, -1, np.int32)
+    rare[5:7] = 1
+    labels = [np.arange(48, dtype=np.int32) % 4, rare]
+    drawn = schedule(indexed, labels, require_all=False, held_out=1.0)
+    trained = {*drawn.order.reshape(-1, 4)[~drawn.held_out].ravel()}
+    assert len(trained) == 2, "a file with each label"
+    assert trained & {5, 6}
+    both = schedule(indexed, labels, held_out=1.0)
+    assert len({*both.order[np.repeat(~both.held_out, 4)]}) == 1
+    assert (both.labelled, both.skipped) == (2, 46)
+
+
+def test_without_a_label_there_is_no_schedule(indexed: Location, local_ray: None) -> None:
+    drawn = schedule(indexed, [np.full(48, -1, np.int32)])
+    assert (len(drawn.order), drawn.labelled, drawn.skipped) == (0, 0, 48)
+
+
 def test_the_order_is_the_same_for_any_number_of_workers(
     indexed: Location, local_ray: None
 ) -> None:

@@ -147,7 +147,7 @@ def test_fine_tuning_takes_another_trials_encoders(world: Path, tmp_path: Path) 
     (tuned_weights,) = Path(str(run / "evaluation")).rglob("encoders.safetensors")
     start = run / "rounds" / "0001" / "encoders.safetensors"
     assert tuned_weights.read_bytes() != start.read_bytes()
-    assert (run / "exam" / "tuned" / "held_out" / "video" / "DONE").exists()
+    assert (run / "exam" / "tuned" / "held_out" / "video" / "_DONE").exists()
     assert not (out / "small" / "trials" / "xdc-tuned-0").exists()
 
 
@@ -166,10 +166,10 @@ def test_twins_teach_each_other_and_learn_from_less(world: Path, tmp_path: Path)
     epoch_clips = Run.existing(str(first)).config.learning.epoch_clips
     assert epoch_clips == round(0.9 * clips), "equal compute"
     for twin, clustered in ((first, ("0000",)), (first / "twin", ("0000", "0001"))):
-        assert (twin / "rounds" / "0001" / "DONE").exists()
+        assert (twin / "rounds" / "0001" / "_DONE").exists()
         for number in clustered:  # what the other one learned from
             assert (twin / "rounds" / number / "clusters" / "audio" / "clustering.json").exists()
-    assert (first / "rounds" / "0002" / "DONE").exists()
+    assert (first / "rounds" / "0002" / "_DONE").exists()
     assert not (first / "twin" / "rounds" / "0002").exists(), "nobody would learn from it"
     ours, theirs = (
         (place / "rounds" / "0000" / "encoders.safetensors").read_bytes()

@@ -44,7 +44,7 @@ def run(progress: Progress, flag: Path, hang: Callable[[], None], always: bool) 
 def test_a_stopped_process_is_told_and_its_work_done_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    limits = ResourcesConfig(stall_minutes=SOON, stall_restarts=2)
+    limits = ResourcesConfig(stall_minutes=SOON, storage_patience_minutes=0, stall_restarts=2)
     progress = Progress("round 1/1 · embed video", 4, "clips", limits=limits)
     stop = lambda: os.kill(os.getpid(), signal.SIGSTOP)  # noqa: E731
     assert run(progress, tmp_path / "flag", stop, always=False) == [0, 1, 2, 3]
@@ -58,7 +58,7 @@ def test_a_stopped_process_is_told_and_its_work_done_again(
 def test_what_is_always_stuck_ends_the_run_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    limits = ResourcesConfig(stall_minutes=SOON, stall_restarts=0)
+    limits = ResourcesConfig(stall_minutes=SOON, storage_patience_minutes=0, stall_restarts=0)
     progress = Progress("round 1/1 · embed video", 4, "clips", limits=limits)
     with pytest.raises(UserError) as caught:
         run(progress, tmp_path / "flag", lambda: time.sleep(600), always=True)
@@ -73,7 +73,7 @@ def test_a_stage_that_waits_for_nodes_is_not_stuck(capsys: pytest.CaptureFixture
     from pipeline.runtime.demands import Need
 
     never = Need("encoder actor", 1, {"num_cpus": 1000.0}, "embedding.min_actors")
-    limits = ResourcesConfig(stall_minutes=1 / 60, stall_restarts=0)
+    limits = ResourcesConfig(stall_minutes=1 / 60, storage_patience_minutes=0, stall_restarts=0)
     with Progress("round 1/1 · embed video", 4, "clips", [never], limits) as progress:
         end = time.monotonic() + 60
         while "waits for nodes for 1 × encoder actor" not in (progress._look() or ""):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 
 from pipeline.errors import UserError
@@ -13,11 +12,10 @@ from pipeline.evaluation.datasets.labelled import (
     FileTree,
     LabelledMedia,
     ListedExample,
-    read_lines,
-    seconds,
     sides_of_part,
     stem_of,
 )
+from pipeline.evaluation.datasets.lists import read_lines, read_rows
 from pipeline.storage import Location
 
 _SPLITS = ("1", "2", "3")
@@ -31,24 +29,31 @@ def read_ucf101(root: Location) -> LabelledMedia:
     Videos of a group (``g07``) are cut from one recording: their source.
 
     Raises:
-        UserError: a list is missing, or names a class that ``classInd.txt`` lacks.
+        UserError: a list is missing, or a line of it is not as published.
     """
     tree = FileTree(root)
-    numbered = dict(line.split(maxsplit=1) for line in read_lines(tree.one("classInd.txt")))
-    classes = set(numbered.values())
+    classes = set()
+    for spot, line in read_lines(tree.one("classInd.txt")):
+        number, *name = line.split(maxsplit=1)
+        if not number.isdecimal() or not name:
+            raise spot.mistake(f"{line!r} is not a number and a class")
+        classes.update(name)
     sides: dict[str, dict[str, str]] = {}
     for split in _SPLITS:
         for side, prefix in ((TRAIN, "trainlist"), (TEST, "testlist")):
-            for line in read_lines(tree.one(f"{prefix}0{split}.txt")):
-                sides.setdefault(line.split()[0], {})[split] = side
+            for spot, line in read_lines(tree.one(f"{prefix}0{split}.txt")):
+                path = line.split()[0]
+                label, slash, _ = path.partition("/")
+                if not slash or label not in classes:
+                    raise spot.mistake(
+                        f"{line!r} is not <class>/<file> with a class of classInd.txt; are the "
+                        "lists from the same release?"
+                    )
+                if sides.setdefault(path, {}).setdefault(split, side) != side:
+                    raise spot.mistake(f"trainlist0{split}.txt has {path} as well")
     examples = []
     for path in sorted(sides):
         label, stem = path.split("/")[0], stem_of(path)
-        if label not in classes:
-            raise UserError(
-                f"the lists in {root} name {path}, whose class is not in classInd.txt; "
-                "are they from the same release?"
-            )
         named = _UCF_NAME.match(stem)
         source = f"{label} g{named['group']}" if named else stem
         # The lists of some releases write HandstandPushups where the files have HandStandPushups.
@@ -72,10 +77,10 @@ def read_hmdb51(root: Location) -> LabelledMedia:
         if named is None:
             continue
         label, split = named.groups()
-        for line in read_lines(root / path):
+        for spot, line in read_lines(root / path):
             name, _, side = line.rpartition(" ")
-            if side not in _HMDB_SIDES:
-                raise UserError(f"{root / path}: {line!r} is not a file name and 0, 1 or 2")
+            if side not in _HMDB_SIDES or not name.strip():
+                raise spot.mistake(f"{line!r} is not a file name and 0, 1 or 2")
             sides.setdefault((label, name.strip()), {})[split] = _HMDB_SIDES[side]
     if not sides:
         raise UserError(
@@ -89,8 +94,15 @@ def read_hmdb51(root: Location) -> LabelledMedia:
     return LabelledMedia.listed("hmdb51", root, examples, _SPLITS)
 
 
-_KINETICS_COLUMNS = {"label", "youtube_id", "time_start", "time_end", "split"}
-_KINETICS_SIDES = {"train": TRAIN, "val": "val", "validate": "val", "validation": "val"}
+_KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end", "split")
+_KINETICS_SIDES = {
+    "train": TRAIN,
+    "val": "val",
+    "validate": "val",
+    "validation": "val",
+    "test": TEST,
+    "": TEST,
+}
 
 
 def read_kinetics(root: Location) -> LabelledMedia:
@@ -101,28 +113,30 @@ def read_kinetics(root: Location) -> LabelledMedia:
     The split ``val`` tests on the validation videos, ``test`` on the test ones.
 
     Raises:
-        UserError: there are neither lists nor folders.
+        UserError: there are neither lists nor folders, or a row of a list is not as published.
     """
     tree = FileTree(root)
-    tables = []
+    rows = []
     for path in tree.files(".csv"):
-        rows = list(csv.DictReader(read_lines(root / path)))
-        if rows and _KINETICS_COLUMNS - {"label"} <= rows[0].keys():
-            tables.append((root / path, rows))
-    if not tables:
+        header = [text for _, text in read_lines(root / path)[:1]]
+        if header and {*_KINETICS_COLUMNS} <= {name.strip() for name in header[0].split(",")}:
+            rows += read_rows(root / path, _KINETICS_COLUMNS)
+    if not rows:
         return read_folders(root, kind="kinetics")
-    used = {_KINETICS_SIDES.get(row["split"], TEST) for _, rows in tables for row in rows}
+    for spot, row in rows:
+        if row["split"] not in _KINETICS_SIDES:
+            raise spot.mistake(f"the split {row['split']!r} is none of train, val and test")
+    used = {_KINETICS_SIDES[row["split"]] for _, row in rows}
     splits = [name for name in ("val", TEST) if name in used]
     if not splits:
         raise UserError(f"the lists in {root} hold training videos only; add val.csv or test.csv")
     examples: dict[tuple[str, str], ListedExample] = {}  # by video and start: lists may overlap
-    for place, rows in tables:
-        for number, row in enumerate(rows, start=1):
-            video, label = row["youtube_id"], row.get("label") or None
-            start, end = (seconds(row[n], place, number) for n in ("time_start", "time_end"))
-            name = f"{video}_{start:06.0f}_{end:06.0f}"
-            uri, window = tree.find_cut([name], video, (start, end), folder=label)
-            sides = sides_of_part(_KINETICS_SIDES.get(row["split"], TEST), splits)
-            example = ListedExample(name, uri, label, video, sides, window)
-            examples.setdefault((video, row["time_start"]), example)
+    for spot, row in rows:
+        video, label = row["youtube_id"], row.get("label") or None
+        start, end = (spot.seconds(row[name]) for name in ("time_start", "time_end"))
+        name = f"{video}_{start:06.0f}_{end:06.0f}"
+        uri, window = tree.find_cut([name], video, (start, end), folder=label)
+        sides = sides_of_part(_KINETICS_SIDES[row["split"]], splits)
+        example = ListedExample(name, uri, label, video, sides, window)
+        examples.setdefault((video, row["time_start"]), example)
     return LabelledMedia.listed("kinetics", root, examples.values(), splits, splits[:1])

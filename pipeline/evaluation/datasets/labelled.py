@@ -179,17 +179,3 @@ def is_test_by_hash(name: str, share: float = 0.3) -> bool:
     """Whether a file is for testing where nobody has split the set."""
     digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") / 2**32 < share
-
-
-def read_lines(place: Location) -> list[str]:
-    """Lines of a text file, without blank ones."""
-    text = place.read_bytes().decode("utf-8-sig", errors="replace")
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def seconds(text: str, place: Location, row: int) -> float:
-    """A time in a list; raises UserError if it is not a number."""
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f"{place}, row {row}: {text!r} is no number of seconds") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 
 from pipeline.errors import UserError
@@ -12,10 +11,9 @@ from pipeline.evaluation.datasets.labelled import (
     FileTree,
     LabelledMedia,
     ListedExample,
-    read_lines,
-    seconds,
     stem_of,
 )
+from pipeline.evaluation.datasets.lists import read_fields, read_rows
 from pipeline.storage import Location
 
 _ESC_COLUMNS = ("filename", "fold", "category", "src_file")
@@ -28,19 +26,20 @@ def read_esc50(root: Location, only_esc10: bool = False) -> LabelledMedia:
     A subset's own column ``split`` (train, test) becomes a further split of that name.
 
     Raises:
-        UserError: ``esc50.csv`` is missing or lacks columns.
+        UserError: ``esc50.csv`` is missing, lacks columns or has a row that does not fit them.
     """
     tree = FileTree(root)
     place = tree.one("esc50.csv")
-    rows = list(csv.DictReader(read_lines(place)))
-    lacking = [name for name in _ESC_COLUMNS if not rows or name not in rows[0]]
-    if lacking:
-        raise UserError(f"{place} lacks the column(s) {', '.join(lacking)}")
+    needed = (*_ESC_COLUMNS, "esc10") if only_esc10 else _ESC_COLUMNS
+    rows = [row for _, row in read_rows(place, needed)]
     if only_esc10:
         rows = [row for row in rows if row["esc10"].lower() == "true"]
+    if not rows:
+        raise UserError(f"{place} lists no sound")
     folds = tuple(sorted({row["fold"] for row in rows}))
     own = ("split",) if "split" in rows[0] else ()
-    kept = [name for name in ("fold", "target", "esc10", "take") if name in rows[0]]
+    further = ("fold", "target", "esc10", "take")
+    kept: list[str] = [name for name in further if name in rows[0]]
     examples = []
     for row in rows:
         sides = {fold: TEST if row["fold"] == fold else TRAIN for fold in folds}
@@ -103,10 +102,10 @@ def read_vggsound(root: Location) -> LabelledMedia:
     tree = FileTree(root)
     place = tree.one("vggsound.csv")
     examples = []
-    for number, row in enumerate(csv.reader(read_lines(place)), start=1):
+    for spot, row in read_fields(place):
         if len(row) != 4 or row[3] not in (TRAIN, TEST):
-            raise UserError(f"{place}, line {number}: not id, start, label and train or test")
-        video, start, label, side = row[0], seconds(row[1], place, number), row[2], row[3]
+            raise spot.mistake("not id, start, label and train or test")
+        video, start, label, side = row[0], spot.seconds(row[1]), row[2], row[3]
         name = f"{video}_{start:06.0f}"
         uri, window = tree.find_cut([name], video, (start, start + 10.0))
         examples.append(ListedExample(name, uri, label, video, {"1": side}, window))
@@ -132,8 +131,8 @@ def read_audioset(root: Location) -> LabelledMedia:
         UserError: lists are missing, or name a label that the index of labels lacks.
     """
     tree = FileTree(root)
-    index = csv.DictReader(read_lines(tree.one("class_labels_indices.csv")))
-    names = {row["mid"]: row["display_name"] for row in index}
+    index = read_rows(tree.one("class_labels_indices.csv"), ("mid", "display_name"))
+    names = {row["mid"]: row["display_name"] for _, row in index}
     lists = {
         part: path
         for path in tree.files("_segments.csv")
@@ -147,17 +146,17 @@ def read_audioset(root: Location) -> LabelledMedia:
     splits = ("balanced", "all") if "balanced" in lists else ("all",)
     examples = []
     for part, path in sorted(lists.items()):
-        lines = [line for line in read_lines(root / path) if not line.startswith("#")]
-        rows = csv.reader(lines, skipinitialspace=True)
-        for number, row in enumerate(rows, start=1):
+        for spot, row in read_fields(root / path, comment="#"):
             if len(row) != 4:
-                raise UserError(f"{root / path}, row {number}: not id, start, end and labels")
+                raise spot.mistake("not id, start, end and labels")
             video, begin, end, mids = row
             try:
                 labels = [names[mid] for mid in mids.split(",")]
             except KeyError as error:
-                raise UserError(f"{root / path} names the unknown label {error}") from None
-            start, stop = (seconds(text, root / path, number) for text in (begin, end))
+                raise spot.mistake(
+                    f"the label {error} is not in class_labels_indices.csv"
+                ) from None
+            start, stop = spot.seconds(begin), spot.seconds(end)
             name, stem = f"{video}_{start:.0f}", f"{video}_{start * 1000:.0f}"
             stems = (f"{stem}_{stop * 1000:.0f}", f"{video}_{start:06.0f}", stem, f"Y{video}")
             ended = (f"{name}_{stop:.0f}", name)

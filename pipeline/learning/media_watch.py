@@ -1,0 +1,68 @@
+"""Training whose media go away stops before anything of it is kept."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from pipeline.clips.outage import check_losses
+from pipeline.clips.rejects import RejectedClip
+from pipeline.learning.task import LearningTask
+
+
+class MediaWatch:
+    """Counts a worker's clips since training last stood well, and those that could not be read."""
+
+    def __init__(self, task: LearningTask) -> None:
+        self._task = task
+        self._tried: list[np.ndarray] = []
+        self._lost: dict[int, str] = {}  # clip → reason
+
+    def saw(self, clips: np.ndarray, rejects: Iterable[RejectedClip]) -> None:
+        """Note a batch: clip indices int64 [B], -1 for none, and what was lost of them."""
+        self._tried.append(clips[clips >= 0])
+        self._lost |= {r.clip_index: r.reason for r in rejects if r.modality is None}
+
+    def check(self) -> None:
+        """
+        Raises:
+            Outage: this worker lost too many of its clips.
+        """
+        self._check([self._seen()])
+
+    def check_all(self) -> None:
+        """`check` of all workers together, by each of them; the count begins again.
+
+        Raises:
+            Outage: the workers lost too many of their clips.
+        """
+        self._check(over_workers(self._seen()))
+        self._tried, self._lost = [], {}
+
+    def _seen(self) -> tuple[int, dict[int, str]]:
+        self._tried = [np.unique(np.concatenate([np.zeros(0, np.int64), *self._tried]))]
+        return len(self._tried[0]), self._lost
+
+    def _check(self, parts: list[tuple[int, dict[int, str]]]) -> None:
+        tried = sum(number for number, _ in parts)
+        lost = {clip: reason for _, part in parts for clip, reason in part.items()}
+        allowed = self._task.config.clips.max_rejected
+        # So few clips may lose some more by chance: three standard deviations.
+        chance = 3 * math.sqrt(allowed * tried)
+        if len(lost) > allowed * tried + chance:
+            check_losses(self._task.title, Counter(lost.values()), tried, allowed)
+
+
+def over_workers(value: Any) -> list[Any]:
+    """The value of every worker, on each of them; all must ask at the same steps."""
+    import torch
+
+    if not torch.distributed.is_initialized():
+        return [value]
+    parts = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, value)
+    return parts
