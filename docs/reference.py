@@ -9,28 +9,27 @@ from __future__ import annotations
 
 import ast
 import inspect
-import io
-import json
 import re
 import textwrap
-import tokenize
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from types import ModuleType
 
 import pyarrow as pa
 from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 from pipeline import config, run
 from pipeline.clips import cut_tables, rejects, table
+from pipeline.setting_comments import (
+    as_written,
+    comment_of,
+    field_comments,
+    sections,
+    takes,
+    tree,
+)
 
 FOLDER = Path(__file__).resolve().parent / "reference"
 _MADE = "<!-- Made by docs/reference.py. Change the code and run it again. -->\n"
-_WORDS = {int: "integer", float: "number", str: "text", bool: "true or false", NoneType: "null"}
-_BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-
 # Columns whose name needs a word that the schema does not say.
 _COLUMNS = {
     "uri": "where the file is: a path or a URI",
@@ -63,8 +62,8 @@ def pages() -> dict[Path, str]:
 def settings_page() -> str:
     """Every key of `config.Config` with its default, what it takes and what it does."""
     said = field_comments(config)
-    sections = list(_sections(config.Config))
-    keys = sum(len(fields) for _, _, fields, _ in sections)
+    parts = list(sections(config.Config))
+    keys = sum(len(fields) for _, _, fields, _ in parts)
     lines = [
         _MADE,
         "# Settings\n",
@@ -74,7 +73,7 @@ def settings_page() -> str:
         "with ● may change in a run that was begun. They say where, when or how long work runs, "
         "never what comes out of it.\n",
     ]
-    for prefix, section, fields, free in sections:
+    for prefix, section, fields, free in parts:
         lines.append(f"## {prefix or 'The run'}\n")
         if section.__doc__ and section.__doc__ != BaseModel.__doc__:
             lines.append(f"{_in_one_line(section.__doc__)}\n")
@@ -83,62 +82,10 @@ def settings_page() -> str:
             meaning = info.description or said.get((section.__name__, name), "")
             key = f"{prefix}.{name}" if prefix else name
             mark = "●" if free or config.WHERE in info.metadata else ""
-            cells = (f"`{key}`", mark, f"`{_value(info.default)}`", takes(info), meaning)
+            cells = (f"`{key}`", mark, f"`{as_written(info.default)}`", takes(info), meaning)
             lines.append(f"| {' | '.join(map(_cell, cells))} |")
         lines.append("")
     return "\n".join(lines)
-
-
-Fields = list[tuple[str, FieldInfo]]
-
-
-def _sections(
-    section: type[BaseModel], prefix: str = "", free: bool = False
-) -> Iterator[tuple[str, type[BaseModel], Fields, bool]]:
-    """Prefix, class and plain fields of a section, and whether all of it may change; then the same
-    of the sections in it."""
-    plain, nested = [], []
-    for name, info in section.model_fields.items():
-        kind = info.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            marked = free or config.WHERE in info.metadata
-            nested.append((kind, f"{prefix}.{name}".lstrip("."), marked))
-        else:
-            plain.append((name, info))
-    if plain:
-        yield prefix, section, plain, free
-    for inner in nested:
-        yield from _sections(*inner)
-
-
-def takes(info: FieldInfo) -> str:
-    """What values a field takes, in words."""
-    bounds = [
-        f"{sign} {getattr(limit, name):g}"
-        for limit in info.metadata
-        for name, sign in _BOUNDS.items()
-        if getattr(limit, name, None) is not None
-    ]
-    return ", ".join([_kind(info.annotation), *bounds])
-
-
-def _kind(annotation: Any) -> str:
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return ", ".join(f"`{_value(a)}`" for a in arguments)
-    if origin in (Union, UnionType):
-        return " or ".join(_kind(a) for a in arguments)
-    if origin is tuple:
-        kinds = list(dict.fromkeys(_kind(a) for a in arguments if a is not Ellipsis))
-        length = "" if Ellipsis in arguments else f"{len(arguments)} "
-        return f"list of {length}{' and '.join(kinds)}s".replace("texts", "names")
-    if hasattr(annotation, "__metadata__"):  # Annotated, inside a tuple
-        return _kind(arguments[0])
-    return _WORDS[annotation]
-
-
-def _value(value: Any) -> str:
-    return json.dumps(value) if value == "" or not isinstance(value, str) else value
 
 
 # -- files -------------------------------------------------------------------------------------
@@ -187,27 +134,15 @@ def _schema(schema: pa.Schema, module: ModuleType) -> list[str]:
 # -- comments of the source --------------------------------------------------------------------
 
 
-def field_comments(module: ModuleType) -> dict[tuple[str, str], str]:
-    """(class, field) → the comment above it and the one beside it."""
-    return {
-        (cls.name, node.target.id): comment
-        for cls in ast.walk(_tree(module))
-        if isinstance(cls, ast.ClassDef)
-        for node in cls.body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
-        if (comment := _comment_of(module, node))
-    }
-
-
 def members_comments(module: ModuleType) -> dict[str, str]:
     """Member of an enum → the comment beside it."""
     return {
         node.targets[0].id: comment
-        for cls in ast.walk(_tree(module))
+        for cls in ast.walk(tree(module))
         if isinstance(cls, ast.ClassDef)
         for node in cls.body
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-        if (comment := _comment_of(module, node))
+        if (comment := comment_of(module, node))
     }
 
 
@@ -215,42 +150,15 @@ def schema_comments(module: ModuleType) -> dict[str, str]:
     """Column of a module's ``SCHEMA`` → the comment beside it."""
     (schema,) = (
         node.value
-        for node in _tree(module).body
+        for node in tree(module).body
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SCHEMA"
     )
     return {
         pair.elts[0].value: comment
         for pair in ast.walk(schema)
         if isinstance(pair, ast.Tuple) and isinstance(pair.elts[0], ast.Constant)
-        if (comment := _comment_of(module, pair))
+        if (comment := comment_of(module, pair))
     }
-
-
-def _comment_of(module: ModuleType, node: ast.expr | ast.stmt) -> str:
-    comments, standing = _comments(module)
-    words = []
-    line = node.lineno - 1
-    while line in standing:
-        words.insert(0, comments[line])
-        line -= 1
-    assert node.end_lineno is not None
-    words += [comments[n] for n in range(node.lineno, node.end_lineno + 1) if n in comments]
-    return " ".join(words)
-
-
-def _comments(module: ModuleType) -> tuple[dict[int, str], set[int]]:
-    """Line → its comment, and the lines that hold nothing else."""
-    comments, standing = {}, set()
-    for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(module)).readline):
-        if token.type == tokenize.COMMENT:
-            comments[token.start[0]] = token.string.lstrip("# ").rstrip()
-            if not token.line[: token.start[1]].strip():
-                standing.add(token.start[0])
-    return comments, standing
-
-
-def _tree(module: ModuleType) -> ast.Module:
-    return ast.parse(inspect.getsource(module))
 
 
 def _in_one_line(text: str) -> str:

@@ -8,19 +8,19 @@ The same command goes on where it was cut off.
 
 from __future__ import annotations
 
-import argparse
-
 from pipeline import settings
 from pipeline.clustering import ClusteringTask, KMeansProgress, cluster
 from pipeline.clustering.measures import collapse_alarm, imbalance_factor
 from pipeline.clustering.vector_files import as_features
+from pipeline.runtime.places import refuse_passing
 from pipeline.runtime.session import connect, run_job
+from pipeline.setting_comments import SettingsParser
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = SettingsParser(__doc__)
     parser.add_argument("vectors", help=".npy, .parquet, or a folder of Parquet parts")
     parser.add_argument("out", help="folder to write, local or s3://, gs:// …")
     parser.add_argument("settings", nargs="*", help="YAML files and dotted overrides")
@@ -28,8 +28,9 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     config = settings.load(options.settings)
     out = Location.of(options.out)
+    refuse_passing([out])
     features, rows = as_features(Location.of(options.vectors), options.column, out / "features")
-    connect(config.resources)
+    connect(config.resources, out)
     task = ClusteringTask((features,), rows, None, config.clustering, config.seed, out)
     clustering = cluster(task, resources=config.resources, on_progress=_tell)
     sizes = clustering.sizes

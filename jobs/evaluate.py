@@ -24,11 +24,13 @@ gives them are averaged. Features stay in RUN/evaluation/ and are not made again
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.evaluation import datasets
 from pipeline.run import Run
+from pipeline.runtime.places import refuse_passing
 from pipeline.runtime.session import connect, run_job
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
@@ -50,6 +52,12 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("run", help="run directory, local or s3://, gs:// …")
     parser.add_argument("--test-split", default="test", help="value of the split column to test on")
+    parser.add_argument(
+        "--max-rejected",
+        type=float,
+        metavar="SHARE",
+        help="of the clips that may be unreadable (default: the run's clips.max_rejected)",
+    )
     rounds = parser.add_argument_group("every round, on the run's own clips")
     rounds.add_argument("--rounds", type=int, nargs="*", help="which rounds (default: all)")
     one = parser.add_argument_group("one round, by protocols")
@@ -81,6 +89,8 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
         raise UserError("--rounds probes round after round; with a protocol name one: --round N")
     if options.clips_per_video is not None and options.clips_per_video < 1:
         raise UserError(f"--clips-per-video is {options.clips_per_video}; at least 1 is needed")
+    if options.max_rejected is not None and not 0 <= options.max_rejected <= 1:
+        raise UserError(f"--max-rejected is {options.max_rejected}; it is a share, from 0 to 1")
     for name in options.baseline or ():
         if name not in ("random", "raw"):
             from pipeline.evaluation.supervision import Supervision  # torch takes seconds
@@ -99,7 +109,11 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> None:
     options = parsed(arguments)
+    refuse_passing([options.run, options.json or ""])
     run = Run.existing(options.run)
+    if options.max_rejected is not None:
+        clips = run.config.clips.model_copy(update={"max_rejected": options.max_rejected})
+        run = replace(run, config=run.config.model_copy(update={"clips": clips}))
     if options.by_protocol:
         by_protocol(run, options, run.finished_round(options.round).number)
     else:
@@ -112,7 +126,7 @@ def by_round(run: Run, options: argparse.Namespace, numbers: list[int]) -> None:
     from pipeline.evaluation import report
     from pipeline.evaluation.protocols import evaluate_rounds
 
-    connect(run.config.resources)
+    connect(run.config.resources, run.location)
     found = evaluate_rounds(run, numbers, options.test_split)
     _write(found, run.location / "evaluation.json", options.json)
     say(f"\n{report.headline(found)}\n{report.by_round(found)}")
@@ -134,7 +148,7 @@ def by_protocol(run: Run, options: argparse.Namespace, number: int) -> None:
         lr=options.lr,
         epochs=options.epochs,
     )
-    connect(run.config.resources)
+    connect(run.config.resources, run.location)
     found = evaluate(run, media, request)
     place = run.location / "evaluation" / f"{found['dataset'].replace(' ', '-')}.json"
     _write(found, place, options.json)

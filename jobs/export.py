@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 
 from pipeline.run import Run
+from pipeline.runtime.places import refuse_passing
 from pipeline.runtime.session import run_job
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
@@ -35,6 +36,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--license", default="unknown", help="of the weights, for the model card")
     options = parser.parse_args(arguments)
+    refuse_passing([options.run, options.out])
     run, out = Run.existing(options.run), Location.of(options.out)
     number = run.finished_round(options.round).number
     # Imported when the run is known to be there: torch takes seconds.

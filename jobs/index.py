@@ -9,19 +9,18 @@ settings must be those of the pretraining to come, ``store.enabled=true`` among 
 
 from __future__ import annotations
 
-import argparse
-
 from pipeline import settings
 from pipeline.clips.fill import fill, store_place
 from pipeline.clips.indexing import REJECTS, index
 from pipeline.clips.table import ClipTable
 from pipeline.runtime.session import connect, run_job
+from pipeline.setting_comments import SettingsParser
 from pipeline.storage import Location
 from pipeline.telemetry.console import duration, say
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = SettingsParser(__doc__)
     parser.add_argument("media", help="folder, s3:// prefix, file, glob or cuts table")
     parser.add_argument("run", help="run directory, local or s3://, gs:// …")
     parser.add_argument("settings", nargs="*", help="YAML files and key=value overrides")
@@ -30,7 +29,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     config = settings.load(options.settings)
     run = Location.of(options.run)
-    connect(config.resources)
+    connect(config.resources, run, config.store.place)
     report = index(options.media, run, config, options.retry_rejects)
     if report.already_known:
         say(f"{report.already_known:,} of {report.listed:,} {report.unit} were known already")

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from pipeline import settings
 from pipeline.runtime.session import connect, run_job
+from pipeline.setting_comments import SettingsParser
 
 
 def main(arguments: list[str]) -> None:
-    config = settings.load(arguments)
+    parser = SettingsParser(__doc__)
+    parser.add_argument("settings", nargs="*", help="YAML files and key=value overrides")
+    config = settings.load(parser.parse_args(arguments).settings)
     # Imported when the settings are known to be right: torch takes seconds.
     from pipeline.rounds import pretrain
 
-    connect(config.resources)
+    connect(config.resources, config.run, config.store.place)
     pretrain(config)
 
 

@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> None:
     if "words" in (options.worlds or ()) and not options.words:
         raise UserError("the world of words needs its cuts table: add --words CSV")
     wanted = options.worlds or ["generated", *(["words"] if options.words else [])]
-    connect(load(list(preset.settings)).resources)
+    connect(load(list(preset.settings)).resources, out)
     for seed in options.seeds or preset.seeds:
         for name in wanted:
             real = name == "words"

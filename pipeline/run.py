@@ -1,26 +1,32 @@
 """The run directory: what lies where, which round counts, and when it may be used.
 
-    run/  config.yaml  clips/  store/  rejects/  events.jsonl  LATEST   (the pointer, written last)
+    run/  config.yaml  clips/  store/  rejects/  events.jsonl  _LEASE
+          LATEST   (the pointer, written last)
     run/rounds/0002/  encoders.safetensors  metrics.json  _DONE
-                      updates/<n>/   encoders.safetensors  heads.safetensors  metrics.json
+                      updates/<n>/   encoders.safetensors  heads.safetensors  metrics.json  _DONE
                       rejects/       *.parquet: clips that failed while embedding or learning
-                      features/<modality>/   *.parquet: what this round's encoders make of the clips
-                      clusters/<name>/       labels/*.parquet  centroids.npy  clustering.json
+                      features/<modality>/   *.parquet  _DONE: what this round's encoders make
+                      clusters/<name>/       labels/*.parquet  centroids.npy  clustering.json  _DONE
 
 Features and clusters lie with the encoders they come from: what round 3 learns is in
-``rounds/0002/clusters``. Features are deleted when the next round is done, unless they are kept.
+``rounds/0002/clusters``, and clips that had no features for it are in ``rounds/0002/rejects``.
+Features are deleted when the next round is done, unless they are kept.
 
-A round exists when its _DONE exists; everything else of an unfinished round is scratch, of which
-finished stages are used again and the rest is overwritten.
+A folder counts when its _DONE exists, the manifest of its files (manifest.py). A round's says what
+it was made of: the round before, and the pseudo-labels that it learned (recovery.py). Everything
+else of an unfinished round is scratch, of which finished stages are used again and the rest is
+overwritten.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from pipeline import settings
+from pipeline import manifest, settings
 from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.table import ClipTable
 from pipeline.config import Config
@@ -31,6 +37,7 @@ from pipeline.methods import MODALITIES, Method
 from pipeline.runtime import demands
 from pipeline.runtime.devices import choose_device
 from pipeline.storage import Location
+from pipeline.telemetry.console import say
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,7 @@ class Round:
 
     @property
     def is_done(self) -> bool:
-        return (self.location / "_DONE").exists()
+        return (self.location / manifest.NAME).exists()
 
     def delete_features(self) -> None:
         for name in ("features", "raw"):
@@ -82,6 +89,11 @@ class Encoders:
     weights: Location  # safetensors of both
     # Modality → the round that trained its encoder last, and holds its features and clusters.
     trained: Mapping[str, int]
+
+    @cached_property
+    def digest(self) -> str:
+        """Of the weights' file."""
+        return manifest.digest_of(self.weights.read_bytes())
 
     def updated(self, encoders: Sequence[str], weights: Location, number: int) -> Encoders:
         """After an update of some encoders in round `number`."""
@@ -122,30 +134,73 @@ class Run:
         Raises:
             UserError: it belongs to other settings, or none is named.
         """
-        location = cls.place(config)
-        saved = location / "config.yaml"
-        theirs = settings.saved(saved) if saved.exists() else config
-        if changed := settings.differences(theirs.outcome(), config.outcome()):
-            listing = "\n  ".join(changed)
+        run = cls(cls.place(config), config)
+        run._refuse_older()
+        theirs = run.saved()
+        changed = settings.differences(theirs.outcome(), config.outcome()) if theirs else []
+        if fixed := [line for line in changed if not run.may_change(line.partition(":")[0])]:
+            listing = "\n  ".join(fixed)
             raise UserError(
-                f"{location} was begun with other settings (there → here):\n  {listing}\n"
+                f"{run.location} was begun with other settings (there → here):\n  {listing}\n"
                 "Use another run directory, or give the settings it was begun with."
             )
-        saved.write_text(config.to_yaml())
-        return cls(location, config)
+        if changed:
+            say(f"from here on: {', '.join(changed)}")
+        run.saved_settings.write_bytes(manifest.signed(config.to_yaml().encode()))
+        return run
 
     @classmethod
     def existing(cls, run: str) -> Run:
         """A run that `open` began earlier, with the settings it was made with.
 
         Raises:
-            UserError: there is no such run.
+            UserError: there is no such run, or its settings cannot be read.
         """
         location = Location.of(run)
         saved = location / "config.yaml"
         if not saved.exists():
             raise UserError(f"{location} is not a run yet: pretrain it with jobs/pretrain.py first")
-        return cls(location, settings.saved(saved))
+        _warn_of_other_content(saved)
+        found = cls(location, settings.saved(saved))
+        found._refuse_older()
+        return found
+
+    def _refuse_older(self) -> None:
+        if (self.round(0).location / "DONE").exists():
+            raise UserError(
+                f"{self.location} was made by an older release, which did not seal what it wrote: "
+                "go on with that release, or begin another run"
+            )
+
+    @property
+    def saved_settings(self) -> Location:
+        return self.location / "config.yaml"
+
+    def saved(self) -> Config | None:
+        """The settings that the run was made with so far; None of one that has none yet.
+
+        Where their file is damaged, those that its first round was sealed with.
+        """
+        place = self.saved_settings
+        if place.exists():
+            _warn_of_other_content(place)
+            with suppress(UserError):
+                return settings.saved(place)
+            say(f"{place} cannot be read; it is written anew")
+        with suppress(manifest.Damaged):
+            if sealed := manifest.Manifest.read(self.round(0).location):
+                return settings.build(sealed.made_of["settings"])
+        return None
+
+    def may_change(self, setting: str) -> bool:
+        """Whether nothing that counts depends on the setting's value yet.
+
+        What is learned in rounds to come may be learned in another way than what was.
+        """
+        if setting.startswith("learning.") or not self.round(0).is_done:
+            return True
+        clustered = any((self.round(0).location / "clusters").children())
+        return setting.startswith("clustering.") and not clustered
 
     @property
     def clips(self) -> Location:
@@ -165,10 +220,15 @@ class Run:
     def last_round(self) -> int | None:
         """The last finished round; None before the random encoders are there.
 
-        LATEST may lag by a round when a driver died between _DONE and the pointer.
+        LATEST may lag by a round when a driver died between _DONE and the pointer. One that cannot
+        be right is not believed.
         """
-        pointer = self.location / "LATEST"
-        number = int(pointer.read_bytes()) if pointer.exists() else -1
+        number, pointer = -1, self.location / "LATEST"
+        if pointer.exists():
+            with suppress(ValueError):
+                number = int(pointer.read_bytes())
+        if not (0 <= number < 1_000_000 and self.round(number).is_done):
+            number = -1
         while self.round(number + 1).is_done:
             number += 1
         return number if number >= 0 else None
@@ -177,6 +237,7 @@ class Run:
         """A round that counts: `number`, or the last one.
 
         Raises:
+            Damaged: a file of it is not as it was written.
             UserError: no round is finished yet, or not this one.
         """
         last = self.last_round()
@@ -187,13 +248,24 @@ class Run:
         number = last if number is None else number
         if not 0 <= number <= last:
             raise UserError(f"round {number} does not exist; the last finished one is {last}")
-        return self.round(number)
+        found = self.round(number)
+        if sealed := manifest.Manifest.whole(found.location):
+            sealed.check_content()
+        return found
 
-    def commit(self, done: Round, metrics: dict[str, Any]) -> None:
+    def commit(self, done: Round, metrics: dict[str, Any], **made_of: Any) -> None:
         """Make a round count: metrics, then _DONE, then the pointer."""
         done.metrics.write_json(metrics)
-        (done.location / "_DONE").write_text("")
+        files = [place.name for place in (done.encoders, done.metrics)]
+        manifest.seal_written(done.location, files, **made_of)
         (self.location / "LATEST").write_text(f"{done.number}\n")
+
+
+def _warn_of_other_content(saved: Location) -> None:
+    try:
+        manifest.unsigned(saved.read_bytes())
+    except ValueError:
+        say(f"warning: {saved} is not as this run wrote it: somebody changed it, or it is damaged")
 
 
 def check(config: Config, method: Method, clips: ClipTable) -> Method:

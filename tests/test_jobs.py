@@ -256,8 +256,10 @@ def test_pretraining_submitted_to_a_cluster(
     other = submit(head, "jobs/pretrain.py", *TINY, f"run={place}", "clustering.k=5")
     assert other.returncode != 0
     assert "clustering.k: 4 → 5" in other.stdout + other.stderr
-    first, second = jobs_of(head)
-    assert (first["driver_exit_code"], second["driver_exit_code"]) == (0, 2)
+    lost = submit(head, "jobs/pretrain.py", *TINY, "run=runs/a")
+    assert "the path 'runs/a' is relative" in lost.stdout + lost.stderr
+    first, *others = jobs_of(head)
+    assert [job["driver_exit_code"] for job in (first, *others)] == [0, 2, 2]
     assert_ours(log_of(head, first))
 
 

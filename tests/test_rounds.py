@@ -82,9 +82,14 @@ def test_a_whole_run_with_two_workers(
     method: str, first: str, new_run: Callable[[], Location]
 ) -> None:
     more = ["learning.workers=2", "learning.batch_size=4", "embedding.keep=true"]
+    if method == "cdc":
+        more.append("clips.split=train")
     config = tiny(f"run={new_run()}", f"method={method}", f"clustering.first={first}", *more)
     run = pretrain(config)
     check_one_round(run, workers=2)
+    chosen = ClipTable.open(run.clips).in_splits(config.clips.split)
+    for number, name in ((0, "joint"), (1, "joint")) if method == "cdc" else ():
+        assert np.array_equal(read_labels(run.round(number).clusters(name), 48) >= 0, chosen)
     zero = run.round(0)
     assert (zero.raw("video") / "_DONE").exists() == (first == "raw")
     assert (zero.features("video") / "_DONE").exists() == (first == "random")
@@ -185,6 +190,7 @@ def test_other_settings_are_refused(calm: Calm) -> None:
 def test_evaluation_by_round(calm: Calm) -> None:
     report = evaluate_rounds(Run.existing(str(calm.place)), [0, 1, 2], "test")
     assert {row["round"] for row in report["results"]} == {0, 1, 2}
+    assert report["learned_from"] == {"test": 14}
     assert "0 (random)" in by_round(report)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -208,7 +209,7 @@ SEEN = {
     "precision": "learning/test_learner.py::test_precision_changes_the_last_bits",
     "index.window_s": "clips/test_indexing.py::test_files_are_cut_into_equal_windows",
     "index.min_s": "test_short_files_are_rejected",
-    "clips.split": "test_learnable.py::test_only_clips_of_the_wanted_splits_count",
+    "clips.split": "test_rounds.py::test_a_whole_run_with_two_workers",
     "clips.video.frames": "clips/test_stream.py::test_every_clip_once_and_the_last_batch_padded",
     "clips.video.fps": "clips/decoding/test_clock.py::test_every_frame_rate",
     "clips.video.size": "clips/test_stream.py::test_every_clip_once_and_the_last_batch_padded",
@@ -316,3 +317,16 @@ def test_every_setting_is_seen_at_work() -> None:
         file, _, name = test.rpartition("::")
         source = Path(__file__).parent / file if file else Path(__file__)
         assert f"def {name}(" in source.read_text(), f"{key}: {test}"
+
+
+@pytest.mark.parametrize("job", ["pretrain", "index", "cluster"])
+def test_help_lists_every_setting(job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main = importlib.import_module(f"jobs.{job}").main
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert [key for key in KEYS if f"{key}=" not in said] == []
+    assert (
+        " *learning.cpus_per_worker=1.0\n      number, > 0: CPUs of one training worker\n" in said
+    )

@@ -25,6 +25,7 @@ from pipeline.clips.rejects import kind_of_loss
 from pipeline.clips.stream import run_numbered
 from pipeline.clips.table import append
 from pipeline.config import Config, IndexConfig
+from pipeline.lease import hold
 from pipeline.runtime import demands
 from pipeline.runtime.placement import decoding
 from pipeline.storage import Location
@@ -62,9 +63,14 @@ def index(source: str, run: Location, config: Config, retry_rejects: bool = Fals
     again all that an earlier run rejected.
 
     Raises:
-        UserError: there is nothing to index at `source`.
+        UserError: there is nothing to index at `source`, or another process indexes into this run.
         Outage: so many files could not be read that storage is away; nothing was added.
     """
+    with hold(run / "clips" / "_LEASE", f"the clips table of {run}"):
+        return _index(source, run, config, retry_rejects)
+
+
+def _index(source: str, run: Location, config: Config, retry_rejects: bool) -> IndexReport:
     listing = list_media(source)
     known = KnownInputs(run / "clips", run / REJECTS, retry_rejects)
     ids = cut_ids(listing.rows)

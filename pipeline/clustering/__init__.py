@@ -2,7 +2,7 @@
 
 from pipeline.clustering.handle import Clustering, cluster, serve_finished
 from pipeline.clustering.kmeans import KMeansProgress
-from pipeline.clustering.labels import count_labels, read_labels
+from pipeline.clustering.labels import read_labels
 from pipeline.clustering.problem import ClusteringTask
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "ClusteringTask",
     "KMeansProgress",
     "cluster",
-    "count_labels",
     "read_labels",
     "serve_finished",
 ]

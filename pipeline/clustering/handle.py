@@ -21,8 +21,8 @@ from pipeline.clustering.vectors import ShardSpec
 from pipeline.config import ClusteringConfig, ResourcesConfig
 from pipeline.errors import UserError
 from pipeline.manifest import NAME, Damaged, Manifest
-from pipeline.runtime.failures import unwrapped
 from pipeline.runtime.demands import how_many_fit
+from pipeline.runtime.failures import unwrapped
 from pipeline.runtime.placement import clustering, may_grow, on_driver_node
 from pipeline.storage import Location
 from pipeline.telemetry.console import say

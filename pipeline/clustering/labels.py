@@ -50,12 +50,6 @@ def write_labels(
     return entries
 
 
-def count_labels(out: Location) -> int:
-    """How many clips the label files cover."""
-    parts = (out / "labels").files(".parquet")
-    return sum(pq.read_metadata(part.path, filesystem=part.fs).num_rows for part in parts)
-
-
 def read_labels(out: Location, num_clips: int) -> np.ndarray:
     """int32[num_clips] from the label files, -1 = none, as for clips that came later.
 

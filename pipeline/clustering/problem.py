@@ -72,6 +72,13 @@ class ClusteringTask:
             log.warning("%s holds a clustering of other settings or features; redone", self.out)
         return same
 
+    def is_there(self) -> bool:
+        """`finished`, and whole."""
+        try:
+            return self.finished()
+        except Damaged:
+            return False
+
     def adopted(self) -> bool:
         """Seal the result of an earlier life that ended just before it did this, if there is one.
 

@@ -110,7 +110,7 @@ def write_shard(
     flags = {"present": table[modality].is_valid()}
     flags |= {n: pc.is_in(table["clip_index"], some["clip_index"]) for n, some in rows.items()}
     record = pa.table({"clip_index": table["clip_index"], **flags})
-    write_record(folder, name, record, entry, origin)
+    write_record(folder, name, record, entry, origin.noted(modality) if origin else None)
 
 
 def read_features(folder: Location, num_clips: int) -> tuple[np.ndarray, np.ndarray]:

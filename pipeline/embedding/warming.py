@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import ray
 import torch
@@ -9,10 +11,13 @@ import torch
 from pipeline import encoders
 from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.frontend import FramesToInput, LogMel
+from pipeline.clips.outage import check_losses
+from pipeline.clips.rejects import RejectedClip
 from pipeline.clips.stream import DecodeSlot, Order
 from pipeline.clips.table import PublishedClips
 from pipeline.config import Config
 from pipeline.runtime.devices import autocast, use_threads
+from pipeline.runtime.failures import unwrapped
 from pipeline.runtime.placement import decoding
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
@@ -32,7 +37,8 @@ def write_random_encoders(clips: PublishedClips, config: Config, weights: Locati
     chosen = np.sort(rng.choice(there, size=wanted, replace=False))
     order = Order(len(chosen), size, [ray.put(chosen)])
     cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
-    has_batchnorm = ray.get(_warm.options(**cost).remote(weights, clips, order, config))
+    with unwrapped():
+        has_batchnorm = ray.get(_warm.options(**cost).remote(weights, clips, order, config))
     if order.num_slots and not has_batchnorm:
         say("encoders.warm_batches does nothing: the encoders have no BatchNorm")
 
@@ -47,12 +53,16 @@ def _warm(weights: Location, clips: PublishedClips, order: Order, config: Config
     for norm in norms:
         norm.momentum = None  # the plain average over the batches
     decode = DecodeSlot(clips, order, config.clips, ("video", "audio"))
+    reasons: Counter[str] = Counter()
     for slot in range(order.num_slots if norms else 0):
         batch = decode({"id": np.array([slot])})
+        rejects = RejectedClip.loads(batch["rejects"][0])
+        reasons.update(reject.reason for reject in rejects if reject.modality is None)
         for modality, network in networks.items():
             rows = batch[modality][0][batch[f"has_{modality}"][0]]
             if len(rows) > 1:
                 with torch.no_grad(), autocast(torch.device("cpu"), "float32"):
                     network(front[modality](torch.from_numpy(rows)))
+    check_losses("the warm-up of encoders", reasons, order.length, config.clips.max_rejected)
     encoders.save_weights(networks, weights)
     return bool(norms)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import safetensors
 
 from pipeline.clips.table import ClipTable
 from pipeline.manifest import NAME, Damaged, Entry, Manifest, digest_of, seal, signed, unsigned
@@ -31,24 +32,37 @@ _COLUMNS = ("clip_index", "present", "rejected", "away", "lost")  # of a record
 class Origin:
     """What features are made of: those of another origin do not count."""
 
-    weights: str  # digest of the encoders' weights; ``raw``: no encoders
+    weights: Mapping[str, str]  # modality → digest of its encoder's weights; none: no encoders
     settings: str  # digest of all settings that decide what comes out
     clips: ClipTable
 
     @classmethod
     def of(cls, weights: Location | None, settings: Mapping[str, Any], clips: ClipTable) -> Origin:
-        made = digest_of(weights.read_bytes()) if weights else "raw"
+        made = weight_digests(weights.read_bytes()) if weights else {}
         return cls(made, digest_of(json.dumps(settings, sort_keys=True).encode()), clips)
 
-    def noted(self) -> dict[str, Any]:
+    def noted(self, modality: str) -> dict[str, Any]:
         """As manifests and records hold it."""
         table = {"clips": len(self.clips), "ids": self.clips.identity()}
-        return {"weights": self.weights, "settings": self.settings, **table}
+        return {"weights": self._weights(modality), "settings": self.settings, **table}
 
-    def fits(self, noted: Mapping[str, Any]) -> bool:
-        """Whether features are of this, be it of the first clips only."""
-        same = (noted.get("weights"), noted.get("settings")) == (self.weights, self.settings)
+    def fits(self, noted: Mapping[str, Any], modality: str) -> bool:
+        """Whether a modality's features are of this, be it of the first clips only."""
+        made = self._weights(modality), self.settings
+        same = (noted.get("weights"), noted.get("settings")) == made
         return same and self.clips.identity(noted.get("clips")) == noted.get("ids")
+
+    def _weights(self, modality: str) -> str:
+        return self.weights.get(modality, "raw")
+
+
+def weight_digests(weights: bytes) -> dict[str, str]:
+    """Modality → digest of its encoder in safetensors of both, whose names begin with it."""
+    tensors: dict[str, list[bytes]] = {}
+    for name, tensor in sorted(safetensors.deserialize(weights)):
+        about = f"{name} {tensor['dtype']} {tensor['shape']}".encode()
+        tensors.setdefault(name.partition(".")[0], []).extend((about, tensor["data"]))
+    return {modality: digest_of(b"\0".join(parts)) for modality, parts in tensors.items()}
 
 
 @dataclass(frozen=True)
@@ -72,7 +86,7 @@ class Written:
         n = len(origin.clips)
         kept, damaged = {}, []
         for modality, folder in out.items():
-            kept[modality], bad = _swept(folder, origin)
+            kept[modality], bad = _swept(folder, modality, origin)
             damaged += bad
         names = {name for records in kept.values() for name in records}
         prefix = rejects_prefix(out)
@@ -134,7 +148,7 @@ def unfinished(out: Folders, origin: Origin) -> dict[str, str]:
             continue
         if manifest is None:
             lacking[modality] = ""
-        elif not origin.fits(manifest.made_of):
+        elif not origin.fits(manifest.made_of, modality):
             lacking[modality] = f"{folder} is of other weights, settings or clips"
         elif manifest.made_of["clips"] != len(origin.clips):
             more = len(origin.clips) - manifest.made_of["clips"]
@@ -145,7 +159,7 @@ def unfinished(out: Folders, origin: Origin) -> dict[str, str]:
 def finish(out: Folders, written: Written, origin: Origin) -> None:
     """Mark the features as complete."""
     for modality, folder in out.items():
-        seal(folder, written.files[modality], **origin.noted())
+        seal(folder, written.files[modality], **origin.noted(modality))
 
 
 def discard(damaged: Damaged) -> None:
@@ -156,7 +170,11 @@ def discard(damaged: Damaged) -> None:
 
 
 def write_record(
-    folder: Location, name: str, record: pa.Table, entry: Entry | None, origin: Origin | None
+    folder: Location,
+    name: str,
+    record: pa.Table,
+    entry: Entry | None,
+    origin: Mapping[str, Any] | None,
 ) -> None:
     """Make a shard count.
 
@@ -164,11 +182,11 @@ def write_record(
         record: ``clip_index`` of all clips that were tried, bool ``present``, ``rejected``,
             ``away``, ``lost``.
         entry: of the shard's file; None: there is none, since no clip has features.
-        origin: None: of what training kept.
+        origin: `Origin.noted`; None: of what training kept.
     """
     noted = {
         "entry": [entry.size, entry.digest, dict(entry.notes)] if entry else None,
-        "origin": origin.noted() if origin else None,
+        "origin": origin,
     }
     table = record.replace_schema_metadata({"record": json.dumps(noted)})
     (_records(folder) / name).write_bytes(signed(bytes(as_parquet(table))))
@@ -192,15 +210,22 @@ def shard_names(folder: Location) -> set[str]:
 
 
 def _swept(
-    folder: Location, origin: Origin
+    folder: Location, modality: str, origin: Origin
 ) -> tuple[dict[str, tuple[pa.Table, Entry | None]], list[str]]:
     """Records and shards that count, by name, and the names of damaged ones; no others are left."""
     (folder / NAME).delete()
     sizes = {i.base_name: i.size for i in folder.children() if i.base_name.endswith(".parquet")}
     names = sorted(sizes.keys() | {record.name for record in _records(folder).files(".parquet")})
     kept, damaged = {}, []
+
+    def read(name: str) -> tuple[pa.Table, Entry | None] | None:
+        found = _record(folder, name)
+        if found is None or not (found[2] is None or origin.fits(found[2], modality)):
+            return None
+        return found[:2]
+
     with ThreadPoolExecutor(_REQUESTS) as pool:
-        for name, found in zip(names, pool.map(lambda n: _record(folder, n, origin), names)):
+        for name, found in zip(names, pool.map(read, names)):
             size = sizes.get(name)
             if found is not None and found[1] is not None and size is None:
                 size = (folder / name).info().size  # listings may lag
@@ -213,15 +238,16 @@ def _swept(
     return kept, damaged
 
 
-def _record(folder: Location, name: str, origin: Origin) -> tuple[pa.Table, Entry | None] | None:
+def _record(
+    folder: Location, name: str
+) -> tuple[pa.Table, Entry | None, Mapping[str, Any] | None] | None:
+    """A shard's record, the entry of its file, and its origin; None if it is not as written."""
     try:
         table = from_parquet(unsigned((_records(folder) / name).read_bytes()))
         noted = json.loads(table.schema.metadata[b"record"])
     except (FileNotFoundError, ValueError, KeyError, pa.ArrowException):
         return None
-    if noted["origin"] is not None and not origin.fits(noted["origin"]):
-        return None
-    return table, Entry(*noted["entry"]) if noted["entry"] else None
+    return table, Entry(*noted["entry"]) if noted["entry"] else None, noted["origin"]
 
 
 def _records(folder: Location) -> Location:

@@ -41,6 +41,8 @@ class ClipFeatures:
 
     def averaged(self) -> ClipFeatures:
         """One row an example: the mean of its clips' features, each of length one before."""
+        if not len(self.values):
+            return self
         unit = Normalizer().transform(self.values)
         examples, means = average(unit, self.example)
         return ClipFeatures(means.astype(np.float32), examples)

@@ -57,6 +57,12 @@ class Examples(LabelledExamples):
         """The modalities that some clip has."""
         return tuple(m for m in MODALITIES if self.clips.count((m,)))
 
+    @property
+    def some_have_both(self) -> bool:
+        """Whether some example has every modality."""
+        of = [self.example[self.clips.column(f"has_{m}").to_numpy()] for m in MODALITIES]
+        return bool(len(np.intersect1d(*of)))
+
 
 def of_run(clips: ClipTable, place: Location, test_split: str, config: Config, n: int) -> Examples:
     """A run's own labelled clips; their file is their source.

@@ -47,7 +47,9 @@ def evaluate_features(
     if protocol == "clusters":
         # The splits are sides of the same examples, which are clustered once.
         sides = [side for split in splits.values() for side in (split.train, split.test)]
-        everything = np.unique(np.concatenate(sides))
+        everything = np.intersect1d(np.concatenate(sides), features.example)
+        if not len(everything):
+            raise UserError("no example has features: the rejects say why")
         return {"mean": cluster_measures(features, data.labels, everything, seed), "by_split": {}}
     found = {}
     fitted: dict[bytes, FittedClassifier] = {}

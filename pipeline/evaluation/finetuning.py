@@ -17,9 +17,11 @@ from pipeline.clips.table import SCHEMA, PublishedClips
 from pipeline.config import Config, LearningConfig
 from pipeline.embedding.embed import EmbeddingTask, embed
 from pipeline.embedding.shards import read_features
+from pipeline.errors import UserError
 from pipeline.evaluation.classifiers import average
 from pipeline.evaluation.examples import Examples, clips_of_each, kept_table
 from pipeline.evaluation.splits import Split
+from pipeline.learning.divergence import Diverged
 from pipeline.learning.learn import learn, metrics_of
 from pipeline.learning.task import LearningTask, PublishedLabels
 from pipeline.run import Run
@@ -79,20 +81,24 @@ class FineTuning:
         digest.update(self.weights.read_bytes())
         folder = self.place / f"{self.modality}-{digest.hexdigest()}"
         if metrics_of(folder) is None:
-            learn(
-                LearningTask(
-                    clips=self._published(config),
-                    heads={self.modality: (_LABEL,)},
-                    labels={_LABEL: PublishedLabels.of(labels, len(self.examples.classes))},
-                    weights=self.weights,
-                    out=folder,
-                    rejects=folder / "rejects-learn",
-                    config=config,
-                    key=(config.seed, 0, 0),
-                    title=title,
-                    frozen=self.recipe.frozen,
-                )
+            task = LearningTask(
+                clips=self._published(config),
+                heads={self.modality: (_LABEL,)},
+                labels={_LABEL: PublishedLabels.of(labels, len(self.examples.classes))},
+                weights=self.weights,
+                out=folder,
+                rejects=folder / "rejects-learn",
+                config=config,
+                key=(config.seed, 0, 0),
+                title=title,
+                frozen=self.recipe.frozen,
             )
+            try:
+                learn(task)
+            except Diverged:
+                raise UserError(
+                    f"{title} diverged: lower --lr (it is {self.recipe.lr:g})"
+                ) from None
         seen = np.flatnonzero(np.isin(self.examples.example, split.test))
         clips = kept_table(self.examples.clips.rows(seen, SCHEMA.names), folder / "test-clips")
         features = folder / "features"

@@ -17,7 +17,7 @@ import sklearn
 
 from pipeline import methods
 from pipeline.clips.table import ClipTable
-from pipeline.clustering import count_labels, read_labels
+from pipeline.clustering import read_labels
 from pipeline.errors import UserError
 from pipeline.evaluation import examples as examples_module
 from pipeline.evaluation.classifiers import CLASSIFIERS, TEMPERATURE, VALIDATION
@@ -37,7 +37,7 @@ from pipeline.evaluation.finetuning import RECIPES, FineTuning, Recipe
 from pipeline.evaluation.overlap import learned_from, warn_of_overlap
 from pipeline.evaluation.splits import Split
 from pipeline.lease import hold
-from pipeline.manifest import digest_of
+from pipeline.manifest import NAME, Damaged, digest_of
 from pipeline.methods import MODALITIES
 from pipeline.run import Run
 from pipeline.storage import Location
@@ -106,7 +106,7 @@ def evaluate(run: Run, media: LabelledMedia | None, request: Request) -> dict[st
         said = repr((ClipTable.open(run.clips).identity(), run.config.clips.outcome()))
         made_of = f"own-{digest_of(said.encode())[:12]}-{request.clips_per_video}"
     place = run.location / "evaluation" / made_of
-    with hold(place / "LEASE", f"the evaluation {place}"):
+    with hold(place / "_LEASE", f"the evaluation {place}"):
         return _evaluate(run, media, request, place)
 
 
@@ -121,7 +121,7 @@ def _evaluate(
     else:
         examples = examples_module.of_dataset(media, place, config, n)
     sides, there = tuple(examples.sides), examples.modalities
-    has = (*there, BOTH) if len(there) == 2 else there
+    has = (*there, BOTH) if examples.some_have_both else there
     folds = request.folds or (media.default if media else sides)
     modalities = request.modalities or has
     for what, asked, known in (("split", folds, sides), ("modality", modalities, has)):
@@ -141,7 +141,10 @@ def _evaluate(
             for protocol in request.protocols:
                 if protocol in FROZEN:
                     of = frozen[modality]
-                    figures = evaluate_features(protocol, of, examples, splits, config.seed)
+                    try:
+                        figures = evaluate_features(protocol, of, examples, splits, config.seed)
+                    except UserError as error:
+                        raise UserError(f"{source.name}, {modality}: {error}") from None
                 elif protocol in RECIPES and source.weights is not None and modality != BOTH:
                     recipe, out = request.tuned[protocol], place / f"tuned-{n}"
                     tuning = FineTuning(run, examples, source.weights, modality, recipe, out)
@@ -217,13 +220,14 @@ def _pseudo_labels(run: Run, examples: Examples, source: FeatureSource) -> list[
     rows = []
     for name in methods.get(run.config.method).clusterings:
         folder = run.round(source.round).clusters(name)
-        if (folder / "clustering.json").exists():
-            # Clips that were indexed later have no cluster.
-            known = min(count_labels(folder), len(examples))
-            assigned = np.full(len(examples), -1, np.int64)
-            assigned[:known] = read_labels(folder, known)
-            if not ((assigned >= 0) & (examples.labels >= 0)).any():
-                continue
+        if not (folder / NAME).exists():
+            continue
+        try:
+            assigned = read_labels(folder, len(examples)).astype(np.int64)
+        except Damaged as damaged:  # or being made again
+            say(f"{source.name} · {damaged}")
+            continue
+        if ((assigned >= 0) & (examples.labels >= 0)).any():
             figures = {"mean": agreement_with_labels(assigned, examples.labels), "by_split": {}}
             named = {"encoder": source.name, "round": source.round, "modality": name}
             rows.append({**named, "protocol": PSEUDO_LABELS, **figures})

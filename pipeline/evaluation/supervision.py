@@ -112,7 +112,7 @@ def supervised(
     if modalities != MODALITIES:
         digest.update(repr(modalities).encode())
     out = run.location / "evaluation" / f"{NAME}-{digest.hexdigest()}"
-    with hold(out / "LEASE", f"the baseline {out}"):
+    with hold(out / "_LEASE", f"the baseline {out}"):
         if metrics_of(out) is None:
             learn(
                 LearningTask(

@@ -65,8 +65,15 @@ class Export:
         """Fail at once instead of after minutes.
 
         Raises:
-            UserError: the formats do not fit the architecture, the options or the environment.
+            UserError: the formats do not fit the architecture, the options or the environment, or
+                the encoder was never trained.
         """
+        heads = [name for update in self._learned for name in update["epochs"][-1]]
+        if heads and not any(name.startswith(f"loss_{self.modality}_") for name in heads):
+            raise UserError(
+                f"the {self.modality} encoder of {self.run.location} has random weights: no clip "
+                f"had {self.modality}, so it was not trained. Export the other with --modality"
+            )
         if self.front_end and not GRAPHS.keys() & set(self.formats):
             raise UserError(
                 "--front-end puts the front end into the graph: add --formats onnx or torch-export"
@@ -107,6 +114,11 @@ class Export:
         (folder / "README.md").write_text(card)
         (folder / "config.json").write_json(facts)
 
+    @property
+    def _learned(self) -> list[dict[str, Any]]:
+        """What the updates of the round say of their training; empty for random encoders."""
+        return list(self.run.round(self.round).metrics.read_json().get("updates", []))
+
     def _no_stock(self) -> str:
         """Why there is no file for torchvision, and what there is instead."""
         stock = [name for name, known in ARCHITECTURES[self.modality].items() if known.torchvision]
@@ -121,7 +133,7 @@ class Export:
     def _facts(self, encoder: nn.Module) -> dict[str, Any]:
         """The content of config.json."""
         config = self.run.config
-        learned = self.run.round(self.round).metrics.read_json().get("updates", [])
+        learned = self._learned
         norms = (m for m in encoder.modules() if isinstance(m, _BatchNorm))
         told = {"optimizer", "lr", "epochs", "batch_size", "workers", "sampling"}
         return {

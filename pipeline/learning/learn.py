@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -80,21 +80,27 @@ def learn(task: LearningTask) -> dict[str, Any]:
     metrics |= {"labelled": schedule.labelled, "skipped": schedule.skipped}
     metrics["seconds"] = round(progress.seconds, 2)
     (task.out / "metrics.json").write_json(metrics)
-    seal_written(task.out, _FILES, task=shape.digest)
+    seal_written(task.out, _FILES, task=shape.digest, **task.made_of)
     Checkpoints(task.out).delete()
     return metrics
 
 
-def metrics_of(out: Location) -> dict[str, Any] | None:
+def metrics_of(out: Location, made_of: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """What `learn` returned for the update in this folder; None where that is to be learned yet.
 
-    An update of which a file is not as it was written is none; this is said.
+    An update of which a file is not as it was written, or that was made of something else than
+    `made_of`, is none; this is said.
     """
     try:
         manifest = Manifest.whole(out)
         if manifest is None:
             return None
         manifest.check_content()
+        other = [n for n, value in (made_of or {}).items() if manifest.made_of.get(n) != value]
+        if other:
+            say(f"{out} was made of other {' and '.join(other)}: it is learned again")
+            (out / NAME).delete()
+            return None
         return dict(json.loads(manifest.load("metrics.json")))
     except Damaged as damaged:
         say(f"{damaged.place} is damaged ({damaged.what}): its update is learned again")

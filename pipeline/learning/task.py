@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import numpy as np
 import ray
@@ -49,6 +49,7 @@ class LearningTask:
     frozen: bool = False  # only the heads learn (evaluation)
     # Modality → folder for the features that training computes anyway; None: not kept.
     bank: Mapping[str, Location] | None = None
+    made_of: Mapping[str, Any] = field(default_factory=dict)  # what `metrics_of` is to compare
 
     @property
     def spec(self) -> LearnerSpec:

@@ -19,6 +19,7 @@ from pipeline.evaluation.classifiers import ClipFeatures
 from pipeline.evaluation.datasets.labelled import NEITHER, TEST
 from pipeline.evaluation.figures import evaluate_features
 from pipeline.evaluation.splits import LabelledExamples
+from pipeline.manifest import NAME
 from pipeline.reproduction.worlds import TRAIN
 from pipeline.run import Round
 from pipeline.storage import Location
@@ -97,7 +98,7 @@ def probed(lists: Lists, features: Features, seed: int) -> dict[str, Any]:
 def clusters_of(this: Round, modality: str, clips: ClipTable, config: Config) -> np.ndarray:
     """int32 [N]: the modality's own clusters, also where the method clustered another way."""
     out = this.clusters(modality)
-    if not (out / "clustering.json").exists():
+    if not (out / NAME).exists():
         features, settings = (this.features(modality),), config.clustering
         task = ClusteringTask(features, len(clips), clips.location, settings, config.seed, out)
         cluster(task, resources=config.resources).close()

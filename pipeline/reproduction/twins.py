@@ -6,6 +6,7 @@ What cross-modal training gains over this, it gains from the second modality.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipeline.clips.indexing import index
@@ -14,6 +15,7 @@ from pipeline.config import Config
 from pipeline.methods import Method, Update
 from pipeline.rounds import Pretraining
 from pipeline.run import Encoders, Round, Run
+from pipeline.runtime.standby import NextStages
 from pipeline.storage import Location
 
 _OTHER_SEED = 10_000  # added to the seed for the second encoder
@@ -25,12 +27,13 @@ class Twin(Pretraining):
 
     others: list[Twin] = field(default_factory=list)
 
-    def cluster(self, this: Round, name: str, now: Encoders) -> Clustering:
+    def cluster_all(
+        self, this: Round, names: Iterable[str], now: Encoders, ahead: NextStages
+    ) -> dict[str, Clustering]:
         (other,) = self.others
         before = other.run.round(this.number - 1)
         theirs = other.run.encoders_after(before)
-        other.embed(this, (name,), theirs)
-        return Pretraining.cluster(other, before, name, theirs)
+        return Pretraining.cluster_all(other, before, names, theirs, ahead)
 
 
 def pretrain_twins(cuts: Location, config: Config, modality: str) -> Run:

@@ -26,7 +26,7 @@ _EPSILON = 1e-6  # of a CPU
 
 
 @dataclass(frozen=True)
-class Demand:
+class Need:
     """So many equal tasks or actors at once."""
 
     what: str  # one of them, in words
@@ -43,18 +43,18 @@ class Demand:
         return f"{self.count} × {self.what} of {' and '.join(asked)}{role}"
 
 
-Stage = Sequence[Demand]  # what must run at the same time
+Stage = Sequence[Need]  # what must run at the same time
 
 
 def decoding(resources: ResourcesConfig, on_gpu: bool = False) -> Stage:
     advice = "clips.decoder=cpu" if on_gpu else "resources.decode_cpus"
-    return [Demand("decoding task", 1, placement.decoding(resources, on_gpu), advice)]
+    return [Need("decoding task", 1, placement.decoding(resources, on_gpu), advice)]
 
 
 def embedding(config: Config, on_gpu: bool = False) -> Stage:
     resources = config.resources
     options = placement.encoding(resources, choose_device(resources))
-    actors = Demand("encoder actor", config.embedding.min_actors, options, "embedding.min_actors")
+    actors = Need("encoder actor", config.embedding.min_actors, options, "embedding.min_actors")
     return [actors, *decoding(resources, on_gpu)]
 
 
@@ -62,14 +62,14 @@ def clustering(config: Config) -> Stage:
     """One shard: there are as many as fit, and the result is the same."""
     options = placement.clustering(config.clustering, config.resources)
     advice = "clustering.cpus_per_shard or clustering.gpus_per_shard"
-    return [Demand("shard of k-means", 1, options, advice)]
+    return [Need("shard of k-means", 1, options, advice)]
 
 
 def learning(config: Config, on_gpu: bool = False) -> Stage:
     resources, least = config.resources, config.learning.min_workers
     options = placement.training(config.learning, resources, choose_device(resources))
     advice = "learning.workers or learning.cpus_per_worker"
-    workers = Demand("training worker", least or config.learning.workers, options, advice)
+    workers = Need("training worker", least or config.learning.workers, options, advice)
     return [workers, *decoding(resources, on_gpu)]
 
 
@@ -104,7 +104,7 @@ def refuse_impossible(stage: Stage, resources: ResourcesConfig) -> None:
     )
 
 
-def lacking(stage: Stage) -> list[Demand]:
+def lacking(stage: Stage) -> list[Need]:
     """The demands that the nodes of now could not meet even if they had nothing else to do.
 
     Only what is certain: equal bundles are counted node by node, unlike ones are summed up.

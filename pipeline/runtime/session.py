@@ -37,8 +37,11 @@ from pipeline import patience
 from pipeline.config import ResourcesConfig
 from pipeline.errors import UserError
 from pipeline.runtime.failures import as_user_error
+from pipeline.runtime.guardian import guarded
 from pipeline.runtime.placement import local_cpus
+from pipeline.runtime.places import check_nodes, refuse_passing
 from pipeline.runtime.ray_data import set_up_ray_data
+from pipeline.storage import Location
 
 # Ray Data logs every error before it raises it, with its traceback.
 _TOLD_TWICE = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
@@ -58,23 +61,29 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def connect(resources: ResourcesConfig) -> None:
+def connect(resources: ResourcesConfig, *places: str | Location) -> None:
     """Join the cluster in ``RAY_ADDRESS`` (set inside a submitted job), else start Ray here.
 
     A Ray started here has at least four logical CPUs, however few cores there are: with two, the
     training workers and the decoding tasks that feed them would wait for each other for ever.
 
+    Args:
+        places: where the job will read and write; every node must see the same there.
+
     Raises:
-        UserError: there is no such cluster, or it does not let this job in.
+        UserError: there is no such cluster, it does not let this job in, or a place is no place for
+            a cluster.
     """
     seconds = f"{resources.storage_patience_minutes * 60:g}"
     os.environ[patience.VARIABLE] = seconds  # of this process, and of a Ray that it starts
+    refuse_passing(places)
     if not ray.is_initialized():
         warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
         address = given_address()
         if address:
             check_reachable(address)
             _join(address)
+            check_nodes(places)
         else:
             _start(resources)
         _hide_restart_error()
@@ -103,15 +112,17 @@ def _join(address: str) -> None:
 
 def _start(resources: ResourcesConfig) -> None:
     os.environ.pop("RAY_ADDRESS", None)  # Ray's own processes would read it, if it is ``local``
-    ray.init(
-        # Else Ray joins what an earlier `ray start` of this machine left behind, dead or alive.
-        "local",
-        num_cpus=local_cpus(resources),
-        object_store_memory=resources.object_store_mb * 2**20,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-    )
+    with guarded() as session:
+        context: Any = ray.init(
+            # Else Ray joins what an earlier `ray start` left behind on this machine, dead or alive.
+            "local",
+            num_cpus=local_cpus(resources),
+            object_store_memory=resources.object_store_mb * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+        session.append(context.address_info["session_dir"])
 
 
 @ray.remote(num_cpus=0, max_restarts=1)

@@ -23,6 +23,8 @@ class EventLog:
         self.trackers = trackers
         self.location = run / "events.jsonl"
         self.lines = self.location.read_bytes().decode() if self.location.exists() else ""
+        if self.lines and not self.lines.endswith("\n"):  # a kill cut the last one
+            self._append("\n")
         self._board_place = run / "tensorboard"
         self._scratch = None if run.is_local else tempfile.TemporaryDirectory()
         self._board = SummaryWriter(self._scratch.name if self._scratch else self._board_place.uri)
@@ -30,12 +32,7 @@ class EventLog:
     def add(self, event: str, **values: Any) -> None:
         """Write one event; numbers with a ``round`` also go to TensorBoard and the trackers."""
         line = json.dumps({"time": round(time.time(), 3), "event": event, **values}) + "\n"
-        if self.location.is_local:
-            with open(self.location.uri, "a") as stream:
-                stream.write(line)
-        else:
-            self.lines += line
-            self.location.write_text(self.lines)
+        self._append(line)
         if "round" in values:
             step = values.pop("round")
             about = f"{event}/{values['clustering']}" if "clustering" in values else event
@@ -45,6 +42,14 @@ class EventLog:
             self._board.flush()
             if self.trackers is not None:
                 self.trackers.log(numbers, step)
+
+    def _append(self, text: str) -> None:
+        if self.location.is_local:
+            with open(self.location.uri, "a") as stream:
+                stream.write(text)
+        else:
+            self.lines += text
+            self.location.write_text(self.lines)
 
     def close(self) -> None:
         self._board.close()

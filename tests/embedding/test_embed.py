@@ -12,16 +12,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from pipeline import encoders
+from pipeline.clips.rejects import RejectedClip
 from pipeline.clips.table import ClipTable, append
 from pipeline.embedding import embed as embedding
-from pipeline.embedding.embed import EmbeddingTask
+from pipeline.embedding.embed import EmbeddingTask, Encode
 from pipeline.embedding.shards import REJECTS, as_feature_array, read_features, write_shard
 from pipeline.embedding.written import discard, finish
 from pipeline.errors import UserError
 from pipeline.manifest import Damaged, unsigned
 from pipeline.storage import Location, from_parquet
+from pipeline.telemetry.progress import Progress
 from tests.clips.decoding.media_factory import GeneratedVideo, with_noise, write
 from tests.conftest import rewrite_clips, tiny
 
@@ -78,7 +81,7 @@ class Noted:
 
     values: dict[str, Any]
 
-    def noted(self) -> dict[str, Any]:
+    def noted(self, modality: str) -> dict[str, Any]:
         return self.values
 
 
@@ -281,7 +284,43 @@ def test_features_of_new_clips_are_added(
     same_features(out, whole)
 
 
-def test_what_float16_cannot_hold_and_what_is_no_number() -> None:
+def test_an_encoder_whose_features_are_too_large_for_float16(run: Location, tmp_path: Path) -> None:
+    networks = encoders.build(tiny().encoders, seed=0)
+    with torch.no_grad():
+        for parameter in list(networks["audio"].parameters())[-2:]:
+            parameter.mul_(1e9)
+    encoders.save_weights(networks, run / "encoders.safetensors")
+    out = {m: Location.of(tmp_path / "out" / m) for m in BOTH}
+    assert embed(run, out)["audio"] == 47
+    features, _ = read_features(out["audio"], 48)
+    assert np.isfinite(features).all()
+    assert np.abs(features).max() == np.finfo(np.float16).max
+
+
+def test_a_clip_whose_features_are_no_numbers_is_a_reject(local_ray: None) -> None:
+    """One NaN in a clip's sound: the clip loses that modality, its neighbours nothing."""
+    config = tiny()
+    weights = None
+    encode = Encode(weights, BOTH, config, "cpu", Progress("embed", 2, "clips").meter)
+    audio = np.zeros((1, 2, config.clips.audio.samples), np.float32)
+    audio[0, 1, 100] = np.nan
+    size, frames = config.clips.video.size, config.clips.video.frames
+    table = encode(
+        {
+            "clip_index": np.array([[7, 8]]),
+            "rejects": np.array([RejectedClip.dumps([])]),
+            "video": np.zeros((1, 2, frames, size, size, 3), np.uint8),
+            "audio": audio,
+            **{f"has_{m}": np.ones((1, 2), bool) for m in BOTH},
+        }
+    )
+    assert [row is None for row in table["audio"].to_pylist()] == [False, True]
+    assert table["video"].null_count == 0
+    ((reject,),) = [row for row in table["rejects"].to_pylist() if row]
+    assert (reject["modality"], reject["reason"]) == ("audio", "not_finite")
+
+
+def test_what_float16_cannot_hold_is_clamped() -> None:
     values = np.array([[1e6, -np.inf], [2.0, 3.0]], np.float32)
     column = as_feature_array(values, np.array([True, False]))
     assert column.to_pylist() == [[65504.0, -65504.0], None]

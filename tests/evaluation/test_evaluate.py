@@ -165,6 +165,7 @@ def test_what_is_not_there_is_rejected_before_embedding(
     [
         (["--round", "1", "--rounds", "1", "2"], "name one: --round N"),
         (["--protocol", "svm", "--clips-per-video", "0"], "at least 1 is needed"),
+        (["--max-rejected", "5"], "is 5.0; it is a share, from 0 to 1"),
     ],
 )
 def test_options_that_do_not_go_together(arguments: list[str], words: str) -> None:

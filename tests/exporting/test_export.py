@@ -84,9 +84,19 @@ def new_run(place: Path, *overrides: str) -> tuple[Run, torch.nn.ModuleDict]:
     networks = randomise(encoders.build(run.config.encoders, seed=1)).eval()
     run.commit(run.round(0), {"round": 0})
     encoders.save_weights(networks, run.round(1).encoders)
-    learned = {"labelled": 1234, "epochs": [{"loss_video_audio": 1.5}]}
+    learned = {"labelled": 1234, "epochs": [{"loss_video_audio": 1.5, "loss_audio_video": 1.5}]}
     run.commit(run.round(1), {"round": 1, "updates": [learned], "seconds": 1.0})
     return run, networks
+
+
+def test_an_encoder_that_was_not_trained_is_refused(tmp_path: Path) -> None:
+    run, _ = new_run(tmp_path)
+    learned = {"labelled": 1234, "epochs": [{"loss_video_video": 1.5}]}
+    run.round(1).metrics.write_json({"round": 1, "updates": [learned]})
+    words = r"the audio encoder of .* has random weights: no clip had audio"
+    with pytest.raises(UserError, match=words):
+        export([str(run.location), str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists(), "nothing of the other, either"
 
 
 def media_and_features(config: Config, modality: str, network: torch.nn.Module) -> tuple:

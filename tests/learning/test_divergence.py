@@ -50,7 +50,7 @@ def test_a_loss_that_nothing_recovers_from_is_named(bad: float) -> None:
     with pytest.raises(UserError, match="at step 3: held_out_loss is") as raised:
         check_values(values, task, "step 3")
     assert f"is {bad:.3g}. Nothing of it was kept" in str(raised.value)
-    assert "or set precision=float32 (it is bfloat16)" in str(raised.value)
+    assert "a new run may set precision=float32 (bfloat16)" in str(raised.value)
     check_values({"loss_video_audio": 900.0}, task, "step 3")
 
 

@@ -10,7 +10,7 @@ import ray
 from pipeline.errors import UserError
 from pipeline.run import check as check_run
 from pipeline.runtime import demands, placement
-from pipeline.runtime.demands import Demand
+from pipeline.runtime.demands import Need
 from pipeline.telemetry.progress import Progress
 from tests.conftest import tiny
 
@@ -81,8 +81,8 @@ def test_equal_bundles_are_counted_node_by_node(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     options: placement.Options = {"num_cpus": 3, "num_gpus": 0}
     assert demands.how_many_fit(options, 8) == 2
-    assert demands.lacking([Demand("worker", 3, options, "")])
-    assert not demands.lacking([Demand("worker", 2, options, "")])
+    assert demands.lacking([Need("worker", 3, options, "")])
+    assert not demands.lacking([Need("worker", 2, options, "")])
 
 
 def test_what_the_autoscaler_says() -> None:

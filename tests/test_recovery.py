@@ -1,0 +1,134 @@
+"""Runs that grow, that are taken up with other settings, and that two drivers want."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from pipeline.clips.table import append
+from pipeline.clustering import read_labels
+from pipeline.errors import UserError
+from pipeline.evaluation.protocols import evaluate_rounds
+from pipeline.methods import METHODS
+from pipeline.rounds import Pretraining, pretrain
+from pipeline.run import Run
+from pipeline.storage import Location
+from tests.conftest import rewrite_clips, tiny
+from tests.test_lease import HOLDS
+from tests.test_rounds import results
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_clips_that_are_indexed_into_a_finished_run_are_learned(
+    new_run: Callable[[], Location], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = new_run()
+    table = (place / "clips" / "part-000000.parquet").read_table()
+    rewrite_clips(place, table[:40])
+    settings = [f"run={place}", "settled_nmi=0.001", "min_rounds=2", "learning.held_out=0"]
+    assert pretrain(tiny(*settings)).last_round() == 1
+    append(place / "clips", [table[40:]])
+    capsys.readouterr()
+    run = pretrain(tiny(*settings, "rounds=2"))
+    assert run.last_round() == 2
+    assert "there are 8 more clips than" in capsys.readouterr().out
+    for number in (1, 2):
+        for name in ("video", "audio"):
+            assert (read_labels(run.round(number).clusters(name), 48) >= 0).all()
+    assert run.round(1).metrics.read_json()["updates"][0]["labelled"] == 40
+    assert run.round(2).metrics.read_json()["updates"][0]["labelled"] == 48
+    # Round 0 was clustered before they came.
+    assert (read_labels(run.round(0).clusters("video"), 48)[40:] == -1).all()
+    report = evaluate_rounds(run, [0, 1, 2], "test")
+    assert {row["round"] for row in report["results"]} == {0, 1, 2}
+
+
+def test_what_nothing_durable_depends_on_may_change(
+    new_run: Callable[[], Location], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = new_run()
+    begun = tiny(f"run={place}", "clustering.k=40", "learning.lr=9")
+    pretraining = Pretraining.opened(begun, METHODS["xdc"])
+    pretraining.begin()
+    pretraining.events.close()
+    with pytest.raises(UserError, match=r"clips\.video\.frames: 4 → 5"):
+        Run.open(tiny(f"run={place}", "clips.video.frames=5"))
+    changed = Run.open(tiny(f"run={place}", "clustering.k=4", "learning.lr=0.001"))
+    told = capsys.readouterr().out
+    assert "from here on: clustering.k: 40 → 4, learning.lr: 9.0 → 0.001" in told
+    assert Run.existing(str(place)).config == changed.config
+    (changed.round(0).clusters("audio") / "_DONE").write_text("")
+    with pytest.raises(UserError, match=r"clustering\.k: 4 → 5"):
+        Run.open(tiny(f"run={place}", "clustering.k=5", "learning.lr=0.001"))
+    lower = Run.open(tiny(f"run={place}", "clustering.k=4", "learning.lr=0.0001"))
+    assert lower.saved() == lower.config
+
+
+def test_a_second_driver_gets_one_line(new_run: Callable[[], Location]) -> None:
+    place = new_run()
+    arguments = [sys.executable, "-c", HOLDS, f"{place}/_LEASE", "2"]
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) as first:
+        try:
+            assert first.stdout is not None
+            assert first.stdout.readline() == "held\n"
+            with pytest.raises(
+                UserError, match=rf"process {first.pid} .* works on the run"
+            ) as told:
+                pretrain(tiny(f"run={place}"))
+            assert "\n" not in str(told.value)
+        finally:
+            first.kill()
+    assert not (place / "config.yaml").exists()
+
+
+def test_the_rejects_of_every_pass_stay(new_run: Callable[[], Location], tmp_path: Path) -> None:
+    place = new_run()
+    table = (place / "clips" / "part-000000.parquet").read_table()
+    uris = table["uri"].to_pylist()
+    uris[5] = str(tmp_path / "gone.mp4")
+    rewrite_clips(place, table.set_column(table.column_names.index("uri"), "uri", [uris]))
+    run = pretrain(tiny(f"run={place}"))
+    for number in (0, 1):
+        parts = [place.read_table() for place in run.round(number).rejects.files()]
+        rows = [row for part in parts for row in part.to_pylist() if row["stage"] == "embed"]
+        assert [(row["reason"], row["attempt"]) for row in rows] == [("missing", 1)], number
+
+
+@pytest.mark.chaos
+def test_twenty_kills_of_the_cluster_index_in_one_job(new_run: Callable[[], Location]) -> None:
+    """While it clusters, and while others learn from the labels that it served."""
+    settings = ["learning.threads=1", "learning.epochs=4", "rounds=4", "clustering.block_size=16"]
+    calm, place = new_run("calm"), new_run("killed")
+    pretrain(tiny(f"run={calm}", *settings))
+    draw, killed, over = random.Random(0), set(), threading.Event()
+
+    def keep_killing() -> None:
+        while len(killed) < 20 and not over.wait(0.05):
+            for process in psutil.Process().children(recursive=True):
+                title = " ".join(process.cmdline()) if process.is_running() else ""
+                if title.startswith("ray::Index") and process.pid not in killed:
+                    time.sleep(draw.uniform(0, 1))
+                    process.kill()
+                    killed.add(process.pid)
+
+    killer = threading.Thread(target=keep_killing)
+    killer.start()
+    try:
+        pretrain(tiny(f"run={place}", *settings))
+    finally:
+        over.set()
+        killer.join()
+    assert len(killed) == 20
+    assert results(place) == results(calm)
+    assert np.all([read_labels(place / "rounds/0004/clusters" / m, 48) >= 0 for m in ("video",)])
