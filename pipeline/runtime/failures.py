@@ -32,7 +32,7 @@ _STORAGE = {
 }
 # A `UserError` or a subclass of it, as the last line of a traceback has it.
 _SAID = re.compile(
-    r"^pipeline\.[a-z_.]+\.(?:UserError|Outage|Damaged|LeaseLost|Diverged|Storage(?:Away|Refused))"
+    r"^pipeline\.[a-z_.]+\.(?:UserError|Malformed|Outage|Damaged|LeaseLost|Diverged|Storage(?:Away|Refused))"
     r": (.*?)\s*(?:\n\n|\Z)",
     re.MULTILINE | re.DOTALL,
 )
