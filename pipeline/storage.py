@@ -265,6 +265,9 @@ def from_parquet(data: bytes | memoryview, columns: list[str] | None = None) -> 
 def _table(stream: pa.NativeFile, columns: list[str] | None) -> pa.Table:
     with pq.ParquetFile(stream, page_checksum_verification=True) as file:
         check_claims(file.metadata, stream.size())
+        has = file.schema_arrow.names
+        if lacking := [name for name in columns or () if name not in has]:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
         return file.read(columns)
 
 

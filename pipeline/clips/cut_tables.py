@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -145,7 +147,8 @@ class _Part:
             if self.place.name.lower().endswith("parquet"):
                 table = self._read_parquet()
             else:
-                table = self._read_csv()
+                with _quiet():
+                    table = self._read_csv()
             has = table.column_names
             table.validate(full=True)
         except UserError:
@@ -231,6 +234,17 @@ class _Part:
             printable = redacted(name).encode(errors="backslashreplace").decode()
             return printable, Reject(Reason.UNREADABLE, str(error))
         return uri, None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Arrow prints a traceback of a ragged row that is not UTF-8, and then says so in its error."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda unraisable: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
 
 
 def _bounded(stream: pa.NativeFile, file_bytes: int) -> pa.BufferReader:
