@@ -36,7 +36,9 @@ def _listed(value: Any) -> Any:
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
 
     def outcome(self) -> dict[str, Any]:
         """The settings that decide what comes out, dumped: all but those marked `WHERE`."""

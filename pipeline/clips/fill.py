@@ -79,7 +79,7 @@ def fill(
     """
     if not may_fill and not (place / "store.json").exists():
         return None
-    settings = _check(place, config)
+    settings = check_settings(place, config)
     size = CLIPS_PER_SHARD
     bounds = [(start, min(start + size, len(clips))) for start in range(0, len(clips), size)]
     names = shard_names(clips.table.read_parts(COLUMNS), settings, size)
@@ -107,7 +107,7 @@ def fill(
     return ClipStore(place, found.tars, [ray.put(found.entries)])
 
 
-def _check(place: Location, config: Config) -> dict[str, Any]:
+def check_settings(place: Location, config: Config) -> dict[str, Any]:
     """The settings that shape stored clips; noted in a new store.
 
     Raises:

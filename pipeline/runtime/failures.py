@@ -34,7 +34,7 @@ _STORAGE = {
 _RAYS_ADVICE = re.compile(r"\s*Failed to .+? after \d+/\d+ attempts \(total backoff")
 # A `UserError` or a subclass of it, as the last line of a traceback has it.
 _SAID = re.compile(
-    r"^pipeline\.[a-z_.]+\.(?:UserError|Outage|Damaged|LeaseLost|Diverged|Storage(?:Away|Refused))"
+    r"^pipeline\.[a-z_.]+\.(?:UserError|Malformed|Outage|Damaged|LeaseLost|Diverged|Storage(?:Away|Refused))"
     r": (.*?)\s*(?:\n\n|\Z)",
     re.MULTILINE | re.DOTALL,
 )
