@@ -55,6 +55,8 @@ def split_address(text: str) -> tuple[str, str]:
     """
     if not text.strip():
         raise UserError("the address of a file or folder is empty")
+    if "\0" in text:
+        raise UserError(f"the address {redacted(text)[:200]!r} holds a NUL character")
     found = _URI.match(text)
     if not found or found[1].lower() == "file":
         return _local_path(text), ""

@@ -1,4 +1,9 @@
-"""The one exception that is meant for the user's eyes."""
+"""The one exception that is meant for the user's eyes, and what parsers raise as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -6,3 +11,35 @@ class UserError(Exception):
 
     Jobs print the message alone, without a traceback, and leave with exit code 2.
     """
+
+
+class Malformed(UserError, ValueError):
+    """A file does not hold what its name says: it is damaged, or of somebody else's making."""
+
+
+@contextmanager
+def parsing(place: object, kind: str) -> Iterator[None]:
+    """Around a parser alone: whatever it raises of a file's content becomes `Malformed`.
+
+    Args:
+        place: the file; kind: what it should be, with its article: ``a Parquet file``.
+
+    Raises:
+        Malformed: in one line. Errors of storage and of the user stay as they are.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise _malformed(place, kind, error) from None  # Arrow's, of bytes that make no sense
+    except Exception as error:
+        raise _malformed(place, kind, error) from None
+
+
+def _malformed(place: object, kind: str, error: Exception) -> Malformed:
+    said = " ".join(str(error).split())[:200]
+    why = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return Malformed(f"{place} cannot be read as {kind} ({why})")

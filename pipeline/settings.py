@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
+import reprlib
 from functools import reduce
-from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
+from pipeline import plain_yaml
 from pipeline.config import Config
 from pipeline.errors import UserError
 from pipeline.storage import Location
@@ -42,6 +43,8 @@ GONE = {  # settings that are gone, and what to do now
     "resources.train_on": "encoders and training keep to nodes of the role gpu",
     "store.clips_per_shard": "it is 128",
 }
+_DEEPEST = 8  # sections in each other
+_MOST_LINES, _LONGEST = 20, 200  # of a message, and of what it repeats
 _STANDARD = {  # what those of them that decided the outcome stood at, and what holds now
     "clips.video.mean": [0.43216, 0.394666, 0.37645],
     "clips.video.std": [0.22803, 0.22145, 0.216989],
@@ -65,8 +68,8 @@ def load(arguments: list[str]) -> Config:
     tree: dict[str, Any] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if equals and not Path(argument).is_file():
-            _merge(tree, _nested(key.strip(), _parsed(value, argument)))
+        if equals and not os.path.isfile(argument):
+            _merge(tree, _nested(key.strip(), plain_yaml.parsed(value, _shown(argument))))
         else:
             _merge(tree, _read(argument))
     return build(tree)
@@ -81,7 +84,10 @@ def build(tree: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        lines = (_explain(dict(problem)) for problem in error.errors())
+        problems = error.errors(include_url=False)
+        lines = [_explain(dict(problem)) for problem in problems[:_MOST_LINES]]
+        if len(problems) > _MOST_LINES:
+            lines.append(f"and {len(problems) - _MOST_LINES:,} more")
         raise UserError("\n".join(lines)) from None
 
 
@@ -91,11 +97,11 @@ def saved(file: Location) -> Config:
     Raises:
         UserError: the run depends on the value of a setting that is gone.
     """
-    tree = yaml.safe_load(file.read_bytes())
+    tree = _mapping(plain_yaml.parsed(file.read_bytes(), str(file)), str(file))
     carried: dict[str, Any] = {}
     for old in (*RENAMED, *GONE):
         *sections, name = old.split(".")
-        holder = reduce(lambda section, key: section.get(key, {}), sections, tree)
+        holder = reduce(_section, sections, tree)
         value = holder.pop(name, None)
         if value is None:
             continue
@@ -103,8 +109,8 @@ def saved(file: Location) -> Config:
         holds = carried.get(new, value) if new else _STANDARD.get(old, value)
         if value != holds:
             raise UserError(
-                f"{file} was begun with {old}={value}, and this release has {holds}: continue it "
-                "with the release that began it, or begin another run"
+                f"{file} was begun with {old}={_shown(value)}, and this release has {holds}: "
+                "continue it with the release that began it, or begin another run"
             )
         if new:
             carried[new] = value
@@ -124,27 +130,33 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") 
     return lines
 
 
+def _section(tree: dict[str, Any], key: str) -> dict[str, Any]:
+    found = tree.get(key)
+    return found if isinstance(found, dict) else {}
+
+
 def _read(file: str) -> dict[str, Any]:
     try:
-        tree = _parsed(Path(file).read_text(), file)
-    except OSError as error:
+        with open(file, "rb") as stream:
+            text = stream.read(plain_yaml.MOST_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
-            f"cannot read the config file {file!r}: {error.strerror}. "
+            f"cannot read the config file {_shown(file)}: {reason}. "
             "Arguments are YAML files or overrides such as clustering.k=64."
         ) from error
+    return _mapping(plain_yaml.parsed(text, file), file)
+
+
+def _mapping(tree: Any, source: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
-        raise UserError(f"{file} must hold a mapping of settings at its top level")
+        raise UserError(f"{source} must hold a mapping of settings at its top level")
     return tree
 
 
-def _parsed(text: str, source: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{source} is not valid YAML: {error}") from error
-
-
 def _nested(dotted: str, value: Any) -> dict[str, Any]:
+    if dotted.count(".") > _DEEPEST:
+        raise UserError(f"unknown setting {_shown(dotted)}")
     for key in reversed(dotted.split(".")):
         value = {key: value}
     return value
@@ -159,7 +171,7 @@ def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
 
 
 def _explain(problem: dict[str, Any]) -> str:
-    dotted = ".".join(str(part) for part in problem["loc"])
+    dotted = ".".join(str(part) for part in problem["loc"])[:_LONGEST]
     if dotted in RENAMED:
         return f"the setting {dotted!r} is now {RENAMED[dotted]!r}"
     if dotted in GONE:
@@ -170,7 +182,12 @@ def _explain(problem: dict[str, Any]) -> str:
         return f"unknown setting {dotted!r}{hint}"
     if not dotted:
         return str(problem["msg"])
-    return f"setting {dotted!r}: {problem['msg']} (got {problem['input']!r})"
+    return f"setting {dotted!r}: {problem['msg']} (got {_shown(problem['input'])})"
+
+
+def _shown(value: object) -> str:
+    """A value as it was given, as far as it is short."""
+    return reprlib.repr(value) if not isinstance(value, str) else repr(value[:_LONGEST])
 
 
 def keys(section: type[BaseModel] = Config, prefix: str = "") -> list[str]:

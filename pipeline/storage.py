@@ -25,13 +25,15 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from pipeline.addresses import joined, printable, split_address
-from pipeline.errors import UserError
+from pipeline.errors import UserError, parsing
 from pipeline.patience import patiently
 from pipeline.s3_objects import S3Objects, needs_s3_objects
 
 _Result = TypeVar("_Result")
 _LOCAL = pyarrow.fs.LocalFileSystem()
 _TRIES, _FEW_TRIES = 10, 3  # of a request to S3; few where `patiently` tries again, and tells it
+# More than any table of real media has in a byte of its file.
+_ROWS_A_BYTE, _UNPACKED = 100, 1000
 _UNFINISHED = re.compile(r"\.[0-9a-f]{8}\.tmp$")  # what `write_bytes` has not moved into place
 
 
@@ -144,17 +146,24 @@ class Location:
         return self._patiently(_read)
 
     def read_json(self) -> Any:
-        return json.loads(self.read_bytes())
+        """Raises Malformed if it is no JSON."""
+        data = self.read_bytes()
+        with parsing(self, "JSON"):
+            return json.loads(data)
 
     def read_table(self, columns: list[str] | None = None) -> pa.Table:
-        """A Parquet file or some of its columns, whose checksums must fit where it has some."""
+        """A Parquet file or some of its columns, whose checksums must fit where it has some.
+
+        Raises:
+            Malformed: it is no whole Parquet file, or claims more than a file of its size holds.
+        """
 
         def read(fs: pyarrow.fs.FileSystem, path: str) -> pa.Table:
-            return pq.read_table(
-                path, filesystem=fs, columns=columns, page_checksum_verification=True
-            )
+            with fs.open_input_file(path) as stream:
+                return _table(stream, columns)
 
-        return self._patiently(read)
+        with parsing(self, "a Parquet file"):
+            return self._patiently(read)
 
     def children(self, recursive: bool = False) -> list[pyarrow.fs.FileInfo]:
         """Files and folders below, sorted by path; empty where there is no such folder."""
@@ -248,5 +257,25 @@ def as_parquet(table: pa.Table, row_group_size: int = 16_384) -> memoryview:
 
 
 def from_parquet(data: bytes | memoryview, columns: list[str] | None = None) -> pa.Table:
-    """The table of `as_parquet`, or some of its columns."""
-    return pq.read_table(pa.BufferReader(data), columns=columns)
+    """The table of `as_parquet`, or some of its columns. Raises Malformed if it is not whole."""
+    with parsing(f"a file of {len(data):,} bytes", "a Parquet file"):
+        return _table(pa.BufferReader(data), columns)
+
+
+def _table(stream: pa.NativeFile, columns: list[str] | None) -> pa.Table:
+    with pq.ParquetFile(stream, page_checksum_verification=True) as file:
+        check_claims(file.metadata, stream.size())
+        has = file.schema_arrow.names
+        if lacking := [name for name in columns or () if name not in has]:
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+        return file.read(columns)
+
+
+def check_claims(footer: pq.FileMetaData, file_bytes: int) -> None:
+    """Raise ValueError if a Parquet file would fill the memory with what its size cannot hold."""
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    unpacked = sum(group.total_byte_size for group in groups)
+    if footer.num_rows > _ROWS_A_BYTE * file_bytes or unpacked > _UNPACKED * file_bytes + 2**26:
+        raise ValueError(
+            f"{file_bytes:,} bytes claim to hold {footer.num_rows:,} rows, {unpacked:,} bytes"
+        )

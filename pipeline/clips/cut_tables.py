@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -23,7 +25,7 @@ from pipeline.clips.cells import names, seconds, texts
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.clips.table import clip_id
 from pipeline.errors import UserError
-from pipeline.storage import Location
+from pipeline.storage import Location, check_claims
 
 # One row a file (start_s and end_s empty: cut it up) or one row a cut.
 SCHEMA = pa.schema(
@@ -37,6 +39,7 @@ SCHEMA = pa.schema(
 )
 _NEEDED = ["uri", "start_s", "end_s"]
 _NAME = re.compile(r"\.(?:(csv|tsv)(?:\.(gz|bz2|zst))?|parquet)$", re.IGNORECASE)
+_UNPACKED = 100  # a compressed table unpacks to at most so many times its size
 _COMPRESSION = {"gz": "gzip", "bz2": "bz2", "zst": "zstd"}
 _PARTITION = re.compile(r"([^/=]+)=([^/]*)/")  # a folder of Hive and Spark: split=train
 _NO_PARTITION = "__HIVE_DEFAULT_PARTITION__"
@@ -144,9 +147,13 @@ class _Part:
             if self.place.name.lower().endswith("parquet"):
                 table = self._read_parquet()
             else:
-                table = self._read_csv()
+                with _quiet():
+                    table = self._read_csv()
             has = table.column_names
-        except (pa.ArrowException, OSError, ValueError) as error:
+            table.validate(full=True)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a parser makes of wrong bytes
             raise UserError(f"cannot read the cuts table {self.place}: {error}") from error
         needed = _NEEDED + [self.label_column] * (self.label_column != "label")
         if missing := [name for name in needed if name not in has]:
@@ -172,6 +179,7 @@ class _Part:
     def _read_parquet(self) -> pa.Table:
         with self.place.fs.open_input_file(self.place.path) as stream:
             file = pq.ParquetFile(stream)
+            check_claims(file.metadata, stream.size())
             has = file.schema_arrow.names
             table = file.read([*dict.fromkeys(self._wanted(has))])
         for name, value in _PARTITION.findall(self.place.path[len(self.folder.path) :].lstrip("/")):
@@ -185,9 +193,9 @@ class _Part:
     def _read_csv(self) -> pa.Table:
         form, packed = _NAME.search(self.place.name).groups()  # type: ignore[union-attr]
         columns = dict.fromkeys([*_NEEDED, self.label_column, "split"], pa.binary())
-        with self.place.fs.open_input_stream(
-            self.place.path, compression=_COMPRESSION[packed.lower()] if packed else None
-        ) as stream:
+        compression = _COMPRESSION[packed.lower()] if packed else None
+        with self.place.fs.open_input_stream(self.place.path, compression=compression) as opened:
+            stream = _bounded(opened, self.place.info().size) if packed else opened
             table = pa.csv.read_csv(
                 stream,
                 pa.csv.ReadOptions(use_threads=False),  # which alone numbers the rows
@@ -226,6 +234,28 @@ class _Part:
             printable = redacted(name).encode(errors="backslashreplace").decode()
             return printable, Reject(Reason.UNREADABLE, str(error))
         return uri, None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Arrow prints a traceback of a ragged row that is not UTF-8, and then says so in its error."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda unraisable: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+
+
+def _bounded(stream: pa.NativeFile, file_bytes: int) -> pa.BufferReader:
+    """What a compressed file holds. Raises ValueError if it is a bomb."""
+    most, parts, size = _UNPACKED * file_bytes + 2**26, [], 0
+    while part := stream.read(2**24):
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            raise ValueError(f"its {file_bytes:,} bytes unpack to more than {most:,}")
+    return pa.BufferReader(b"".join(parts))
 
 
 def _shown(value: Any) -> Any:

@@ -79,7 +79,7 @@ def fill(
     """
     if not may_fill and not (place / "store.json").exists():
         return None
-    settings = _check(place, config)
+    settings = check_settings(place, config)
     size = CLIPS_PER_SHARD
     bounds = [(start, min(start + size, len(clips))) for start in range(0, len(clips), size)]
     names = shard_names(clips.table.read_parts(COLUMNS), settings, size)
@@ -98,7 +98,7 @@ def fill(
         on_gpu = load_decoder(config.clips.decoder).on_gpu
         asks, cost = demands.decoding(config.resources, on_gpu), decoding(config.resources, on_gpu)
         demands.refuse_impossible(asks, config.resources)
-        with Progress("store", left, "clips", asks) as progress:
+        with Progress("store", left, "clips", asks, config.resources) as progress:
             run_numbered(work, missing, cost, progress)
         # By their names: a listing may not have them yet.
         if damaged := found.read(missing, {}):
@@ -107,7 +107,7 @@ def fill(
     return ClipStore(place, found.tars, [ray.put(found.entries)])
 
 
-def _check(place: Location, config: Config) -> dict[str, Any]:
+def check_settings(place: Location, config: Config) -> dict[str, Any]:
     """The settings that shape stored clips; noted in a new store.
 
     Raises:

@@ -16,6 +16,7 @@ from pipeline import manifest
 from pipeline.clips import rejects
 from pipeline.clips.cut_tables import cut_id
 from pipeline.clips.table import ClipTable
+from pipeline.errors import Malformed, UserError, parsing
 from pipeline.storage import Location
 
 _AGAIN = pa.array(sorted({*rejects.AWAY, rejects.Reason.CHANGED}))
@@ -38,7 +39,7 @@ class KnownInputs:
         self.num_clips = sum(map(len, indexed))
         self._place = rejected
         none = rejects.SCHEMA.empty_table()
-        self._rejected = rejected.read_table() if rejected.exists() else none
+        self._rejected = _table(rejected) if rejected.exists() else none
         whole = self._rejected.filter(self._rejected["modality"].is_null())
         again = pc.and_(pc.equal(whole["stage"], "probe"), pc.is_in(whole["reason"], _AGAIN))
         self._away = _joined(_keys(whole.filter(again)))
@@ -85,6 +86,16 @@ class KnownInputs:
         others = self._rejected.filter(pc.invert(pc.is_in(earlier, again)))
         self._place.write_table(pa.concat_tables([others, new]))
         return new
+
+
+def _table(place: Location) -> pa.Table:
+    try:
+        with parsing(place, "a rejects table"):
+            table = place.read_table().select(rejects.SCHEMA.names).cast(rejects.SCHEMA)
+            table.validate(full=True)
+            return table
+    except Malformed as error:
+        raise UserError(f"{error}; delete it, and what it holds is tried again") from None
 
 
 def cut_ids(rows: pa.Table) -> pa.ChunkedArray:

@@ -17,9 +17,9 @@ import ray
 
 from pipeline.clips import rejects
 from pipeline.clips.store import ClipStore
-from pipeline.errors import UserError
+from pipeline.errors import UserError, parsing
 from pipeline.manifest import Damaged, Entry, Manifest, digest_of, seal
-from pipeline.storage import Location, as_parquet, from_parquet
+from pipeline.storage import Location, as_parquet, check_claims, from_parquet
 
 SCHEMA_VERSION = 2
 
@@ -93,8 +93,12 @@ class ClipTable:
             )
         lengths = []
         for part in parts:
-            with location.fs.open_input_file((location / part).path) as stream:
+            with (
+                parsing(location / part, "a clips table"),
+                location.fs.open_input_file((location / part).path) as stream,
+            ):
                 footer = pq.read_metadata(stream)
+                check_claims(footer, stream.size())
             version = (footer.metadata or {}).get(b"schema_version", b"?").decode()
             _check_version(version, location / part)
             lengths.append(footer.num_rows)

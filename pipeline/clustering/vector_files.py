@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import UserError
-from pipeline.storage import Location
+from pipeline.errors import UserError, parsing
+from pipeline.storage import Location, check_claims
 
 _ROWS = 1 << 16
 
@@ -31,18 +32,21 @@ def as_features(vectors: Location, column: str, folder: Location) -> tuple[Locat
     """
     parts = _parts(vectors)
     mark = folder / "converted.json"
-    source = [[str(part), part.info().size] for part in parts]
+    infos = [part.info() for part in parts]
+    source = [[str(part), info.size, info.mtime_ns] for part, info in zip(parts, infos)]
     in_numpy = vectors.name.endswith(".npy")
     if not in_numpy:
-        names = pq.read_schema(parts[0].path, filesystem=parts[0].fs).names
+        with parsing(parts[0], "a Parquet file"):
+            names = pq.read_schema(parts[0].path, filesystem=parts[0].fs).names
         if column not in names:
             raise UserError(
                 f"{parts[0]} has no column {column!r}; name one of {', '.join(names)} with --column"
             )
         if column == "features" and "clip_index" in names and not vectors.info().is_file:
             return vectors, max(_rows(part.read_table(["clip_index"])) for part in parts)
-    if mark.exists() and mark.read_json()["source"] == source:
-        return folder, int(mark.read_json()["rows"])
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError):  # or damaged
+        if (made := mark.read_json())["source"] == source:
+            return folder, int(made["rows"])
     folder.delete()
     rows = 0
     for number, table in enumerate(
@@ -71,10 +75,11 @@ def _rows(table: pa.Table) -> int:
 
 
 def _from_npy(place: Location) -> Iterator[pa.Table]:
-    if place.is_local:
-        array = np.load(place.uri, mmap_mode="r", allow_pickle=False)
-    else:
-        array = np.load(io.BytesIO(place.read_bytes()), allow_pickle=False)
+    with parsing(place, "a .npy file"):
+        if place.is_local:
+            array = np.load(place.uri, mmap_mode="r", allow_pickle=False)
+        else:
+            array = np.load(io.BytesIO(place.read_bytes()), allow_pickle=False)
     if array.ndim != 2 or array.dtype.kind != "f":
         raise UserError(f"{place} holds {array.dtype}{list(array.shape)}; want floats [n, d]")
     for start in range(0, len(array), _ROWS):
@@ -82,11 +87,25 @@ def _from_npy(place: Location) -> Iterator[pa.Table]:
         yield _table(np.arange(start, start + len(some)), some)
 
 
+def _batches(part: Location, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    with parsing(part, "a Parquet file"):
+        file = pq.ParquetFile(part.path, filesystem=part.fs)
+        check_claims(file.metadata, part.info().size)
+        batches = file.iter_batches(_ROWS, columns=columns)
+    while True:
+        with parsing(part, "a Parquet file"):
+            batch = next(batches, None)
+        if batch is None:
+            file.close()
+            return
+        yield batch
+
+
 def _from_parquet(parts: list[Location], column: str) -> Iterator[pa.Table]:
     start = 0
     for part in parts:
-        with pq.ParquetFile(part.path, filesystem=part.fs) as file:
-            for batch in file.iter_batches(_ROWS, columns=["clip_index", column]):
+        for batch in _batches(part, ["clip_index", column]):
+            with parsing(part, "a file of vectors"):
                 lists = batch[column]
                 values = lists.flatten().to_numpy(zero_copy_only=False)
                 if not len(lists) or values.dtype.kind != "f" or len(values) % len(lists):
@@ -95,7 +114,8 @@ def _from_parquet(parts: list[Location], column: str) -> Iterator[pa.Table]:
                 start += len(lists)
                 if "clip_index" in batch.schema.names:
                     index = batch["clip_index"].to_numpy(zero_copy_only=False)
-                yield _table(index, values.reshape(len(lists), -1))
+                table = _table(index, values.reshape(len(lists), -1))
+            yield table
 
 
 def _table(index: np.ndarray, values: np.ndarray) -> pa.Table:

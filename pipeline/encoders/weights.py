@@ -6,7 +6,7 @@ The architecture is inferred from the names and shapes of tensors, never from a 
 from __future__ import annotations
 
 import io
-import pickle
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -69,10 +69,11 @@ def read_tensors(place: Location) -> dict[str, Tensor]:
     try:
         if place.name.endswith(".safetensors"):
             return _named_tensors(load(data), place)
+        _check_packing(data)
         tree = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise UserError(f"{place} is not a whole safetensors file: {error}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
+    except Exception:  # the unpickler raises whatever a wrong byte leads to
         raise UserError(
             f"{place} is not a file of plain tensors; save the network's state_dict() with "
             "torch.save or safetensors"
@@ -157,6 +158,21 @@ def in_one_line(differing: list[str]) -> str:
     return f"{count}: {named}{more}"
 
 
+def _check_packing(data: bytes) -> None:
+    """Raise ValueError of a zip file that holds more than its bytes; torch packs nothing."""
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > len(data):
+                raise ValueError
+
+
+def _is_backed(tensor: Tensor) -> bool:
+    """Whether every value is stored: strides of 0 could make a terabyte of one."""
+    if tensor.layout is not torch.strided or tensor.is_quantized:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
 def _named_tensors(tree: Any, place: Location) -> dict[str, Tensor]:
     for key in _WRAPPERS:
         if isinstance(tree, Mapping) and isinstance(tree.get(key), Mapping):
@@ -166,6 +182,10 @@ def _named_tensors(tree: Any, place: Location) -> dict[str, Tensor]:
     )
     if not named or not tree:
         raise UserError(f"{place} holds no state dict (tensors by name)")
+    if not all(map(_is_backed, tree.values())):
+        raise UserError(
+            f"{place} claims to hold more values than it has bytes, or no plain tensors"
+        )
     if broken := not_finite(tree):
         raise UserError(
             f"{place} cannot be used: {_broken(broken, tree)}; the training that wrote it diverged"

@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.encoders.architectures import ARCHITECTURES, architecture
 from pipeline.encoders.weights import encoder_of, nearest, of_modality, read_tensors
-from pipeline.errors import UserError
+from pipeline.errors import UserError, parsing
 from pipeline.run import Run
 from pipeline.storage import Location
 
@@ -68,7 +68,9 @@ def _of_run(place: Location, modality: str, number: int | None, eps: float | Non
 
 def _of_export(place: Location, modality: str | None, eps: float | None) -> nn.Module:
     facts = (place / "config.json").read_json()
-    held, name = facts.get("modality"), facts.get("architecture")
+    with parsing(place / "config.json", "the facts of an exported encoder"):
+        held, name = str(facts["modality"]), str(facts["architecture"])
+        eps = eps or float(facts["batchnorm_eps"])
     if name not in ARCHITECTURES.get(held, ()):
         # Never import what a file names: folders are passed on.
         raise UserError(
@@ -78,7 +80,7 @@ def _of_export(place: Location, modality: str | None, eps: float | None) -> nn.M
     if modality not in (None, held):
         raise UserError(f"{place} holds the {held} encoder, not the {modality} one")
     weights = place / "model.safetensors"
-    return encoder_of(read_tensors(weights), held, name, weights, eps or facts["batchnorm_eps"])
+    return encoder_of(read_tensors(weights), held, name, weights, eps)
 
 
 def _of_file(place: Location, modality: str | None, eps: float | None) -> nn.Module:

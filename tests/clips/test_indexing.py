@@ -233,7 +233,7 @@ def test_files_and_cuts_in_one_table_are_indexed_once(file: Path, tmp_path: Path
     before = table(run)
     report = index(cuts, run, tiny())
     assert adds_up(report)
-    assert (report.already_known, report.clips) == (4, 0)
+    assert (report.already_known, report.clips) == (3, 0), "what was missing is tried again"
     assert table(run).equals(before)
 
 
@@ -373,7 +373,8 @@ def test_the_fields_cut_tables(tmp_path: Path) -> None:
             report = index(str(place), run, tiny())
             assert adds_up(report)
             found[place.name] = (report.indexed, report.rejected)
-            assert index(str(place), run, tiny()).already_known == report.listed
+            again = index(str(place), run, tiny())
+            assert again.already_known + again.reasons.get("missing", 0) == report.listed
     assert found == {
         "A.csv": (1, 1),
         "B.csv": (0, 1),
