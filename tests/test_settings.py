@@ -301,8 +301,12 @@ SEEN = {
     "resources.roles": "runtime/test_placement.py::test_with_roles_every_stage_keeps_to_its_nodes",
     "resources.decode_on": "runtime/test_placement.py::"
     "test_with_roles_every_stage_keeps_to_its_nodes",
-    "resources.stall_minutes": "telemetry/test_watchdog.py::",
-    "resources.stall_restarts": "telemetry/test_watchdog.py::",
+    "resources.stall_minutes": (
+        "telemetry/test_watchdog.py::test_a_stopped_process_is_told_and_its_work_done_again"
+    ),
+    "resources.stall_restarts": (
+        "telemetry/test_watchdog.py::test_what_is_always_stuck_ends_the_run_in_one_line"
+    ),
     "resources.lead_minutes": "runtime/test_standby.py::"
     "test_nodes_are_asked_for_when_little_is_left",
     "resources.storage_patience_minutes": "test_patience.py::"
