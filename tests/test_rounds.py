@@ -34,6 +34,7 @@ from pipeline.rounds import Pretraining, pretrain
 from pipeline.run import Run
 from pipeline.storage import Location
 from tests.conftest import TINY, copy_clips, rewrite_clips, s3_uri, tiny
+from tests.secrets_found import found_secrets
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 ROOT = Path(__file__).resolve().parents[1]
@@ -207,7 +208,7 @@ def test_a_run_ends_early_once_its_clusters_have_settled(
 
 
 def test_a_run_in_a_bucket_one_of_whose_clips_is_lost(
-    indexed: Location, s3: str, tmp_path: Path
+    indexed: Location, s3: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     place = copy_clips(indexed, Location.of(s3_uri("media/runs/anchored", s3)))
     part = place / "clips" / "part-000000.parquet"
@@ -225,6 +226,7 @@ def test_a_run_in_a_bucket_one_of_whose_clips_is_lost(
     }
     assert read_labels(run.round(0).clusters("audio"), 48)[5] == -1
     assert np.all(read_labels(run.round(0).clusters("audio"), 48)[:5] >= 0)
+    assert not found_secrets(place, "".join(capfd.readouterr()))
 
 
 def run_job(config: list[str], until: str | None) -> int | None:
