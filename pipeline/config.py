@@ -257,7 +257,8 @@ class ResourcesConfig(Section):
     decode_cpus: Positive = 0.5
     # Logical CPUs of a Ray started by the job itself; 0: at least 4, so that nothing starves.
     local_cpus: Annotated[int, Field(ge=0)] = 0
-    object_store_mb: Count = 1024  # of a Ray started by the job itself
+    # Of a Ray started by the job itself; Ray takes no less than 75.
+    object_store_mb: Annotated[int, Field(ge=75)] = 1024
     # Whether stages keep to nodes of their role, the label `role` of cluster.yaml (placement.py);
     # stages then wait for nodes of theirs. auto: where some node has one, be it the head.
     roles: Literal["auto"] | bool = "auto"
@@ -269,6 +270,11 @@ class ResourcesConfig(Section):
     # Nodes for clustering and learning are asked for when so much of the embedding before them is
     # left: as long as a node takes to start. 0: each stage waits for its own.
     lead_minutes: Annotated[float, Field(ge=0)] = 5.0
+    # A stage without progress for so long is told, with what each of its processes does; after
+    # twice that, and each time again, the processes that are stuck are restarted. 0: never.
+    stall_minutes: Annotated[float, Field(ge=0)] = 15.0
+    # After so many restarts without progress the run stops.
+    stall_restarts: Annotated[int, Field(ge=0)] = 3
 
 
 class TrackingConfig(Section):

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", "120")
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
@@ -30,6 +31,9 @@ from pipeline.clips.table import append
 from pipeline.config import Config, ResourcesConfig
 from pipeline.runtime.session import connect
 from pipeline.storage import Location
+
+if TYPE_CHECKING:
+    from tests.whole_runs import Calm
 
 SHARED_MEDIA = Path(__file__).resolve().parents[2] / "shared" / "media"
 
@@ -83,6 +87,14 @@ def indexed(world: Path, local_ray: None, tmp_path_factory: pytest.TempPathFacto
     run = Location.of(tmp_path_factory.mktemp("indexed"))
     index(str(world), run, tiny())
     return run
+
+
+@pytest.fixture(scope="session")
+def calm(indexed: Location, tmp_path_factory: pytest.TempPathFactory) -> Calm:
+    """A finished run that tests read, copy, or take up without changing what it holds."""
+    from tests.whole_runs import calm_run
+
+    return calm_run(indexed, Location.of(tmp_path_factory.mktemp("calm")))
 
 
 @pytest.fixture

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
 from pipeline import methods
 from pipeline.clips.table import SCHEMA, ClipTable, append
 from pipeline.errors import UserError
+from pipeline.evaluation.protocols import evaluate_rounds
 from pipeline.learnable import trainable
-from pipeline.methods import METHODS, Method
+from pipeline.methods import METHODS, MODALITIES, Method
+from pipeline.rounds import pretrain
 from pipeline.storage import Location
-from tests.conftest import tiny
+from tests.conftest import rewrite_clips, tiny
 
 
 def clips_of(folder: Path, *kinds: tuple[str, str | None]) -> ClipTable:
@@ -84,3 +88,25 @@ def test_only_clips_of_the_wanted_splits_count(
     words = r"is of the split tset \(clips.split\); its column split holds test, train, val"
     with pytest.raises(UserError, match=words):
         method_for(clips, "clips.split=tset")
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("kinds", [("audio",), ("video", "audio")], ids=["mute", "mute or blind"])
+def test_a_whole_run_of_clips_with_one_modality_each(
+    new_run: Callable[[], Location], kinds: tuple[str, ...]
+) -> None:
+    """Mute videos alone; and mute ones beside files of sound."""
+    place = new_run()
+    table = (place / "clips" / "part-000000.parquet").read_table()
+    for number, modality in enumerate(kinds):
+        name = f"has_{modality}"
+        has = np.arange(len(table)) % len(kinds) != number
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array(has))
+    rewrite_clips(place, table)
+    run = pretrain(tiny(f"run={place}", "method=sdc"))
+    there = [m for m in MODALITIES if ClipTable.open(run.clips).count((m,))]
+    metrics = run.round(1).metrics.read_json()
+    losses = metrics["updates"][0]["epochs"][-1]
+    assert {n for n in losses if n.startswith("loss_")} == {f"loss_{m}_{m}" for m in there}
+    report = evaluate_rounds(run, [0, 1], "test")
+    assert {row["modality"] for row in report["results"]} == {*there}

@@ -24,7 +24,7 @@ from pipeline.run import Run
 from pipeline.storage import Location
 from tests.conftest import rewrite_clips, tiny
 from tests.test_lease import HOLDS
-from tests.test_rounds import results
+from tests.whole_runs import results
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,19 +90,6 @@ def test_a_second_driver_gets_one_line(new_run: Callable[[], Location]) -> None:
         finally:
             first.kill()
     assert not (place / "config.yaml").exists()
-
-
-def test_the_rejects_of_every_pass_stay(new_run: Callable[[], Location], tmp_path: Path) -> None:
-    place = new_run()
-    table = (place / "clips" / "part-000000.parquet").read_table()
-    uris = table["uri"].to_pylist()
-    uris[5] = str(tmp_path / "gone.mp4")
-    rewrite_clips(place, table.set_column(table.column_names.index("uri"), "uri", [uris]))
-    run = pretrain(tiny(f"run={place}"))
-    for number in (0, 1):
-        parts = [place.read_table() for place in run.round(number).rejects.files()]
-        rows = [row for part in parts for row in part.to_pylist() if row["stage"] == "embed"]
-        assert [(row["reason"], row["attempt"]) for row in rows] == [("missing", 1)], number
 
 
 @pytest.mark.chaos

@@ -301,6 +301,8 @@ SEEN = {
     "resources.roles": "runtime/test_placement.py::test_with_roles_every_stage_keeps_to_its_nodes",
     "resources.decode_on": "runtime/test_placement.py::"
     "test_with_roles_every_stage_keeps_to_its_nodes",
+    "resources.stall_minutes": "telemetry/test_watchdog.py::",
+    "resources.stall_restarts": "telemetry/test_watchdog.py::",
     "resources.lead_minutes": "runtime/test_standby.py::"
     "test_nodes_are_asked_for_when_little_is_left",
     "resources.storage_patience_minutes": "test_patience.py::"

@@ -98,7 +98,7 @@ def fill(
         on_gpu = load_decoder(config.clips.decoder).on_gpu
         asks, cost = demands.decoding(config.resources, on_gpu), decoding(config.resources, on_gpu)
         demands.refuse_impossible(asks, config.resources)
-        with Progress("store", left, "clips", asks) as progress:
+        with Progress("store", left, "clips", asks, config.resources) as progress:
             run_numbered(work, missing, cost, progress)
         # By their names: a listing may not have them yet.
         if damaged := found.read(missing, {}):

@@ -133,7 +133,7 @@ def _probe(todo: pa.Table, chunks: list[tuple[int, int]], scan: Location, config
     left = sum(stop - start for start, stop in (chunks[n] for n in missing))
     asks = demands.decoding(config.resources)
     demands.refuse_impossible(asks, config.resources)
-    with Progress("index", left, "inputs", asks) as progress:
+    with Progress("index", left, "inputs", asks, config.resources) as progress:
         run_numbered(work, missing, decoding(config.resources), progress)
 
 

@@ -26,7 +26,9 @@ from pipeline.runtime.failures import unwrapped
 from pipeline.runtime.placement import clustering, may_grow, on_driver_node
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
+from pipeline.telemetry.watchdog import Watchdog
 
+_LOOK_EVERY_S = 60.0
 log = logging.getLogger(__name__)
 _REBUILDS = 5  # of an index in a row that answers nothing in between
 
@@ -155,7 +157,7 @@ def cluster(
         return ClusterIndex.options(**on_driver_node()).remote(out, task.num_clips, task, held)
 
     try:
-        actor = run(start, on_progress)
+        actor = run(start, on_progress, resources)
     finally:
         for shard in shards:
             ray.kill(shard)
@@ -198,16 +200,27 @@ def shard_spec(task: ClusteringTask, blocks: ClipBlocks, first: int, last: int) 
 
 
 def run(
-    start: Callable[[], Any], on_progress: Callable[[KMeansProgress], None] | None = None
+    start: Callable[[], Any],
+    on_progress: Callable[[KMeansProgress], None] | None = None,
+    limits: ResourcesConfig | None = None,
 ) -> Any:
     """Drive an index to its end, one step a call; return it.
 
     One that is gone for good is started again, and goes on from what it wrote.
+
+    Raises:
+        UserError: `limits` say how long it may stay at a step, and restarts did not help.
     """
-    actor, stage, rebuilt = start(), "", 0
+    actor, stage, rebuilt, steps = start(), "", 0, 0
+    verdicts: list[str] = []
+    watchdog = Watchdog("k-means", limits or ResourcesConfig(), lambda: not stage, verdicts.append)
     while stage != "done":
         waiting = actor.advance.remote()
-        while not ray.wait([waiting], timeout=60.0)[0]:
+        while not ray.wait([waiting], timeout=_LOOK_EVERY_S)[0]:
+            watchdog.saw(steps)
+            if verdicts:
+                ray.kill(actor)
+                raise UserError(verdicts[0])
             if stage:
                 log.info("still %s", stage)
             else:
@@ -228,7 +241,7 @@ def run(
         except BaseException:
             ray.kill(actor)
             raise
-        stage, rebuilt = progress.stage, 0
+        stage, rebuilt, steps = progress.stage, 0, steps + 1
         if on_progress is not None:
             on_progress(progress)
     return actor

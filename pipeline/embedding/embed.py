@@ -91,7 +91,7 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     _say_what_is_there(task, written)
     asks = demands.embedding(config, load_decoder(config.clips.decoder).on_gpu)
     demands.refuse_impossible(asks, config.resources)
-    with Progress(task.title, int(comes.sum()), "clips", asks) as progress:
+    with Progress(task.title, int(comes.sum()), "clips", asks, config.resources) as progress:
         if len(slots):
             # At least 16 files, unless they would be tiny: a kill loses what is not in one yet.
             rows = min(config.embedding.max_rows_per_file, max(len(clips) // 16, 256))

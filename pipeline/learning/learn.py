@@ -73,7 +73,7 @@ def learn(task: LearningTask) -> dict[str, Any]:
     drawn = shape.epochs * shape.train_steps * global_batch
     if begun:
         say(f"{task.title} · goes on after {begun:,} of {drawn:,} clips")
-    with Progress(task.title, drawn - begun, "clips", asks) as progress:
+    with Progress(task.title, drawn - begun, "clips", asks, config.resources) as progress:
         last_seen = [ray.put(schedule.last_seen())] if task.bank else None
         work = WorkerTask(task, device, shape, progress.meter, last_seen)
         metrics = _fit(work, _decoded(task, schedule))

@@ -21,18 +21,23 @@ class MediaWatch:
         self._task = task
         self._tried: list[np.ndarray] = []
         self._lost: dict[int, str] = {}  # clip → reason
+        self._drawn = self._lost_draws = 0  # a clip may be drawn several times
 
     def saw(self, clips: np.ndarray, rejects: Iterable[RejectedClip]) -> None:
         """Note a batch: clip indices int64 [B], -1 for none, and what was lost of them."""
+        lost = {r.clip_index: r.reason for r in rejects if r.modality is None}
         self._tried.append(clips[clips >= 0])
-        self._lost |= {r.clip_index: r.reason for r in rejects if r.modality is None}
+        self._lost |= lost
+        self._drawn += len(self._tried[-1])
+        self._lost_draws += int(np.isin(self._tried[-1], list(lost)).sum())
 
     def check(self) -> None:
         """
         Raises:
             Outage: this worker lost too many of its clips.
         """
-        self._check([self._seen()])
+        if self._exceeds(self._lost_draws, self._drawn):  # else it is not worth a closer look
+            self._check([self._seen()])
 
     def check_all(self) -> None:
         """`check` of all workers together, by each of them; the count begins again.
@@ -41,7 +46,7 @@ class MediaWatch:
             Outage: the workers lost too many of their clips.
         """
         self._check(over_workers(self._seen()))
-        self._tried, self._lost = [], {}
+        self._tried, self._lost, self._drawn, self._lost_draws = [], {}, 0, 0
 
     def _seen(self) -> tuple[int, dict[int, str]]:
         self._tried = [np.unique(np.concatenate([np.zeros(0, np.int64), *self._tried]))]
@@ -50,11 +55,14 @@ class MediaWatch:
     def _check(self, parts: list[tuple[int, dict[int, str]]]) -> None:
         tried = sum(number for number, _ in parts)
         lost = {clip: reason for _, part in parts for clip, reason in part.items()}
-        allowed = self._task.config.clips.max_rejected
-        # So few clips may lose some more by chance: three standard deviations.
-        chance = 3 * math.sqrt(allowed * tried)
-        if len(lost) > allowed * tried + chance:
+        if self._exceeds(len(lost), tried):
+            allowed = self._task.config.clips.max_rejected
             check_losses(self._task.title, Counter(lost.values()), tried, allowed)
+
+    def _exceeds(self, lost: int, tried: int) -> bool:
+        """Whether it is more than is allowed, and than few clips may lose by chance (3 sigma)."""
+        allowed = self._task.config.clips.max_rejected * tried
+        return lost > allowed + 3 * math.sqrt(allowed)
 
 
 def over_workers(value: Any) -> list[Any]:

@@ -30,6 +30,8 @@ _STORAGE = {
     errno.EMFILE: "raise the limit (`ulimit -n`)",
     errno.ENFILE: "raise the machine's limit (`fs.file-max`)",
 }
+# What Ray Data appends to an error's message, or to its arguments.
+_RAYS_ADVICE = re.compile(r"\s*Failed to .+? after \d+/\d+ attempts \(total backoff")
 # A `UserError` or a subclass of it, as the last line of a traceback has it.
 _SAID = re.compile(
     r"^pipeline\.[a-z_.]+\.(?:UserError|Malformed|Outage|Damaged|LeaseLost|Diverged|Storage(?:Away|Refused))"
@@ -68,9 +70,10 @@ def as_user_error(error: BaseException) -> UserError | None:
         elif isinstance(cause, RayActorError):
             text += str(cause)
         elif isinstance(cause, UserError):
-            return cause
+            said = _RAYS_ADVICE.split(str(cause))[0]
+            return cause if said == str(cause) else UserError(said)
         elif isinstance(cause, OSError) and cause.errno in _STORAGE:
-            return UserError(_storage(cause, node))
+            return UserError(_storage(cause, node, text))
     return _from_text(text, node)
 
 
@@ -98,12 +101,16 @@ class HopelessEnds(UserCallback):
                 raise found
 
 
-def _storage(error: OSError, node: str) -> str:
-    text = str(error.strerror or error).partition(". Detail:")[0]
-    place = f"{error.filename}: " if error.filename else ""
+def _storage(error: OSError, node: str, text: str) -> str:
+    reason = str(error.strerror or error).partition(". Detail:")[0]
+    named = str(error.filename or "")
+    if not named or _RAYS_ADVICE.match(named):  # which takes its place
+        found = re.search(rf"\[Errno {error.errno}\] [^\n]*: '([^'\n]+)'$", text, re.M)
+        named = found[1] if found else ""
+    place = f"{named}: " if named else ""
     where = f" (on node {node})" if node and node != _own_address() else ""
-    reason = f"{place}{errno.errorcode[error.errno or 0]}, {text}{where}"
-    return f"{reason}; {_STORAGE[error.errno or 0]}, and give the same command again"
+    told = f"{place}{errno.errorcode[error.errno or 0]}, {reason}{where}"
+    return f"{told}; {_STORAGE[error.errno or 0]}, and give the same command again"
 
 
 def _from_text(text: str, node: str) -> UserError | None:
@@ -111,10 +118,10 @@ def _from_text(text: str, node: str) -> UserError | None:
     for part in text.split("\nThe above exception was the direct cause of"):
         *_, part = part.split("\nDuring handling of the above exception")
         if said := re.search(_SAID, part):
-            return UserError(said[1])
+            return UserError(_RAYS_ADVICE.split(said[1])[0])
         found = re.search(r"^\w*Error: \[Errno (\d+)\] ([^:\n]*)(?:: '(.*)')?$", part, re.M)
         if found and int(found[1]) in _STORAGE:
-            return UserError(_storage(OSError(int(found[1]), found[2], found[3]), node))
+            return UserError(_storage(OSError(int(found[1]), found[2], found[3]), node, ""))
     return None
 
 

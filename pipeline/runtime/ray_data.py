@@ -31,7 +31,7 @@ def set_up_ray_data(feeding: bool = False) -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False
-    context.execution_no_progress_timeout_s = 1800
+    context.execution_no_progress_timeout_s = 7200  # `Watchdog` acts before that
     context.custom_execution_callback_classes = [Pace, Demand] if feeding else [Pace]
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable
@@ -45,11 +47,15 @@ from pipeline.storage import Location
 
 # Ray Data logs every error before it raises it, with its traceback.
 _TOLD_TWICE = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
+_silent = threading.Event()  # the next signal comes from this process itself
 _signals: list[int] = []  # that told this process to stop
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     """`ray job stop`, the machine going down, or Ctrl-C."""
+    if _silent.is_set():
+        _silent.clear()
+        raise KeyboardInterrupt
     # At once, because the job has a few seconds. Not by `print`, which this may have interrupted.
     word = "interrupted" if number == signal.SIGINT else "stopped"
     # On a terminal the live line goes and the cursor comes back.
@@ -59,6 +65,16 @@ def _stop(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)  # who asks twice need not wait
     # Any other exception is lost where the signal meets Ray waiting (`ray.get`).
     raise KeyboardInterrupt
+
+
+def interrupt() -> None:
+    """From another thread: the main one raises `KeyboardInterrupt`, also where it waits for Ray.
+
+    The caller then says why, instead of the words for somebody's signal.
+    """
+    if signal.getsignal(signal.SIGTERM) is _stop:
+        _silent.set()
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
 
 
 def connect(resources: ResourcesConfig, *places: str | Location) -> None:
@@ -113,15 +129,24 @@ def _join(address: str) -> None:
 def _start(resources: ResourcesConfig) -> None:
     os.environ.pop("RAY_ADDRESS", None)  # Ray's own processes would read it, if it is ``local``
     with guarded() as session:
-        context: Any = ray.init(
-            # Else Ray joins what an earlier `ray start` left behind on this machine, dead or alive.
-            "local",
-            num_cpus=local_cpus(resources),
-            object_store_memory=resources.object_store_mb * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        try:
+            context: Any = ray.init(
+                # Else Ray joins what an earlier `ray start` left on this machine, dead or alive.
+                "local",
+                num_cpus=local_cpus(resources),
+                object_store_memory=resources.object_store_mb * 2**20,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
+        except (RayError, RuntimeError, OSError) as error:
+            folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+            room = shutil.disk_usage(folder).free >> 20
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"Ray does not start here: {reason}. Its folder {folder}/ray has {room:,} MiB of "
+                "room; RAY_TMPDIR names another place, and the logs in it say more"
+            ) from error
         session.append(context.address_info["session_dir"])
 
 

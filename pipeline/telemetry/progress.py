@@ -19,20 +19,26 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
+from pipeline.config import ResourcesConfig
+from pipeline.errors import UserError
 from pipeline.patience import BOARD, announce
-from pipeline.runtime.demands import Stage, awaited
+from pipeline.runtime.demands import Stage, awaited, lacking
 from pipeline.runtime.placement import on_driver_node
+from pipeline.runtime.session import interrupt
 from pipeline.telemetry import metrics
 from pipeline.telemetry.console import LiveLine, duration, say
+from pipeline.telemetry.watchdog import Watchdog
 
 _ASK_EVERY_S = 30.0
 
 
-@ray.remote(num_cpus=0)
+# It may die: `Progress` keeps what it had read, and at most a second's counts are lost.
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class _Board:
     """What the workers of each stage report. One serves the whole job: an actor is a process."""
 
     def __init__(self) -> None:
+        self.id = uuid.uuid4().hex  # another one after a restart
         self.stages: dict[str, tuple[Counter[str], dict[str, Any]]] = {}
         self.lines: list[str] = []  # announced and not read yet
 
@@ -45,10 +51,11 @@ class _Board:
         """A line of a worker's for the user."""
         self.lines.append(line)
 
-    def read(self, stage: str) -> tuple[Counter[str], dict[str, Any], list[str]]:
-        """A stage's counts and notes, and the lines that were announced since the last time."""
+    @ray.method(max_task_retries=0)  # Ray prints each retry, and the next look comes soon
+    def read(self, stage: str) -> tuple[str, Counter[str], dict[str, Any], list[str]]:
+        """The board's id, a stage's counts and notes, and the lines announced since last time."""
         lines, self.lines = self.lines, []
-        return *self.stages.get(stage, (Counter(), {})), lines
+        return self.id, *self.stages.get(stage, (Counter(), {})), lines
 
     def forget(self, stage: str) -> None:
         self.stages.pop(stage, None)
@@ -117,6 +124,7 @@ class Progress:
         title: for example ``round 2/4 · embed video``; its last part begins with the stage.
         total, unit: how many there are of ``clips``, say; workers call ``meter.add(done=n)``.
         asks: what the stage must have; until it begins, the line says what of it is lacking.
+        limits: how long it may stay without progress.
 
     Attributes:
         done: units so far; more than `total` where the work of a lost worker is repeated.
@@ -124,7 +132,14 @@ class Progress:
         seconds: duration of the whole stage, once it is over.
     """
 
-    def __init__(self, title: str, total: int, unit: str, asks: Stage = ()) -> None:
+    def __init__(
+        self,
+        title: str,
+        total: int,
+        unit: str,
+        asks: Stage = (),
+        limits: ResourcesConfig | None = None,
+    ) -> None:
         self.title, self.total, self.unit, self.asks = title, total, unit, asks
         self._awaited, self._asked_s = "", -math.inf
         board = _board(ray.get_runtime_context().get_job_id())
@@ -134,6 +149,11 @@ class Progress:
         self.start_s = self.seconds = 0.0
         self._rate = Rate()
         self._stop = threading.Event()
+        limits = limits or ResourcesConfig()
+        self._watchdog = Watchdog(title, limits, lambda: bool(lacking(asks)), self._end)
+        self._verdict = ""
+        self._base: Counter[str] = Counter()  # of boards that died
+        self._board_id, self._last_counts = "", Counter[str]()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Progress:
@@ -145,9 +165,10 @@ class Progress:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._stop.set()
         self._thread.join(timeout=5)
-        self.seconds = time.monotonic() - self._start
-        if self._live is not None:
-            self._live.close()
+        if self._verdict:
+            self._close()
+            raise UserError(self._verdict) from None
+        self._close()
         if error is None:
             self._look()
             done = min(self.done, self.total)
@@ -155,6 +176,16 @@ class Progress:
             took = f"{done:,} {self.unit} in {duration(self.seconds)} ({rate} {self.unit}/s)"
             say(" · ".join([self.title, took, *self._repeated()]))
         self.meter.board.forget.remote(self.meter.stage)
+
+    def _close(self) -> None:
+        self.seconds = time.monotonic() - self._start
+        if self._live is not None:
+            self._live.close()
+
+    def _end(self, verdict: str) -> None:
+        """Have the main thread leave the stage with a message, wherever it waits."""
+        self._verdict = verdict
+        interrupt()
 
     def left_s(self) -> float | None:
         """Seconds until all units are done; None while the rate is unknown."""
@@ -164,6 +195,7 @@ class Progress:
         last_line, last_epoch = time.monotonic(), None
         while not self._stop.wait(1.0):
             line = self._look()
+            self._watchdog.saw((self.done, self.epoch))
             if line is None:
                 continue
             if self._live is not None:
@@ -177,13 +209,16 @@ class Progress:
         notes: dict[str, Any]
         lines: list[str]
         try:
-            counts, notes, lines = ray.get(
-                self.meter.board.read.remote(self.meter.stage), timeout=5
-            )
+            reading: Any = self.meter.board.read.remote(self.meter.stage)
+            board, counts, notes, lines = ray.get(reading, timeout=5)
         except ray.exceptions.RayError:
             return None  # the board's node is gone or busy; the stage itself goes on
         for line in lines:
             announce(line)
+        if board != self._board_id:  # another one took its place, and begins at nothing
+            self._board_id, self._base = board, self._base + self._last_counts
+        self._last_counts = Counter(counts)
+        counts += self._base
         self.done = int(counts.pop("done", 0))
         self.epoch = notes.get("epoch")
         seconds = time.monotonic() - self._start

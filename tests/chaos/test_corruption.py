@@ -13,11 +13,11 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.rounds import pretrain
 from pipeline.storage import Location
-from tests.conftest import copy_clips, tiny
-from tests.test_rounds import results
+from tests.conftest import tiny
+from tests.whole_runs import CALM, Calm, results
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-SETTINGS = ["learning.threads=1", "rounds=2", "embedding.keep=true", "clustering.block_size=16"]
+SETTINGS = [*CALM, "rounds=2"]
 ZERO, ONE, TWO = "rounds/0000/", "rounds/0001/", "rounds/0002/"
 # Patterns of files below the run: the first that fits each is damaged. All are files that a run
 # depends on; logs (events.jsonl, tensorboard) decide nothing.
@@ -54,16 +54,9 @@ def spoil(place: Path, damage: str) -> None:
     place.write_bytes(data if damage == "flipped" else data[: len(data) // 2])
 
 
-@pytest.fixture(scope="module")
-def whole(indexed: Location, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = copy_clips(indexed, Location.of(tmp_path_factory.mktemp("whole")))
-    pretrain(tiny(f"run={place}", *SETTINGS))
-    return Path(str(place))
-
-
-def again(whole: Path, place: Path, spoilt: dict[str, str]) -> dict[str, str]:
+def again(calm: Calm, place: Path, spoilt: dict[str, str]) -> dict[str, str]:
     """Damage files of a copy of the run and pretrain it again; the files that were damaged."""
-    shutil.copytree(whole, place)
+    shutil.copytree(str(calm.place), place)
     names = {}
     for pattern, damage in spoilt.items():
         found = min(place.glob(pattern))
@@ -77,12 +70,12 @@ def again(whole: Path, place: Path, spoilt: dict[str, str]) -> dict[str, str]:
 @pytest.mark.parametrize("damage", ["flipped", "cut", "gone"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_damaged_file(
-    kind: str, damage: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, damage: str, calm: Calm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    expected = results(Location.of(whole))
+    expected = results(calm.place)
     outcome = "failed"
     try:
-        names = again(whole, tmp_path / "run", {kind: damage})
+        names = again(calm, tmp_path / "run", {kind: damage})
         told = names[kind] in capsys.readouterr().out
         assert results(Location.of(tmp_path / "run")) == expected
         assert told or (kind, damage) in SILENT
@@ -95,7 +88,7 @@ def test_one_damaged_file(
 
 
 def test_many_damaged_files_at_once(
-    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    calm: Calm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of every stage of the run one, each in another way."""
     spoilt = {
@@ -105,11 +98,11 @@ def test_many_damaged_files_at_once(
         f"{TWO}features/audio/part-*": "flipped",
         f"{TWO}clusters/video/labels/*": "cut",
     }
-    names = again(whole, tmp_path / "run", spoilt)
+    names = again(calm, tmp_path / "run", spoilt)
     told = capsys.readouterr().out
     for pattern, name in names.items():
         assert name in told or (pattern, spoilt[pattern]) in SILENT, name
-    assert results(Location.of(tmp_path / "run")) == results(Location.of(whole))
+    assert results(Location.of(tmp_path / "run")) == results(calm.place)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import ray
 from mixture_factory import files, mixture
 
 from pipeline.clustering import ClusteringTask, KMeansProgress, cluster
-from pipeline.config import ClusteringConfig
+from pipeline.config import ClusteringConfig, ResourcesConfig
 from pipeline.storage import Location
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -90,6 +90,33 @@ def chaos(write_features: Writer, tmp_path: Path, runs: int) -> None:
 
 def test_killed_actors_leave_the_same_bytes(write_features: Writer, tmp_path: Path) -> None:
     chaos(write_features, tmp_path, runs=3)
+
+
+@pytest.mark.chaos
+def test_a_shard_that_hangs_is_restarted(
+    write_features: Writer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Ray sees deaths alone: a process that is stopped would be waited for for ever."""
+    monkeypatch.setattr("pipeline.clustering.handle._LOOK_EVERY_S", 1.0)
+    features = (write_features(mixture(12_000, 32, 30, spread=1.5), parts=4),)
+    calm, hung = Location.of(tmp_path / "calm"), Location.of(tmp_path / "hung")
+    cluster(ClusteringTask(features, 12_000, None, CONFIG, 0, calm)).close()
+    stopped: list[int] = []
+
+    def after_step(_: KMeansProgress) -> None:
+        if not stopped:
+            shards = [p for p in actors_of_this_ray() if "ray::Shard" in " ".join(p.cmdline())]
+            stopped.append(shards[0].pid)
+            os.kill(shards[0].pid, signal.SIGSTOP)
+
+    limits = ResourcesConfig(stall_minutes=2 / 60, storage_patience_minutes=0)
+    task = ClusteringTask(features, 12_000, None, CONFIG, 0, hung)
+    cluster(task, resources=limits, on_progress=after_step).close()
+    assert "k-means · no progress for" in capsys.readouterr().out
+    assert files(hung) == files(calm)
 
 
 @pytest.mark.cluster

@@ -28,7 +28,7 @@ from pipeline.storage import Location
 from pipeline.telemetry.events import EventLog
 from tests.conftest import TINY, tiny
 from tests.evaluation.conftest import begun
-from tests.test_rounds import ROOT, results, run_job
+from tests.whole_runs import ROOT, results, run_job
 
 # An embedding that writes a file a batch, so that there is a middle.
 SLOW = ("embedding.batch_size=4", "embedding.max_rows_per_file=4")

@@ -16,6 +16,7 @@ import ray
 from pipeline.errors import UserError
 from pipeline.runtime.cluster_address import check_reachable, given_address
 from tests.conftest import free_port
+from tests.tmpfs import mounted
 
 MAIN = """
 import ray
@@ -116,3 +117,21 @@ def test_a_cluster_that_is_gone_ends_the_job_in_one_line() -> None:
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: no Ray cluster answers at 127.0.0.1:")
     assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.chaos
+def test_a_ray_that_finds_no_room_to_start_says_so(tmp_path: Path) -> None:
+    with mounted(Path(f"/tmp/xdc-full-{os.getpid()}"), "2m") as disk:  # Ray needs a short path
+        disk.fill()
+        own = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+        ended = subprocess.run(
+            [sys.executable, "-c", MAIN],
+            env={**own, "RAY_TMPDIR": str(disk.place)},
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
+        assert ended.returncode == 2
+        assert "error: Ray does not start here" in ended.stderr.splitlines()[-1]
+        assert f"{disk.place}/ray has 0 MiB of room" in ended.stderr
+    disk.place.rmdir()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,26 +16,15 @@ from ray.train.torch import TorchTrainer
 
 from pipeline.runtime.failures import HopelessEnds, as_user_error
 from pipeline.storage import Location
+from tests.tmpfs import mounted
 
 
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own without a byte to spare."""
-    place = tmp_path / "full"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("this user may not mount a file system")
-    try:
-        with open(place / "ballast", "wb", buffering=0) as ballast:
-            while True:
-                try:
-                    ballast.write(b"\0" * 4096)
-                except OSError:
-                    break
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
+    with mounted(tmp_path / "full", "64k") as disk:
+        disk.fill()
+        yield disk.place
 
 
 # Tests' modules are not there in Ray's workers, so a mistake of ours is what fails in them.

@@ -6,19 +6,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 import ray
 
 from pipeline.errors import UserError
 from pipeline.runtime.places import _look, refuse_passing
 from tests.conftest import free_port, wait_for_port
+from tests.ray_nodes import node
 
-RAY = str(Path(sys.executable).parent / "ray")
 MAIN = """
 import sys
 from pipeline.config import ResourcesConfig
@@ -52,28 +49,6 @@ def test_a_node_tells_what_it_sees(local_ray: None, tmp_path: Path) -> None:
     here = ray.get_runtime_context().get_node_id()
     marks = [str(tmp_path / "there"), str(tmp_path / "gone")]
     assert _look(marks, [here]) == {here: ("", marks[:1])}
-
-
-@contextmanager
-def node(*arguments: str, inside: tuple[str, ...] = (), **environment: str) -> Iterator[None]:
-    """A node of a cluster as its own process group, started by the command `inside`."""
-    own = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    size = ("--num-cpus=1", "--object-store-memory=80000000")
-    agent = f"--dashboard-agent-listen-port={free_port()}"
-    process = subprocess.Popen(
-        [*inside, RAY, "start", "--block", *size, agent, *arguments],
-        env={**own, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", **environment},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        yield
-    finally:
-        # Not SIGTERM, after which Ray drains a node for half a minute.
-        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
-            each.kill()
-        process.wait()
 
 
 @pytest.mark.cluster
