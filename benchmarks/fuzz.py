@@ -32,7 +32,7 @@ from pipeline.storage import Location
 from pipeline.telemetry.machine import about
 
 RESULT = Path(__file__).resolve().parent / "fuzz.json"
-LIMIT_S, LIMIT_BYTES = 20, 8 << 30  # of one mutation; of the process's data
+LIMIT_S, LIMIT_BYTES = 20, 32 << 30  # of one mutation; of address space that Arrow only reserves
 _WORDS = [
     *(b"\0", b"\xff\xfe", b"\xc3\x28", b"\n", b"\r\n", b"'", b'"', b"{", b"[" * 5000, b"]", b":"),
     *(b"&a [*a]", b"*a", b"<<: *a", b"!!python/object/apply:os.system ['touch /tmp/fuzzed']"),

@@ -67,7 +67,11 @@ def put_if(place: Location, content: bytes, version: object) -> object | None:
         OSError: as storage reports.
     """
     if place.is_local:
-        return _put_locked(place, content, version)
+        try:
+            return _put_locked(place, content, version)
+        except OSError as error:
+            error.filename = error.filename or str(place)
+            raise
     client = _client(place, patient=True)
     if client is None:
         found = get_version(place)

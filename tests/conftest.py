@@ -16,8 +16,8 @@ os.environ.setdefault("RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", "120")
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
 # Of the S3 server below; Ray's workers and the decoding children inherit them.
 os.environ |= {
-    "AWS_ACCESS_KEY_ID": "test",
-    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_ACCESS_KEY_ID": "XDCTESTKEYID01234567",  # so that they are known again: secrets_found.py
+    "AWS_SECRET_ACCESS_KEY": "XDCtestSecret0123456789abcdefghijklmnop",
     "AWS_DEFAULT_REGION": "us-east-1",
 }
 

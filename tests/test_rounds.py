@@ -27,6 +27,7 @@ from pipeline.rounds import Pretraining, pretrain
 from pipeline.run import Run
 from pipeline.storage import Location
 from tests.conftest import TINY, copy_clips, rewrite_clips, s3_uri, tiny
+from tests.secrets_found import found_secrets
 from tests.whole_runs import CALM, Calm, results, run_job
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -171,7 +172,7 @@ def test_a_run_ends_early_once_its_clusters_have_settled(
 
 
 def test_a_run_in_a_bucket_one_of_whose_clips_is_lost(
-    indexed: Location, s3: str, tmp_path: Path
+    indexed: Location, s3: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     place = copy_clips(indexed, Location.of(s3_uri("media/runs/anchored", s3)))
     part = place / "clips" / "part-000000.parquet"
@@ -190,6 +191,7 @@ def test_a_run_in_a_bucket_one_of_whose_clips_is_lost(
         assert seen == [("gone.mp4", "missing", 1)]
     assert read_labels(run.round(0).clusters("audio"), 48)[5] == -1
     assert np.all(read_labels(run.round(0).clusters("audio"), 48)[:5] >= 0)
+    assert not found_secrets(place, "".join(capfd.readouterr()))
 
 
 def test_killed_twice_it_ends_with_the_labels_of_an_undisturbed_run(

@@ -28,6 +28,7 @@ from pipeline.clips.rejects import STORED, Reject, RejectedClip
 from pipeline.clips.sampling import around, augmented, centred
 from pipeline.clips.table import PublishedClips
 from pipeline.config import ClipsConfig
+from pipeline.runtime.failures import unwrapped
 from pipeline.telemetry import metrics
 from pipeline.telemetry.progress import Progress
 
@@ -238,15 +239,21 @@ def run_numbered(
     cost: Mapping[str, Any],
     progress: Progress,
 ) -> None:
-    """Do numbered pieces of work in tasks of this `cost`; add their counts to `progress`."""
+    """Do numbered pieces of work in tasks of this `cost`; add their counts to `progress`.
+
+    Raises:
+        UserError: of a task, as it was raised there, or of a disk without room.
+    """
 
     def counted(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {name: np.array([count]) for name, count in work(int(batch["number"][0])).items()}
 
     dataset = ray.data.from_arrow(pa.table({"number": pa.array(numbers, pa.int64())}))
     tasks = dataset.repartition(min(len(numbers), MAX_TASKS))
-    for counts in tasks.map_batches(counted, batch_size=1, **cost).iter_batches(batch_size=None):
-        progress.meter.add(None, **{name: int(column.sum()) for name, column in counts.items()})
+    done = tasks.map_batches(counted, batch_size=1, **cost)
+    with unwrapped():
+        for counts in done.iter_batches(batch_size=None):
+            progress.meter.add(None, **{name: int(col.sum()) for name, col in counts.items()})
 
 
 def _clip_types(config: ClipsConfig) -> dict[str, np.dtype]:

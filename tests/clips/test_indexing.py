@@ -21,6 +21,7 @@ from pipeline.errors import UserError
 from pipeline.storage import Location
 from tests.clips.decoding.media_factory import GeneratedVideo, write
 from tests.conftest import s3_uri, shared_media, tiny
+from tests.secrets_found import found_secrets
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -122,7 +123,7 @@ def test_glob_and_parquet_cuts(world: Path, tmp_path: Path) -> None:
     assert index(str(tmp_path / "c.parquet"), Location.of(tmp_path / "c"), tiny()).clips == 2
 
 
-def test_bucket_to_bucket(world: Path, s3: str) -> None:
+def test_bucket_to_bucket(world: Path, s3: str, capfd: pytest.CaptureFixture[str]) -> None:
     files = sorted((world.parent / "media").glob("*.mp4"))[:6]
     bucket = Location.of(s3_uri("media/videos", s3))
     for place in files:
@@ -132,6 +133,7 @@ def test_bucket_to_bucket(world: Path, s3: str) -> None:
     report = index(bucket.full_uri, run, tiny())
     assert (report.listed, report.indexed, report.rejected) == (7, 6, 1)
     assert len(ClipTable.open(run / "clips")) == 6
+    assert not found_secrets(run, "".join(capfd.readouterr()))
 
 
 @pytest.mark.parametrize(
