@@ -67,14 +67,17 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def interrupt() -> None:
+def interrupt() -> bool:
     """From another thread: the main one raises `KeyboardInterrupt`, also where it waits for Ray.
 
-    The caller then says why, instead of the words for somebody's signal.
+    The caller then says why, instead of the words for somebody's signal. False where `connect` did
+    not set the handler of signals: nothing happens.
     """
-    if signal.getsignal(signal.SIGTERM) is _stop:
-        _silent.set()
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    if signal.getsignal(signal.SIGTERM) is not _stop:
+        return False
+    _silent.set()
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    return True
 
 
 def connect(resources: ResourcesConfig, *places: str | Location) -> None:

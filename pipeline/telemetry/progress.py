@@ -185,7 +185,8 @@ class Progress:
     def _end(self, verdict: str) -> None:
         """Have the main thread leave the stage with a message, wherever it waits."""
         self._verdict = verdict
-        interrupt()
+        if not interrupt():
+            say(verdict)
 
     def left_s(self) -> float | None:
         """Seconds until all units are done; None while the rate is unknown."""
