@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,8 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     for why in filter(None, sorted(set(lacking.values()))):
         say(f"{task.title} · {why}")
     out = {modality: task.out[modality] for modality in lacking}
+    if len(out) < len(task.out):
+        task = replace(task, title=f"{task.title} ({', '.join(out)} lacking)")
     for folder in out.values():
         folder.sweep()
     written = Written.before(out, task.rejects, origin)
