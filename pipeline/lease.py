@@ -23,6 +23,7 @@ from pathlib import Path
 
 from pipeline import objects
 from pipeline.errors import UserError
+from pipeline.patience import patiently
 from pipeline.storage import Location
 
 TTL_S = 30.0  # without a renewal for so long, another may take over
@@ -76,7 +77,7 @@ class Lease:
     def check(self) -> None:
         """Raises LeaseLost if another has taken over; cheap while renewals go well."""
         if not self.lost and _now_s() - self._renewed_s > self.ttl_s / 2:
-            self._renew()
+            patiently(str(self.place), self._renew)
         if self.lost:
             raise LeaseLost(
                 f"{self.place} was taken over by another process, while this one did not answer; "
@@ -118,14 +119,17 @@ class Lease:
             self._renewed_s = began
 
     def _put(self, text: bytes) -> None:
-        """Write, if the file still is what this process wrote."""
+        """Write, if the file still is what this process wrote. Raises LeaseLost if it is not."""
         found = objects.put_if(self.place, text, self._version)
         if found is None:
+            # Perhaps it is: an answer may be lost on its way.
             held = objects.get_version(self.place)
-            # An answer may be lost on its way, and the request be made again.
-            if held is None or held[0] != text:
+            holder = _holder(held[0]) if held else None
+            if held is None or holder is None or holder.token != self.holder.token:
                 raise LeaseLost
-            found = held[1]
+            found = objects.put_if(self.place, text, held[1])
+            if found is None:
+                raise LeaseLost
         self._version = found
 
 
@@ -148,7 +152,7 @@ def hold(
     lease._version = _free(place, what, ttl_s)
     began = _now_s()
     try:
-        lease._put(_text(lease.holder, 0))
+        patiently(str(place), lambda: lease._put(_text(lease.holder, 0)))
     except LeaseLost:
         raise UserError(f"another process has just begun to work on {what}; wait for it") from None
     lease._renewed_s = began
@@ -169,7 +173,7 @@ def _free(place: Location, what: str, ttl_s: float) -> object:
     """The version of the lease's file once nobody holds it. Raises UserError if somebody does."""
     seen, since, told = None, time.monotonic(), False
     while True:
-        found = objects.get_version(place)
+        found = patiently(str(place), lambda: objects.get_version(place))
         holder = _holder(found[0]) if found else None
         if holder is None or holder.is_dead:
             return found[1] if found else None

@@ -38,7 +38,7 @@ def get_version(place: Location) -> tuple[bytes, object] | None:
     Raises:
         OSError: as storage reports.
     """
-    client = None if place.is_local else _client(place, patient=True)
+    client = None if place.is_local else _client(place, patient=False)
     if client is None:
         try:
             content = place.read_bytes()
@@ -72,7 +72,7 @@ def put_if(place: Location, content: bytes, version: object) -> object | None:
         except OSError as error:
             error.filename = error.filename or str(place)
             raise
-    client = _client(place, patient=True)
+    client = _client(place, patient=False)
     if client is None:
         found = get_version(place)
         if (found[1] if found else None) != version:

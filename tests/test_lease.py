@@ -87,6 +87,18 @@ def test_a_holder_that_was_suspended_finds_out_before_it_writes(
         assert lost.wait(2)
 
 
+def test_an_answer_that_was_lost_loses_no_lease(place: Location) -> None:
+    with hold(place, "the run", ttl_s=60) as ours:
+        version = ours._version
+        ours._renew()
+        ours._version = version  # as if nobody had said that it was written
+        ours._renew()
+        ours.check()
+        assert not ours.lost
+    with hold(place, "the run"):
+        pass
+
+
 def test_of_many_that_try_one_gets_it(place: Location) -> None:
     def attempt(_: int) -> bool:
         try:
