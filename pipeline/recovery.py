@@ -8,6 +8,9 @@ otherwise they are done again, too.
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from pipeline.manifest import NAME, Damaged, Manifest, digest_of
 from pipeline.run import Run
 from pipeline.storage import Location
@@ -33,27 +36,33 @@ def unsound(run: Run, number: int) -> str | None:
             name = this.encoders.name
             if before is None or before.files[name].digest != sealed.made_of["before"]:
                 return f"round {number - 1} has other encoders than it was learned from"
-        for place, digest in sealed.made_of.get("labels", {}).items():
+        for place, (digest, clips) in sealed.made_of.get("labels", {}).items():
+            folder = run.location / place
             if not place.startswith("rounds/"):  # of another run
                 continue
-            if labels_digest(run.location / place) != digest:
-                return f"{run.location / place} has other pseudo-labels than it was learned from"
+            if _checked(folder) is None:
+                return f"{folder / NAME} is gone"
+            now, clips_now = labels_seal(folder)
+            # Clips that were indexed since have labels now, and others' may have moved.
+            if now != digest and clips_now <= clips:
+                return f"{folder} has other pseudo-labels than it was learned from"
     except Damaged as damaged:
         return f"{damaged.place} is damaged ({damaged.what})"
     return None
 
 
-def labels_digest(clusters: Location) -> str:
-    """Of the pseudo-labels in the folder of a clustering.
+def labels_seal(clusters: Location) -> list[Any]:
+    """Digest of the pseudo-labels in the folder of a clustering, and of how many clips they are.
 
     Raises:
-        Damaged: a file of the clustering is gone or not as it was written.
+        Damaged: it is not finished, or its manifest is not as it was written.
     """
-    sealed = _checked(clusters)
+    sealed = Manifest.read(clusters)
     if sealed is None:
         raise Damaged(clusters / NAME, "it is gone")
     parts = [e.digest for name, e in sorted(sealed.files.items()) if name.startswith(_LABELS)]
-    return digest_of("".join(parts).encode())
+    summary = json.loads(sealed.load("clustering.json"))
+    return [digest_of("".join(parts).encode()), summary["num_clips"]]
 
 
 def _checked(folder: Location) -> Manifest | None:

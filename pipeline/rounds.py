@@ -17,7 +17,7 @@ import os
 import signal
 import time
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from pipeline import methods
 from pipeline.clips.fill import publish_clips
@@ -109,16 +109,16 @@ class Pretraining(Stages):
         before = self.run.round(this.number - 1)
         now = self.run.encoders_after(before)
         first, learned = now.digest, []
-        learned_from: dict[str, str] = {}
+        learned_from: dict[str, list[Any]] = {}
         for number, update in enumerate(self.method.updates):
             with NextStages(self.run.config, len(self.clips)) as ahead:
                 labels = self.cluster_all(this, update.clusterings, now, ahead)
-            digests = self.digests_of(labels)
-            made_of = {"before": now.digest, "labels": digests}
+            seals = self.seals_of(labels)
+            made_of = {"before": now.digest, "labels": seals}
             learned.append(self.learn(this, number, labels, now, made_of))
             for clustering in labels.values():
                 clustering.close()
-            learned_from |= digests
+            learned_from |= seals
             weights = this.update(number) / "encoders.safetensors"
             now = now.updated(update.encoders, weights, this.number)
         this.encoders.write_bytes(now.weights.read_bytes())

@@ -5,6 +5,7 @@
     run/rounds/0002/  encoders.safetensors  metrics.json  _DONE
                       updates/<n>/   encoders.safetensors  heads.safetensors  metrics.json  _DONE
                       rejects/       *.parquet: clips that failed while embedding or learning
+                      embedded.json  how many were embedded and rejected
                       features/<modality>/   *.parquet  _DONE: what this round's encoders make
                       clusters/<name>/       labels/*.parquet  centroids.npy  clustering.json  _DONE
 
@@ -58,6 +59,11 @@ class Round:
     @property
     def metrics(self) -> Location:
         return self.location / "metrics.json"
+
+    @property
+    def counts(self) -> Location:
+        """Clips of the last pass of these encoders, and those that it rejected."""
+        return self.location / "embedded.json"
 
     def features(self, modality: str) -> Location:
         return self.location / "features" / modality

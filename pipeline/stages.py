@@ -19,12 +19,12 @@ from pipeline.clips.table import PublishedClips
 from pipeline.clustering import Clustering, ClusteringTask, cluster, read_labels
 from pipeline.clustering.summary import show_progress, summarize, warn_of_collapse
 from pipeline.embedding.embed import EmbeddingTask, embed, origin_of
-from pipeline.embedding.written import discard, reasons_of
+from pipeline.embedding.written import discard
 from pipeline.learning.learn import learn, metrics_of
 from pipeline.learning.task import LearningTask, PublishedLabels
 from pipeline.manifest import NAME, Damaged
 from pipeline.methods import MODALITIES, Method
-from pipeline.recovery import labels_digest
+from pipeline.recovery import labels_seal
 from pipeline.run import Encoders, Round, Run
 from pipeline.runtime.standby import NextStages
 from pipeline.telemetry.console import duration, say
@@ -60,11 +60,12 @@ class Stages:
                     config=self.run.config,
                     title=self._title(this, f"embed {' and '.join(together)}"),
                     ahead=ahead,
-                    lost_before=self._lost_before(version, together),
+                    lost_before=self._lost_before(version),
                 )
             )
             if counts:
                 self.events.add("embed", round=this.number, modalities=together, **counts)
+                of_it.counts.write_json({name: counts[name] for name in ("clips", "rejected")})
 
     def cluster_all(
         self, this: Round, names: Iterable[str], now: Encoders, ahead: NextStages
@@ -160,19 +161,18 @@ class Stages:
             ),
         )
 
-    def digests_of(self, labels: Mapping[str, Clustering]) -> dict[str, str]:
-        """Folder of each clustering, below the run → digest of its pseudo-labels."""
+    def seals_of(self, labels: Mapping[str, Clustering]) -> dict[str, list[Any]]:
+        """Folder of each clustering, below the run → `labels_seal`."""
         prefix = f"{self.run.location.uri}/"
-        return {c.out.uri.removeprefix(prefix): labels_digest(c.out) for c in labels.values()}
+        return {c.out.uri.removeprefix(prefix): labels_seal(c.out) for c in labels.values()}
 
-    def _lost_before(self, version: int, modalities: Sequence[str]) -> float:
+    def _lost_before(self, version: int) -> float:
         """Share of the clips that the pass over the encoders before these rejected."""
-        if version == 0:
+        counts = self.run.round(version - 1).counts
+        if version == 0 or not counts.exists():
             return 0.0
-        before = self.run.round(version - 1)
-        folders = ({m: where(m) for m in modalities} for where in (before.features, before.raw))
-        lost = max(reasons_of(before.rejects, out).total() for out in folders)
-        return lost / max(len(self.clips), 1)
+        found = counts.read_json()
+        return found["rejected"] / max(found["clips"], 1)
 
     def _title(self, this: Round, stage: str) -> str:
         return f"round {this.number}/{self.run.config.rounds} · {stage}"

@@ -106,7 +106,8 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
             written = Written.before(out, task.rejects, origin)
     counts = written.counts()
     if counts["rejected"]:
-        reasons, tried = reasons_of(task.rejects, out), int((chosen & ~written.banked).sum())
+        ids = clips.rows(np.flatnonzero(written.rejected), ["clip_id"])["clip_id"].to_pylist()
+        reasons, tried = reasons_of(task.rejects, out, ids), int((chosen & ~written.banked).sum())
         check_losses(task.title, reasons, tried, config.clips.max_rejected, task.lost_before)
     finish(out, written, origin)
     start_seconds, seconds = round(progress.start_s, 2), round(progress.seconds, 2)

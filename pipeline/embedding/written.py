@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,10 @@ class Origin:
 
     @classmethod
     def of(cls, weights: Location | None, settings: Mapping[str, Any], clips: ClipTable) -> Origin:
-        made = weight_digests(weights.read_bytes()) if weights else {}
+        made = {}
+        if weights is not None:
+            info = weights.info()
+            made = _weight_digests(weights, info.size, info.mtime_ns)
         return cls(made, digest_of(json.dumps(settings, sort_keys=True).encode()), clips)
 
     def noted(self, modality: str) -> dict[str, Any]:
@@ -56,10 +59,11 @@ class Origin:
         return self.weights.get(modality, "raw")
 
 
-def weight_digests(weights: bytes) -> dict[str, str]:
+@lru_cache(maxsize=4)  # of a file as it is now: every stage of a round asks
+def _weight_digests(weights: Location, size: int, mtime_ns: int) -> dict[str, str]:
     """Modality → digest of its encoder in safetensors of both, whose names begin with it."""
     tensors: dict[str, list[bytes]] = {}
-    for name, tensor in sorted(safetensors.deserialize(weights)):
+    for name, tensor in sorted(safetensors.deserialize(weights.read_bytes())):
         about = f"{name} {tensor['dtype']} {tensor['shape']}".encode()
         tensors.setdefault(name.partition(".")[0], []).extend((about, tensor["data"]))
     return {modality: digest_of(b"\0".join(parts)) for modality, parts in tensors.items()}
@@ -258,15 +262,16 @@ def _all(flags: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.logical_and.reduce(list(flags.values()))
 
 
-def reasons_of(rejects: Location, out: Folders) -> Counter[str]:
-    """Clips of which nothing could be used, by the reason of their last try."""
-    prefix = rejects_prefix(out)
+def reasons_of(rejects: Location, out: Folders, clips: Iterable[str]) -> Counter[str]:
+    """Of these clips, by id, of which nothing could be used: the reason of their last try."""
+    prefix, wanted = rejects_prefix(out), {*clips}
     latest: dict[str, tuple[int, str]] = {}
     for part in rejects.files(".parquet"):
         if part.name.startswith(prefix):
             rows = part.read_table(["clip_id", "modality", "reason", "attempt"]).to_pylist()
             for row in rows:
                 key, attempt = row["clip_id"], row["attempt"]
-                if row["modality"] is None and attempt >= latest.get(key, (0, ""))[0]:
+                whole = row["modality"] is None and key in wanted
+                if whole and attempt >= latest.get(key, (0, ""))[0]:
                     latest[key] = attempt, row["reason"]
     return Counter(reason for _, reason in latest.values())
