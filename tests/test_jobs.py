@@ -74,7 +74,7 @@ def test_index_fills_the_clip_store(world: Path, tmp_path: Path) -> None:
     ended = job("jobs/index.py", str(world), str(run), *TINY, "--store")
     assert ended.returncode == 0, ended.stderr
     assert f"every clip's window is in {run}/store" in ended.stdout
-    assert [place.name for place in (run / "store").glob("*.tar")] == ["000000-48.tar"]
+    assert len(list((run / "store").glob("*.tar"))) == 1
     assert ended.stderr == ""
     assert_ours(ended.stdout)
 

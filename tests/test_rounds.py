@@ -237,6 +237,7 @@ def test_a_run_without_clips_is_refused(tmp_path: Path) -> None:
 def test_a_round_counts_only_when_it_is_done(tmp_path: Path) -> None:
     run = Run(Location.of(tmp_path), tiny())
     assert run.last_round() is None
+    run.round(0).encoders.write_bytes(b"")
     run.commit(run.round(0), {})
     run.round(1).metrics.write_json({})
     assert run.last_round() == 0

@@ -17,6 +17,7 @@ import ray
 import ray.data
 
 from pipeline.clips.chunks import ProbeChunk, chunks_by_file, rejected_row, rejects_table, scanned
+from pipeline.clips.cut_tables import Listing
 from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.known import KnownInputs, cut_ids
 from pipeline.clips.listing import list_media
@@ -66,12 +67,12 @@ def index(source: str, run: Location, config: Config, retry_rejects: bool = Fals
         UserError: there is nothing to index at `source`, or another process indexes into this run.
         Outage: so many files could not be read that storage is away; nothing was added.
     """
-    with hold(run / "clips" / "_LEASE", f"the clips table of {run}"):
-        return _index(source, run, config, retry_rejects)
-
-
-def _index(source: str, run: Location, config: Config, retry_rejects: bool) -> IndexReport:
     listing = list_media(source)
+    with hold(run / "clips" / "_LEASE", f"the clips table of {run}"):
+        return _index(listing, run, config, retry_rejects)
+
+
+def _index(listing: Listing, run: Location, config: Config, retry_rejects: bool) -> IndexReport:
     known = KnownInputs(run / "clips", run / REJECTS, retry_rejects)
     ids = cut_ids(listing.rows)
     new = pc.invert(known.contains(listing.rows["uri"], ids))

@@ -41,6 +41,7 @@ def features_of(
 ) -> Mapping[str, Features]:
     """Features of every list, by modality, made unless `folders` (by list, modality) have them."""
     found: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+    config = config.of_all_clips()
     for name, (clips, published) in lists.items():
         todo = {m: f for m, f in folders[name].items() if not (f / "_DONE").exists()}
         if todo:

@@ -95,7 +95,7 @@ def test_many_damaged_files_at_once(
         "LATEST": "cut",
         f"{ZERO}clusters/audio/centroids.npy": "flipped",
         f"{ONE}updates/0/heads.safetensors": "gone",
-        f"{TWO}features/audio/part-*": "flipped",
+        f"{TWO}features/video/part-*": "flipped",
         f"{TWO}clusters/video/labels/*": "cut",
     }
     names = again(calm, tmp_path / "run", spoilt)

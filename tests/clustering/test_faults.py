@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow.parquet as pq
 import pytest
 import ray
 from mixture_factory import files, mixture
@@ -77,7 +78,7 @@ def chaos(write_features: Writer, tmp_path: Path, runs: int) -> None:
     calm = Location.of(tmp_path / "calm")
     cluster(ClusteringTask(tuple(features), 12_000, None, CONFIG, 0, calm)).close()
     expected = files(calm)
-    assert len(np.unique((calm / "labels").read_table()["label"].to_numpy())) == 40
+    assert len(np.unique(pq.read_table(f"{calm}/labels")["label"].to_numpy())) == 40
     killed = []
     for run in range(runs):
         out = Location.of(tmp_path / f"run{run}")

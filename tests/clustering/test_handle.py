@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 from mixture_factory import files, mixture, run_here
@@ -70,7 +71,7 @@ def test_a_clustering_from_features_to_published_labels(
     assert [s.stage for s in steps][:2] == ["loading", "seeding"]
     assert steps[-1].stage == "done"
 
-    table = (out / "labels").read_table().to_pydict()
+    table = pq.read_table(f"{out}/labels").to_pydict()
     assert table["clip_index"] == list(range(900))
     assert table["clip_id"][890:] == [f"clip-{i}" for i in range(890, 900)]
     assert table["label"] == labels.tolist()
@@ -120,7 +121,7 @@ def test_the_labels_outlive_the_index_and_another_one_answers(
         ray.kill(clustering.actor)
         assert ray.get(seen_by_a_worker.remote(clustering.labels))[0] == labels.sum()
         assert np.array_equal(clustering.nearest_clips(2, 3), nearest)
-    assert "clip_id" not in (out / "labels").read_table().column_names
+    assert "clip_id" not in pq.read_table(f"{out}/labels").column_names
     clustering.close()
 
 

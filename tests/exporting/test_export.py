@@ -82,6 +82,7 @@ def new_run(place: Path, *overrides: str) -> tuple[Run, torch.nn.ModuleDict]:
     """A run with one finished round, as pretraining leaves it, and its encoders."""
     run = Run.open(tiny(f"run={place}", "rounds=3", *overrides))
     networks = randomise(encoders.build(run.config.encoders, seed=1)).eval()
+    encoders.save_weights(networks, run.round(0).encoders)
     run.commit(run.round(0), {"round": 0})
     encoders.save_weights(networks, run.round(1).encoders)
     learned = {"labelled": 1234, "epochs": [{"loss_video_audio": 1.5, "loss_audio_video": 1.5}]}
