@@ -38,8 +38,8 @@ ROOT = Path(__file__).resolve().parents[1]
     ("method", "first"),
     [
         pytest.param("sdc", "random", marks=pytest.mark.cluster),
-        ("mdc", "raw"),
-        ("cdc", "random"),
+        pytest.param("mdc", "random", marks=pytest.mark.cluster),
+        ("cdc", "raw"),
         ("xdc", "random"),
     ],
 )

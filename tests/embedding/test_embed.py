@@ -26,20 +26,38 @@ from pipeline.manifest import Damaged, unsigned
 from pipeline.storage import Location, from_parquet
 from pipeline.telemetry.progress import Progress
 from tests.clips.decoding.media_factory import GeneratedVideo, with_noise, write
-from tests.conftest import rewrite_clips, tiny
+from tests.conftest import copy_clips, rewrite_clips, tiny
 
 BOTH = ("video", "audio")
 TIMES = {"seconds": 0, "start_seconds": 0}
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A pass over the clips of `run`, undisturbed."""
+
+    out: dict[str, Location]
+    counts: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def whole(indexed: Location, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    folder = tmp_path_factory.mktemp("whole")
+    out = {m: Location.of(folder / "out" / m) for m in BOTH}
+    return Whole(out, embed(with_one_gone(copy_clips(indexed, Location.of(folder))), out))
+
+
 @pytest.fixture
-def run(new_run: Callable[[], Location], tmp_path: Path) -> Location:
+def run(new_run: Callable[[], Location]) -> Location:
     """48 clips, of which the fourth one's file is gone."""
-    place = new_run()
+    return with_one_gone(new_run())
+
+
+def with_one_gone(place: Location) -> Location:
     part = place / "clips" / "part-000000.parquet"
     table = part.read_table()
     uris = table["uri"].to_pylist()
-    uris[3] = str(tmp_path / "gone.mp4")
+    uris[3] = "/nowhere/gone.mp4"
     rewrite_clips(place, table.set_column(table.column_names.index("uri"), "uri", [uris]))
     return place
 
@@ -96,13 +114,10 @@ def same_features(out: dict[str, Location], whole: dict[str, Location], clips: i
 
 
 def test_goes_on_where_it_was_killed(
-    run: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Location, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of three writes one is whole, one has half of a slot, one lacks its record."""
-    whole, killed = (
-        {m: Location.of(tmp_path / name / m) for m in BOTH} for name in ("whole", "killed")
-    )
-    undisturbed = embed(run, whole)
+    killed = {m: Location.of(tmp_path / "killed" / m) for m in BOTH}
     monkeypatch.setattr(embedding, "finish", lambda *_: None)
     embed(run, killed)
     by_start = starts(killed["video"])
@@ -114,11 +129,11 @@ def test_goes_on_where_it_was_killed(
 
     monkeypatch.setattr(embedding, "finish", finish)
     resumed = embed(run, killed)
-    assert resumed | TIMES == undisturbed | TIMES
+    assert resumed | TIMES == whole.counts | TIMES
     assert resumed["clips"] == 48
     assert resumed["rejected"] == 1
     assert (killed["video"] / by_start[0]).info().mtime_ns == kept, "made again"
-    same_features(killed, whole)
+    same_features(killed, whole.out)
     rejected = [p.read_table() for p in Location.of(tmp_path / "killed" / "rejects").files()]
     # It was tried twice, and both tries are told.
     assert [(t["reason"].to_pylist(), t["attempt"].to_pylist()) for t in rejected] in (
@@ -154,10 +169,9 @@ def test_what_a_clip_loses_of_one_modality_is_told(run: Location, tmp_path: Path
 
 
 def test_what_training_kept_is_not_made_again(
-    run: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Location, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, out = ({m: Location.of(tmp_path / name / m) for m in BOTH} for name in ("whole", "out"))
-    embed(run, whole)
+    out = {m: Location.of(tmp_path / "out" / m) for m in BOTH}
     kept = np.array([0, 7, 8, 20, 21, 47])
     values = np.full((6, 128), 7, np.float16)
     table = pa.table(
@@ -175,7 +189,7 @@ def test_what_training_kept_is_not_made_again(
     assert (counts["clips"], counts["video"], counts["rejected"]) == (48, 47, 1)
     for modality in BOTH:
         features, present = read_features(out[modality], 48)
-        expected, expected_present = read_features(whole[modality], 48)
+        expected, expected_present = read_features(whole.out[modality], 48)
         assert np.array_equal(present, expected_present)
         assert (features[kept] == 7).all()
         rest = np.setdiff1d(np.flatnonzero(present), kept)
@@ -204,10 +218,9 @@ def flip(place: Location) -> None:
 
 
 def test_damaged_shards_are_found_and_made_again(
-    run: Location, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Location, whole: Whole, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole, out = ({m: Location.of(tmp_path / name / m) for m in BOTH} for name in ("whole", "out"))
-    embed(run, whole)
+    out = {m: Location.of(tmp_path / "out" / m) for m in BOTH}
     embed(run, out)
     first, second, third = sorted(starts(out["video"]).values())
     (out["video"] / first).delete()  # gone
@@ -220,13 +233,13 @@ def test_damaged_shards_are_found_and_made_again(
     assert "is damaged" not in told
     for what in (f"{out['video'] / first}: it is gone", f"{second} is not as it was", "_DONE: it"):
         assert what in told
-    same_features(out, whole)
+    same_features(out, whole.out)
     flip(out["audio"] / sorted(starts(out["audio"]).values())[1])  # found when it is loaded
     with pytest.raises(Damaged, match="content has changed") as raised:
         read_features(out["audio"], 48)
     discard(raised.value)
     assert embed(run, out)["audio"] == 47
-    same_features(out, whole)
+    same_features(out, whole.out)
 
 
 def test_features_of_other_weights_or_settings_do_not_count(
