@@ -43,12 +43,19 @@ def storage(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Location
         yield place, faults
 
 
+@pytest.fixture(autouse=True)
+def _nothing_was_said_yet() -> None:
+    """Other tests' buckets have the same name, and the same line is said once a minute."""
+    patience._announced.clear()
+    patience._away.clear()
+
+
 @pytest.mark.parametrize("fault", ["503 SlowDown", "closed"])
 def test_storage_that_comes_back_is_waited_for(
     fault: str, storage: tuple[Location, Faults], capsys: pytest.CaptureFixture[str]
 ) -> None:
     place, faults = storage
-    faults.answer = for_seconds(2.5, fault)
+    faults.answer = for_seconds(4.0, fault)  # the SDK waits up to 3 s by itself
     assert place.read_table()["n"].to_pylist() == [1, 2, 3]
     told = capsys.readouterr().out.splitlines()
     assert [line.partition(";")[0] for line in told] == [
@@ -143,7 +150,7 @@ def test_what_workers_wait_for_is_said_once(
     storage: tuple[Location, Faults], capsys: pytest.CaptureFixture[str]
 ) -> None:
     place, faults = storage
-    faults.answer = for_seconds(4.0, "503 SlowDown")
+    faults.answer = for_seconds(9.0, "503 SlowDown")
 
     @ray.remote(num_cpus=0.5)
     def read(place: Location) -> tuple[float, int]:

@@ -17,7 +17,7 @@ import ray
 
 from pipeline.clips import rejects
 from pipeline.clips.store import ClipStore
-from pipeline.errors import UserError, parsing
+from pipeline.errors import Malformed, UserError, parsing
 from pipeline.manifest import Damaged, Entry, Manifest, digest_of, seal
 from pipeline.storage import Location, as_parquet, check_claims, from_parquet
 
@@ -126,7 +126,7 @@ class ClipTable:
     def read_parts(self, columns: list[str]) -> Iterator[pa.Table]:
         """One table a part, in index order."""
         for part in self.parts:
-            yield (self.location / part).read_table(columns)
+            yield self._read(part, columns)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One whole column, in index order: for evaluation and small tables."""
@@ -150,9 +150,15 @@ class ClipTable:
 
     def rows(self, indices: np.ndarray, columns: list[str]) -> pa.Table:
         """Rows of `indices` (int64, any order) from storage; only the parts that hold them."""
-        return _gather(
-            self.offsets, indices, lambda n: (self.location / self.parts[n]).read_table(columns)
-        )
+        return _gather(self.offsets, indices, lambda n: self._read(self.parts[n], columns))
+
+    def _read(self, part: str, columns: list[str]) -> pa.Table:
+        try:
+            return (self.location / part).read_table(columns)
+        except Malformed:
+            if self.manifest is not None:
+                _loaded(self.manifest, part)  # says what to do
+            raise
 
     def publish(self) -> PublishedClips:
         """Load the columns that decoding needs into the object store, one object a part.

@@ -70,7 +70,8 @@ def _of_export(place: Location, modality: str | None, eps: float | None) -> nn.M
     facts = (place / "config.json").read_json()
     with parsing(place / "config.json", "the facts of an exported encoder"):
         held, name = str(facts["modality"]), str(facts["architecture"])
-        eps = eps or float(facts["batchnorm_eps"])
+        has = facts["batchnorm_eps"]  # null of networks without BatchNorm
+        eps = eps or (None if has is None else float(has))
     if name not in ARCHITECTURES.get(held, ()):
         # Never import what a file names: folders are passed on.
         raise UserError(

@@ -93,7 +93,7 @@ def new_run(place: Path, *overrides: str) -> tuple[Run, torch.nn.ModuleDict]:
 def test_an_encoder_that_was_not_trained_is_refused(tmp_path: Path) -> None:
     run, _ = new_run(tmp_path)
     learned = {"labelled": 1234, "epochs": [{"loss_video_video": 1.5}]}
-    run.round(1).metrics.write_json({"round": 1, "updates": [learned]})
+    run.commit(run.round(1), {"round": 1, "updates": [learned]})
     words = r"the audio encoder of .* has random weights: no clip had audio"
     with pytest.raises(UserError, match=words):
         export([str(run.location), str(tmp_path / "out")])
