@@ -53,7 +53,7 @@ def test_clips_that_are_indexed_into_a_finished_run_are_learned(
         assert [update["labelled"] for update in learned] == [clips, clips]
     assert [unsound(run, number) for number in range(3)] == [None, None, None]
     # Round 0 was clustered before they came.
-    assert (read_labels(run.round(0).clusters("video"), 48)[40:] == -1).all()
+    assert (read_labels(run.round(0).clusters("audio"), 48)[40:] == -1).all()
     report = evaluate_rounds(run, [0, 1, 2], "test")
     assert {row["round"] for row in report["results"]} == {0, 1, 2}
 
