@@ -56,16 +56,17 @@ class Nodes:
         self.cluster.add_node(num_cpus=3, object_store_memory=_STORE)
 
     def kill_one(self, draw: random.Random) -> str:
-        """As a spot node goes: with its agents and all that works on it. Returns how many did."""
+        """As a spot node goes, with all that works on it; what was killed, for the record."""
         node = draw.choice(sorted(self.cluster.worker_nodes, key=lambda node: node.node_id))
         raylet = node.all_processes["raylet"][0].process.pid
         gone = psutil.Process(raylet).children(recursive=True)
+        working = sum(_title(p).startswith("ray::") and "IDLE" not in _title(p) for p in gone)
         self.cluster.remove_node(node, allow_graceful=False)
         for process in gone:
             with suppress(psutil.Error):
                 process.kill()
         self.add()
-        return f"node with {sum(_title(p).startswith('ray::') for p in gone)} processes"
+        return f"node with {working} processes at work"
 
     def close(self) -> None:
         self.cluster.shutdown()
