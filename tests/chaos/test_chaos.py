@@ -27,7 +27,6 @@ SETTINGS = [
     *TINY,
     "learning.threads=1",
     "learning.epochs=4",
-    "rounds=2",
     "clustering.block_size=16",
 ]
 SETTINGS += ["learning.checkpoint_minutes=0.02", "embedding.max_rows_per_file=16"]
