@@ -2,6 +2,8 @@
 PYTHON := .venv/bin/python
 EXTRA ?= cpu
 DEMO := runs/demo
+# Test files are shared out among processes, each with a Ray of its own.
+PARALLEL ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # Where `make submit JOB="jobs/pretrain.py run=s3://…"` goes, by default the end of `ray dashboard`.
 ADDRESS ?= http://127.0.0.1:8265
 
@@ -14,7 +16,7 @@ demo: .venv/ready
 	$(PYTHON) jobs/evaluate.py $(DEMO)
 
 test: .venv/ready
-	$(PYTHON) -m pytest -m "not cluster and not chaos" --durations=15
+	$(PYTHON) -m pytest -m "not cluster and not chaos" --durations=15 $(PARALLEL)
 
 cluster-test: .venv/ready
 	$(PYTHON) -m pytest -m cluster

@@ -147,17 +147,24 @@ class RemoteObject:
         except PreconditionError as error:
             raise Changed(f"its ETag is not {self.etag} any more") from error
         except BaseError as error:
+            said = str(error).partition("\n")[0]
             # A range of an empty object cannot be satisfied.
-            if start == 0 and "416" in str(error):
-                meta = obstore.head(store, key)
-                self._check(int(meta["size"]), meta["e_tag"])
-                return b""
-            raise OSError(str(error).partition("\n")[0]) from error
+            if start == 0 and "status code: 416" in said:
+                return self._read_empty(store, key)
+            raise OSError(said) from error
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _read_empty(self, store: S3Store, key: str) -> bytes:
+        try:
+            meta = obstore.head(store, key)
+        except BaseError as error:
+            raise OSError(str(error).partition("\n")[0]) from error
+        self._check(int(meta["size"]), meta["e_tag"])
+        return b""
 
     def _read_with_pyarrow(self, start: int, stop: int) -> bytes:
         if self._file is None:

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -20,6 +21,11 @@ os.environ |= {
     "AWS_SECRET_ACCESS_KEY": "XDCtestSecret0123456789abcdefghijklmnop",
     "AWS_DEFAULT_REGION": "us-east-1",
 }
+
+# Each process of pytest-xdist has a Ray of its own, which the others do not find.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    os.environ["RAY_TMPDIR"] = f"{os.environ.get('RAY_TMPDIR', tempfile.gettempdir())}/xdc-{worker}"
+    os.makedirs(os.environ["RAY_TMPDIR"], exist_ok=True)
 
 import pyarrow as pa
 import pytest
@@ -63,6 +69,12 @@ TINY = [
     "learning.lr=0.001",
     "rounds=1",
 ]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with whole runs come first, so that processes that share the tests end together."""
+    long = {item.path for item in items if "indexed" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in long)
 
 
 @pytest.fixture(scope="session")

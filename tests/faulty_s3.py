@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import math
 import re
 import socket
 import threading
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 _HOP_BY_HOP = {"connection", "transfer-encoding", "keep-alive", "content-length", "expect"}
 _ENTRY = re.compile(rb"<Contents>.*?<Key>(.*?)</Key>.*?</Contents>", re.DOTALL)
@@ -24,11 +26,12 @@ class Faults:
         answer: of a method and a path with its query: an S3 error such as ``503 SlowDown``,
             ``closed`` (the connection, before an answer), ``broken`` (in the middle of what the
             client sends), or nothing: as the server answers.
-        hidden: keys that listings leave out.
+        lag_s: objects written so recently are left out of listings, as some stores do.
     """
 
     answer: Callable[[str, str], str] = lambda method, path: ""
-    hidden: set[str] = field(default_factory=set)
+    lag_s: float = 0.0
+    written_s: dict[str, float] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
 
@@ -64,11 +67,18 @@ def faulty(endpoint: str) -> Iterator[tuple[str, Faults]]:
             answer = server.getresponse()
             headers = [h for h in answer.getheaders() if h[0].lower() not in _HOP_BY_HOP]
             data = answer.read()
+            if self.command in ("PUT", "POST"):
+                key = unquote(self.path.partition("?")[0].lstrip("/").partition("/")[2])
+                faults.written_s[key] = time.monotonic()
             if "list-type=2" in self.path:
-                data = _ENTRY.sub(lambda m: b"" if m[1].decode() in faults.hidden else m[0], data)
+                data = _ENTRY.sub(self.listed, data)
             length_then = answer.getheader("Content-Length")
             self.reply(answer.status, headers, data, length_then)
             server.close()
+
+        def listed(self, entry: re.Match[bytes]) -> bytes:
+            written_s = faults.written_s.get(unquote(entry[1].decode()), -math.inf)
+            return entry[0] if time.monotonic() - written_s > faults.lag_s else b""
 
         def body(self) -> bytes:
             if "chunked" not in self.headers.get("Transfer-Encoding", ""):

@@ -114,6 +114,19 @@ def test_of_many_that_try_one_gets_it(place: Location) -> None:
         pass
 
 
+@pytest.mark.parametrize("hours", [-24, 24])
+def test_no_clock_decides(hours: float, tmp_path: Path) -> None:
+    """A holder of another machine that is silent, with another clock, is watched all the same."""
+    place = Location.of(tmp_path / "LEASE")
+    silent = Holder("t", "elsewhere", "another boot", 1, 1)
+    Path(place.uri).write_bytes(lease._text(silent, 7))
+    there_s = time.time() + hours * 3600
+    os.utime(place.uri, (there_s, there_s))
+    began = time.monotonic()
+    with hold(place, "the run", ttl_s=1.2):
+        assert 1.2 < time.monotonic() - began < 5
+
+
 def test_what_a_kill_left_of_a_lease_is_free(tmp_path: Path) -> None:
     place = Location.of(tmp_path / "LEASE")
     for left in (b"", b'{"token": "a', b"\0" * 40, b"[]", b"{}", b'{"renewals": 3}'):

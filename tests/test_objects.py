@@ -63,7 +63,7 @@ def test_faults_are_the_systems(place: Location, s3: str) -> None:
         RemoteObject(Location.of(s3_uri("nowhere/none", s3))).read(0, 5)
     with pytest.raises(OSError, match="416"):
         RemoteObject(place).read(100, 200)
-    gone = Location.of(s3_uri("media/hello", "http://127.0.0.1:9"))
+    gone = Location.of(s3_uri("media/416", "http://127.0.0.1:9"))
     with pytest.raises(OSError, match=r"127\.0\.0\.1"):
         RemoteObject(gone, patient=False).read(0, 5)
 

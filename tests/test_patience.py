@@ -82,7 +82,8 @@ def test_storage_that_stays_away_is_one_line(
 @pytest.mark.parametrize(
     ("name", "fault"),
     [(name, "403 AccessDenied") for name in OPERATIONS]
-    + [("write", "403 SignatureDoesNotMatch"), ("list", "400 ExpiredToken")],
+    + [("write", "403 SignatureDoesNotMatch"), ("list", "400 ExpiredToken")]
+    + [("read", "403 RequestTimeTooSkewed")],
 )
 def test_refused_access_is_said_at_once(
     name: str, fault: str, storage: tuple[Location, Faults]
@@ -95,6 +96,7 @@ def test_refused_access_is_said_at_once(
     assert time.monotonic() - started < 5
     assert isinstance(error.value, UserError)
     assert "credentials" in str(error.value)
+    assert "clock" in str(error.value)
 
 
 def test_a_bucket_that_is_not_there(storage: tuple[Location, Faults]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.usefixtures("local_ray")
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.chaos
 def test_clips_that_are_indexed_into_a_finished_run_are_learned(
     new_run: Callable[[], Location], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -56,6 +58,28 @@ def test_clips_that_are_indexed_into_a_finished_run_are_learned(
     assert (read_labels(run.round(0).clusters("audio"), 48)[40:] == -1).all()
     report = evaluate_rounds(run, [0, 1, 2], "test")
     assert {row["round"] for row in report["results"]} == {0, 1, 2}
+
+
+@pytest.mark.chaos
+def test_media_that_are_replaced_between_rounds_are_told(
+    new_run: Callable[[], Location], tmp_path: Path
+) -> None:
+    """What was indexed is not what lies there now: neither labelled nor learned from then on."""
+    place, own = new_run(), tmp_path / "own.mp4"
+    table = (place / "clips" / "part-000000.parquet").read_table()
+    uris = table["uri"].to_pylist()
+    shutil.copy(uris[5], own)
+    uris[5] = str(own)
+    rewrite_clips(place, table.set_column(table.schema.get_field_index("uri"), "uri", [uris]))
+    run = pretrain(tiny(f"run={place}"))
+    assert (read_labels(run.round(1).clusters("video"), 48) >= 0).all()
+    own.write_bytes(own.read_bytes() + b"more")
+    run = pretrain(tiny(f"run={place}", "rounds=2"))
+    labels = read_labels(run.round(2).clusters("video"), 48)
+    assert [*np.flatnonzero(labels < 0)] == [5]
+    rejects = [row for f in run.round(2).rejects.files() for row in f.read_table().to_pylist()]
+    embedded = [row for row in rejects if row["stage"] == "embed"]
+    assert {(row["uri"], row["reason"]) for row in embedded} == {(str(own), "changed")}
 
 
 def test_what_nothing_durable_depends_on_may_change(

@@ -198,14 +198,15 @@ def test_killed_twice_it_ends_with_the_labels_of_an_undisturbed_run(
     calm: Calm, new_run: Callable[[], Location]
 ) -> None:
     place = new_run()
-    settings = [*TINY, *CALM, "rounds=2", f"run={place}"]
+    settings = [*TINY, *CALM, f"run={place}"]
     run_job(settings, until=" · epoch ")
     assert not (place / "rounds" / "0001" / "updates" / "0" / "metrics.json").exists()
-    run_job(settings, until="round 2/2 · embed")
+    run_job(settings, until="round 1/1 · embed")
     run_job(settings, until=None)
-    expected, found = results(calm.place), results(place)
-    # two clusterings of the encoders of rounds 0, 1 and 2
-    assert sum("/labels/" in path for path in expected) == 6
+    found = results(place)
+    expected = {p: digest for p, digest in results(calm.place).items() if p < "0002"}
+    # two clusterings of the encoders of rounds 0 and 1
+    assert sum("/labels/" in path for path in expected) == 4
     assert sorted(found) == sorted(expected)
     assert [path for path in sorted(expected) if found[path] != expected[path]] == []
 

@@ -15,6 +15,7 @@ config.json is written last: a folder that has one is complete.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,7 @@ from pipeline.storage import Location
 
 FORMATS = ("safetensors", "torchvision", "onnx", "torch-export")
 GRAPHS = {"onnx": "model.onnx", "torch-export": "model.pt2"}
+_LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+()-]{0,99}")  # and SPDX expressions, in one line
 _FILES = ("config.json", "torchvision.pt", "model.onnx", "model.pt2", "encoder.py")
 
 
@@ -68,6 +70,11 @@ class Export:
             UserError: the formats do not fit the architecture, the options or the environment, or
                 the encoder was never trained.
         """
+        if not _LICENSE.fullmatch(self.license):
+            raise UserError(
+                f"{self.license!r:.200} is no name of a licence (SPDX), such as cc-by-4.0; the "
+                "model card would not say it"
+            )
         heads = [name for update in self._learned for name in update["epochs"][-1]]
         if heads and not any(name.startswith(f"loss_{self.modality}_") for name in heads):
             raise UserError(

@@ -37,7 +37,7 @@ from ray.exceptions import RayError
 
 from pipeline import patience
 from pipeline.config import ResourcesConfig
-from pipeline.errors import UserError
+from pipeline.errors import UserError, visible
 from pipeline.runtime.failures import as_user_error
 from pipeline.runtime.guardian import guarded
 from pipeline.runtime.placement import local_cpus
@@ -191,7 +191,7 @@ def run_job(main: Callable[[list[str]], None]) -> None:
         told = as_user_error(error)
         if told is None:
             raise
-        print(f"error: {told}", file=sys.stderr, flush=True)
+        print(visible(f"error: {told}"), file=sys.stderr, flush=True)
         code = 2
     except KeyboardInterrupt:
         code = 128 + (_signals[0] if _signals else signal.SIGINT)

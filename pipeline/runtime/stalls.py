@@ -20,7 +20,10 @@ from typing import Any
 
 import ray
 
-_SAMPLE_S = 2.0  # a process that takes no processor time for so long is still
+# Still is a process that takes almost no processor time for so long, and does not wait for a
+# processor either, as on a machine that is overloaded. A little always goes to Ray's own threads.
+_SAMPLE_S = 2.0
+_STILL_TICKS = round(0.05 * _SAMPLE_S * os.sysconf("SC_CLK_TCK"))
 _PATIENCE_S = 60.0
 _STACK_LINES = 12
 # Ray's and ours, which only wait for others. They are ended only if somebody stopped them.
@@ -101,7 +104,7 @@ def processes_here(job: str) -> list[RayProcess]:
             title = _title(pid)
             state, now = _stat(pid)[0], _cpu_ticks(pid)
             stack = () if title in _HELPERS else _stack(pid)
-            is_still = now - ticks <= 1
+            is_still = now - ticks <= _STILL_TICKS and not _is_runnable(pid)
             found.append(RayProcess(node, address, pid, title, state, is_still, _files(pid), stack))
     return found
 
@@ -142,7 +145,7 @@ def _title(pid: int) -> str:
     return title.removeprefix("ray::")
 
 
-def _stat(pid: int) -> list[str]:
+def _stat(pid: int | str) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
@@ -150,6 +153,12 @@ def _cpu_ticks(pid: int) -> int:
     with suppress(OSError):
         return sum(map(int, _stat(pid)[11:13]))
     return 0
+
+
+def _is_runnable(pid: int) -> bool:
+    return any(
+        _stat(f"{pid}/task/{thread}")[0] == "R" for thread in os.listdir(f"/proc/{pid}/task")
+    )
 
 
 def _files(pid: int) -> tuple[str, ...]:

@@ -13,12 +13,14 @@ from rich.progress import Progress as Bars
 from rich.table import Column, Table
 from rich.text import Text
 
+from pipeline.errors import visible
+
 _NARROW = 110  # columns, below which the text takes the place of the bar
 
 
 def say(text: str) -> None:
     """Print one line for the user at once, also when standard output is a pipe."""
-    print(text, flush=True)
+    print(visible(text), flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -78,6 +78,7 @@ class Schedule:
 
     seed: int
     kills: int
+    limit_s: float = LIMIT_S
     killed: list[str] = field(default_factory=list)
     storage: psutil.Process | None = None  # the server of the bucket where the run lies
     restarts: int = 0
@@ -106,7 +107,7 @@ class Schedule:
                     job = _start(nodes, arguments, log)
                 if what:
                     self.killed.append(what)
-            code = job.wait(LIMIT_S - (time.monotonic() - began))
+            code = job.wait(self.limit_s - (time.monotonic() - began))
         finally:
             self.seconds = round(time.monotonic() - began, 1)
             if job.poll() is None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,6 +101,28 @@ def test_schedules_of_kills(
         schedule = Schedule(seed, kills_of(seed), storage=server)
     copy_clips(indexed, place)
     check(schedule, place, nodes, undisturbed, tmp_path)
+
+
+@pytest.mark.chaos
+def test_fifty_kills_of_the_driver_under_load(
+    nodes: Nodes, indexed: Location, tmp_path: Path
+) -> None:
+    """Each soon after the start or later, while other processes take half of the processors."""
+    calm = copy_clips(indexed, Location.of(tmp_path / "calm"))
+    pretrain(settings.load([*SETTINGS, "rounds=4", f"run={calm}"]))
+    place = copy_clips(indexed, Location.of(tmp_path / "run"))
+    schedule = Schedule(50, 0, limit_s=3600)
+    schedule.due = [("driver", schedule.draw.uniform(1, 25)) for _ in range(50)]
+    spin = [sys.executable, "-c", "while True: pass"]
+    load = [subprocess.Popen(spin) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        schedule.run(nodes, [*SETTINGS, "rounds=4", f"run={place}"], tmp_path / "log")
+    finally:
+        for process in load:
+            process.kill()
+            process.wait()
+    assert schedule.restarts == 50
+    assert results(place) == results(calm)
 
 
 @pytest.mark.cluster

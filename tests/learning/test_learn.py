@@ -145,6 +145,7 @@ def test_killed_at_any_of_ten_moments_it_ends_with_the_same_weights(
     print(f"went on from steps {resumed} of 120")
 
 
+@pytest.mark.chaos
 def test_with_a_worker_missing_the_steps_stay_the_same(
     new_run: Callable[[], Location], capsys: pytest.CaptureFixture[str]
 ) -> None:

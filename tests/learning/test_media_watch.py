@@ -99,6 +99,7 @@ def stopped(run: Location, world: Path) -> TrainingState:
     return TrainingState.of(run / "away")
 
 
+@pytest.mark.chaos
 def test_an_update_whose_media_go_away_stops_at_a_good_place(
     new_run: Callable[[], Location], world: Path
 ) -> None:

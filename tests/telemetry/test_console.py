@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.telemetry.console import duration, table
+from pipeline.telemetry.console import duration, say, table
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,9 @@ def test_tables_are_plain_aligned_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_table_without_rows() -> None:
     assert table(["a", "b"], []).splitlines()[0].split() == ["a", "b"]
+
+
+def test_names_of_files_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("\x1b[31mred\r\x07.mp4 \u202e4pm.evil é 映画\n  next")
+    told = r"\x1b[31mred\r\x07.mp4 \u202e4pm.evil é 映画"
+    assert capsys.readouterr().out == f"{told}\n  next\n"
