@@ -301,6 +301,9 @@ def test_mistakes_are_told_before_anything_is_written(
     place = [str(tmp_path / "run"), str(tmp_path / "out")]
     with pytest.raises(UserError, match="add --formats onnx or torch-export"):
         export([*place, "--front-end"])
+    for license in ("mit\nevil: 1", "<script>alert(1)</script>", ""):
+        with pytest.raises(UserError, match="no name of a licence"):
+            export([*place, "--license", license])
     with pytest.raises(UserError, match="round 7 does not exist"):
         export([*place, "--round", "7"])
     with pytest.raises(UserError, match="is not a run yet"):
