@@ -2,8 +2,8 @@
 PYTHON := .venv/bin/python
 EXTRA ?= cpu
 DEMO := runs/demo
-# Test files are shared out among processes, each with a Ray of its own.
-PARALLEL ?= -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Tests that need no Ray run beside those that do (tests/conftest.py).
+PARALLEL ?= -n 2 --dist loadgroup --no-loadscope-reorder
 # Where `make submit JOB="jobs/pretrain.py run=s3://…"` goes, by default the end of `ray dashboard`.
 ADDRESS ?= http://127.0.0.1:8265
 

@@ -39,7 +39,7 @@ from pipeline.learning.learn import trainer
 from pipeline.learning.learner import new_optimizer
 from pipeline.learning.schedule import ScheduleShape
 from pipeline.learning.task import LearningTask, PublishedLabels, WorkerTask
-from pipeline.runtime.devices import KEEPS_MEMORY
+from pipeline.runtime.placement import KEEPS_MEMORY
 from pipeline.runtime.ray_data import set_up_ray_data
 from pipeline.runtime.session import connect
 from pipeline.settings import load

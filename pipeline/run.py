@@ -36,7 +36,7 @@ from pipeline.errors import UserError
 from pipeline.learnable import trainable
 from pipeline.methods import MODALITIES, Method
 from pipeline.runtime import demands
-from pipeline.runtime.devices import choose_device
+from pipeline.runtime.placement import choose_device
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
 

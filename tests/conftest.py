@@ -71,10 +71,14 @@ TINY = [
 ]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with whole runs come first, so that processes that share the tests end together."""
-    long = {item.path for item in items if "indexed" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: item.path not in long)
+    """Where two processes share the tests, one has the Ray below, the other the rest by files."""
+    of_ray = {item.path for item in items if "local_ray" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in of_ray)
+    for item in items:
+        group = "ray" if item.path in of_ray else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

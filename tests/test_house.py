@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,3 +58,15 @@ def test_imports_stand_at_the_top() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             found += [f"{file}: {n}" for n in names if n.partition(".")[0] not in late]
     assert found == []
+
+
+# What runs by the dozen on a node: decoding and writing tasks, the board, the index, its shards.
+MANY = ["clips.stream", "clips.fill", "clips.indexing", "embedding.shards", "telemetry.progress"]
+MANY += ["telemetry.watchdog", "runtime.stalls", "clustering.index", "clustering.shard"]
+
+
+def test_what_runs_by_the_dozen_does_not_load_torch() -> None:
+    """It takes a second and half a gigabyte of every process."""
+    imports = "; ".join(f"import pipeline.{name}" for name in MANY)
+    script = f"{imports}; import sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT).returncode == 0

@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 import pytest
-import ray
 
 from pipeline import patience
 from pipeline.errors import UserError
 from pipeline.patience import StorageAway, StorageRefused
 from pipeline.storage import Location
-from pipeline.telemetry.progress import Progress
 from tests.conftest import s3_uri
 from tests.faulty_s3 import Faults, faulty, for_seconds
 
@@ -145,26 +143,3 @@ def test_another_fault_is_not_waited_for(storage: tuple[Location, Faults]) -> No
         place.write_bytes(os.urandom(12 << 20))
     assert not isinstance(error.value, UserError)
     assert time.monotonic() - started < 10
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_what_workers_wait_for_is_said_once(
-    storage: tuple[Location, Faults], capsys: pytest.CaptureFixture[str]
-) -> None:
-    place, faults = storage
-    faults.answer = for_seconds(9.0, "503 SlowDown")
-
-    @ray.remote(num_cpus=0.5)
-    def read(place: Location) -> tuple[float, int]:
-        return patience.patience_s(), len(place.read_bytes())
-
-    with Progress("read", 3, "files"):
-        found = ray.get([read.remote(place) for _ in range(3)])
-        end = time.monotonic() + 10
-        out = ""
-        while "again" not in out and time.monotonic() < end:
-            time.sleep(0.2)
-            out += capsys.readouterr().out
-    assert {waits for waits, _ in found} == {patience.DEFAULT_S}
-    assert out.count("s3://media does not answer") == 1
-    assert out.count("s3://media answers again") == 1

@@ -31,9 +31,9 @@ from pipeline.embedding.shards import REJECTS, FeatureSink, as_feature_array
 from pipeline.embedding.written import Origin, Written, finish, reasons_of, unfinished
 from pipeline.encoders import raw
 from pipeline.runtime import demands
-from pipeline.runtime.devices import autocast, choose_device, on_device, use_threads
+from pipeline.runtime.devices import autocast, on_device, use_threads
 from pipeline.runtime.failures import unwrapped
-from pipeline.runtime.placement import decoding, encoding, writing
+from pipeline.runtime.placement import choose_device, decoding, encoding, writing
 from pipeline.runtime.standby import NextStages
 from pipeline.storage import Location
 from pipeline.telemetry import metrics

@@ -33,9 +33,14 @@ from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.learning.worker import train_worker
 from pipeline.manifest import NAME, Damaged, Manifest, seal_written
 from pipeline.runtime import demands
-from pipeline.runtime.devices import KEEPS_MEMORY, choose_device
 from pipeline.runtime.failures import HopelessEnds, as_user_error
-from pipeline.runtime.placement import decoding, on_driver_node, training
+from pipeline.runtime.placement import (
+    KEEPS_MEMORY,
+    choose_device,
+    decoding,
+    on_driver_node,
+    training,
+)
 from pipeline.runtime.ray_data import set_up_ray_data
 from pipeline.storage import Location
 from pipeline.telemetry.console import say

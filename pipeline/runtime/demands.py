@@ -19,8 +19,7 @@ from pipeline.config import Config, ResourcesConfig
 from pipeline.errors import UserError
 from pipeline.runtime import placement
 from pipeline.runtime.cluster_address import given_address
-from pipeline.runtime.devices import choose_device
-from pipeline.runtime.placement import Options
+from pipeline.runtime.placement import Options, choose_device
 
 _EPSILON = 1e-6  # of a CPU
 

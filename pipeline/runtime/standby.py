@@ -10,8 +10,7 @@ from contextlib import ExitStack
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from pipeline.config import Config, ResourcesConfig
-from pipeline.runtime.devices import choose_device
-from pipeline.runtime.placement import Options, clustering, may_grow, training
+from pipeline.runtime.placement import Options, choose_device, clustering, may_grow, training
 
 LeftS = Callable[[], float | None]  # seconds until a stage ends, 0 when it has; None: unknown
 

@@ -7,8 +7,6 @@ import tempfile
 import time
 from typing import Any
 
-from torch.utils.tensorboard import SummaryWriter
-
 from pipeline.storage import Location
 from pipeline.telemetry.trackers import Trackers
 
@@ -20,6 +18,8 @@ class EventLog:
     """
 
     def __init__(self, run: Location, trackers: Trackers | None = None) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # takes a second, and half a gigabyte
+
         self.trackers = trackers
         self.location = run / "events.jsonl"
         self.lines = self.location.read_bytes().decode() if self.location.exists() else ""

@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.learning.checkpoint import Checkpoints, TrainingState
 from pipeline.learning.learn import learn
 from pipeline.learning.task import LearningTask, PublishedLabels
-from pipeline.runtime.devices import KEEPS_MEMORY
+from pipeline.runtime.placement import KEEPS_MEMORY
 from pipeline.storage import Location
 from tests.conftest import tiny
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from pipeline.runtime.devices import KEEPS_MEMORY
+from pipeline.runtime.placement import KEEPS_MEMORY
 
 STEPS = """
 import resource, threading
