@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 EXTRA ?= cpu
 DEMO := runs/demo
 # Tests that need no Ray run beside those that do (tests/conftest.py).
-PARALLEL ?= -n 2 --dist loadgroup --no-loadscope-reorder
+PARALLEL ?= -n 2 --no-loadscope-reorder
 # Where `make submit JOB="jobs/pretrain.py run=s3://…"` goes, by default the end of `ray dashboard`.
 ADDRESS ?= http://127.0.0.1:8265
 

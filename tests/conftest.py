@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -10,8 +11,9 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S", "120")
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "60")
@@ -41,7 +43,8 @@ from pipeline.storage import Location
 if TYPE_CHECKING:
     from tests.whole_runs import Calm
 
-SHARED_MEDIA = Path(__file__).resolve().parents[2] / "shared" / "media"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED_MEDIA = ROOT.parent / "shared" / "media"
 
 # Settings that make a whole run a matter of seconds.
 TINY = [
@@ -71,14 +74,30 @@ TINY = [
 ]
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+@lru_cache
+def shares_ray(path: str) -> bool:
+    """Whether a file's tests use the Ray below."""
+    return re.search(r"\b(local_ray|indexed|calm|new_run)\b", (ROOT / path).read_text()) is not None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where two processes share the tests, one has the Ray below, the other the rest by files."""
-    of_ray = {item.path for item in items if "local_ray" in getattr(item, "fixturenames", ())}
-    items.sort(key=lambda item: item.path not in of_ray)
-    for item in items:
-        group = "ray" if item.path in of_ray else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: not shares_ray(item.nodeid.partition("::")[0]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of two processes one has all tests that use the Ray below, the other the rest, file by file.
+
+    Two Rays at once would not fit into a small machine's memory.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByRay(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return "ray" if shares_ray(path) else path
+
+    return ByRay(config, log)
 
 
 @pytest.fixture(scope="session")
