@@ -77,7 +77,7 @@ TINY = [
 @lru_cache
 def shares_ray(path: str) -> bool:
     """Whether a file's tests use the Ray below."""
-    return re.search(r"\b(local_ray|indexed|calm|new_run)\b", (ROOT / path).read_text()) is not None
+    return re.search(r"\b(local_ray|indexed|calm|new_run:)", (ROOT / path).read_text()) is not None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
