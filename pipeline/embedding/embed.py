@@ -103,7 +103,7 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
             some = len(wanted) < len(clips)
             order = Order(len(wanted), batch_size, [ray.put(wanted)] if some else None)
             _run(task, order, slots, sink, progress.meter)
-            written = Written.before(out, task.rejects, origin)
+            written = Written.before(out, task.rejects, origin, sink.names)
     counts = written.counts()
     if counts["rejected"]:
         ids = clips.rows(np.flatnonzero(written.rejected), ["clip_id"])["clip_id"].to_pylist()

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
+from ray.data.datasource import WriteResult
 
 from pipeline.clips.rejects import AWAY
 from pipeline.clips.table import write_rejects
@@ -43,7 +44,7 @@ def as_feature_array(features: np.ndarray, present: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(values, features.shape[1], mask=absent)
 
 
-class FeatureSink(Datasink[None]):
+class FeatureSink(Datasink[str]):
     """Writes feature tables as shards, one Parquet file a modality and write task.
 
     A task that Ray runs again writes the same file names; another pass, also one that still runs
@@ -63,12 +64,13 @@ class FeatureSink(Datasink[None]):
         self.rows_per_file, self.again = rows_per_file, again
         self.rejected_before = written.rejected_before
         self.token = uuid.uuid4().hex[:8]
+        self.names: list[str] = []  # of shards, once all is written: listings may lag
 
     @property
     def min_rows_per_write(self) -> int:
         return self.rows_per_file
 
-    def write(self, blocks: Iterable[Block], ctx: Any) -> None:
+    def write(self, blocks: Iterable[Block], ctx: Any) -> str:
         table = pa.concat_tables(BlockAccessor.for_block(block).to_arrow() for block in blocks)
         name = f"part-{self.token}-{ctx.task_idx:06d}.parquet"
         fresh = {m: _outside(table, again) for m, again in self.again.items()}
@@ -80,6 +82,10 @@ class FeatureSink(Datasink[None]):
         for modality, rows in fresh.items():
             if len(written := table.filter(rows)):
                 write_shard(self.out[modality], modality, name, written, self.origin)
+        return name
+
+    def on_write_complete(self, write_result: WriteResult[str]) -> None:
+        self.names += write_result.write_returns
 
 
 def write_shard(

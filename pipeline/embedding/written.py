@@ -85,18 +85,20 @@ class Written:
     passes: int  # how many there were
 
     @classmethod
-    def before(cls, out: Folders, rejects: Location, origin: Origin) -> Written:
-        """Read the records; remove every shard that does not count."""
+    def before(
+        cls, out: Folders, rejects: Location, origin: Origin, names: Iterable[str] = ()
+    ) -> Written:
+        """Read the records, also of `names`; remove every shard that does not count."""
         n = len(origin.clips)
         kept, damaged = {}, []
         for modality, folder in out.items():
-            kept[modality], bad = _swept(folder, modality, origin)
+            kept[modality], bad = _swept(folder, modality, origin, names)
             damaged += bad
-        names = {name for records in kept.values() for name in records}
+        counting = {name for records in kept.values() for name in records}
         prefix = rejects_prefix(out)
         for part in rejects.files(".parquet"):
             # A write that was not finished is made again under another name.
-            if part.name.startswith(prefix) and part.name.removeprefix(prefix) not in names:
+            if part.name.startswith(prefix) and part.name.removeprefix(prefix) not in counting:
                 part.delete()
         flags = ("seen", "usable", "rejected", "present", "lost", "banked")
         of = {flag: {m: np.zeros(n, bool) for m in out} for flag in flags}
@@ -123,7 +125,7 @@ class Written:
             rejected_before=counted,
             banked=_all(of["banked"]),
             damaged=tuple(damaged),
-            passes=len({n.split("-")[1] for n in names if not n.startswith(BANKED)}),
+            passes=len({n.split("-")[1] for n in counting if not n.startswith(BANKED)}),
         )
 
     @cached_property
@@ -214,12 +216,16 @@ def shard_names(folder: Location) -> set[str]:
 
 
 def _swept(
-    folder: Location, modality: str, origin: Origin
+    folder: Location, modality: str, origin: Origin, also: Iterable[str]
 ) -> tuple[dict[str, tuple[pa.Table, Entry | None]], list[str]]:
-    """Records and shards that count, by name, and the names of damaged ones; no others are left."""
+    """Records and shards that count, by name, and the names of damaged ones; no others are left.
+
+    Those of `also` are looked for by their names, too: listings may lag.
+    """
     (folder / NAME).delete()
     sizes = {i.base_name: i.size for i in folder.children() if i.base_name.endswith(".parquet")}
-    names = sorted(sizes.keys() | {record.name for record in _records(folder).files(".parquet")})
+    listed = {record.name for record in _records(folder).files(".parquet")}
+    names = sorted(sizes.keys() | listed | {*also})
     kept, damaged = {}, []
 
     def read(name: str) -> tuple[pa.Table, Entry | None] | None:
@@ -232,7 +238,7 @@ def _swept(
         for name, found in zip(names, pool.map(read, names)):
             size = sizes.get(name)
             if found is not None and found[1] is not None and size is None:
-                size = (folder / name).info().size  # listings may lag
+                size = (folder / name).info().size
             if found is not None and size == (found[1].size if found[1] else None):
                 kept[name] = found
             else:
