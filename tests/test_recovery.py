@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import shutil
 import subprocess
@@ -131,11 +132,12 @@ def test_twenty_kills_of_the_cluster_index_in_one_job(new_run: Callable[[], Loca
     def keep_killing() -> None:
         while len(killed) < 20 and not over.wait(0.05):
             for process in psutil.Process().children(recursive=True):
-                title = " ".join(process.cmdline()) if process.is_running() else ""
-                if title.startswith("ray::Index") and process.pid not in killed:
-                    time.sleep(draw.uniform(0, 1))
-                    process.kill()
-                    killed.add(process.pid)
+                with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                    title = " ".join(process.cmdline())
+                    if title.startswith("ray::Index") and process.pid not in killed:
+                        time.sleep(draw.uniform(0, 0.5))
+                        process.kill()
+                        killed.add(process.pid)
 
     killer = threading.Thread(target=keep_killing)
     killer.start()
