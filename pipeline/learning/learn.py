@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import ray
 from ray.data import ExecutionOptions, ExecutionResources
+from ray.exceptions import RayActorError
 from ray.train import (
     DataConfig,
     FailureConfig,
@@ -170,7 +171,7 @@ def _taken_up(task: LearningTask, schedule: ScheduleShape) -> int:
 
 def _fit(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> dict[str, Any]:
     """Train until it is done, or until attempts fail without getting any further."""
-    task = work.task
+    task, vain = work.task, 0
     try:
         while True:
             before = TrainingState.of(task.out).slot
@@ -178,12 +179,15 @@ def _fit(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> dict[str,
             try:
                 result: Any = trainer(work, decoded).fit()
                 return result.return_value
-            except TrainingFailedError as error:
+            except (TrainingFailedError, RayActorError) as error:
                 if told := as_user_error(error):
                     raise told from error
-                if TrainingState.of(task.out).slot <= before:
+                vain = 0 if TrainingState.of(task.out).slot > before else vain + 1
+                # Where its controller died, Ray Train has not tried again itself.
+                lost = isinstance(error, RayActorError)
+                if vain > (_FAILURES if lost else 0):
                     raise
-                reason = str(error).strip().splitlines()[0]
+                reason = "Ray Train's controller" if lost else str(error).strip().splitlines()[0]
                 say(f"{task.title} · workers were lost ({reason}); it goes on from the checkpoint")
     finally:
         (task.out / _TRAIN).delete()
