@@ -21,7 +21,7 @@ test: .venv/ready
 cluster-test: .venv/ready
 	$(PYTHON) -m pytest -m cluster
 
-# Whole runs under kills, corruption and storage faults; each schedule is replayed by its seed.
+# Whole runs under kills, corruption and storage faults; each schedule is drawn from its seed.
 chaos: .venv/ready
 	$(PYTHON) -m pytest -m chaos
 

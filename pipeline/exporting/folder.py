@@ -72,8 +72,8 @@ class Export:
         """
         if not _LICENSE.fullmatch(self.license):
             raise UserError(
-                f"{self.license!r:.200} is no name of a licence (SPDX), such as cc-by-4.0; the "
-                "model card would not say it"
+                f"{self.license!r:.200} is no name of a licence. Take one of the SPDX list, such "
+                "as cc-by-4.0"
             )
         heads = [name for update in self._learned for name in update["epochs"][-1]]
         if heads and not any(name.startswith(f"loss_{self.modality}_") for name in heads):

@@ -183,11 +183,17 @@ def _fit(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> dict[str,
                 if told := as_user_error(error):
                     raise told from error
                 vain = 0 if TrainingState.of(task.out).slot > before else vain + 1
+                reason = str(error).strip().splitlines()[0]
                 # Where its controller died, Ray Train has not tried again itself.
-                lost = isinstance(error, RayActorError)
-                if vain > (_FAILURES if lost else 0):
+                if isinstance(error, RayActorError):
+                    reason = "Ray Train's controller died"
+                    if vain > _FAILURES:
+                        raise UserError(
+                            f"{task.title}: {reason} {vain} times in a row, on the driver's node. "
+                            "See whether its memory is full, and give the same command again"
+                        ) from error
+                elif vain:
                     raise
-                reason = "Ray Train's controller" if lost else str(error).strip().splitlines()[0]
                 say(f"{task.title} · workers were lost ({reason}); it goes on from the checkpoint")
     finally:
         (task.out / _TRAIN).delete()

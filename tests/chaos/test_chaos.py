@@ -1,6 +1,7 @@
 """Whole jobs under seeded kills: they end with the undisturbed run's labels and weights.
 
-A failed schedule is replayed by its seed: ``pytest -m chaos tests/chaos -k "[17]"``. With
+A failed schedule is tried again by its seed: ``pytest -m chaos tests/chaos -k "[17]"``. What runs
+when a kill is due differs from time to time, so others may be killed then. With
 ``CHAOS_RESULTS=FILE`` every schedule adds a line of JSON there (benchmarks/chaos.py sums them up).
 """
 
@@ -107,7 +108,7 @@ def test_schedules_of_kills(
 def test_fifty_kills_of_the_driver_under_load(
     nodes: Nodes, indexed: Location, tmp_path: Path
 ) -> None:
-    """Each soon after the start or later, while other processes take half of the processors."""
+    """Each soon after the start or later, while other processes take most of the processors."""
     calm = copy_clips(indexed, Location.of(tmp_path / "calm"))
     pretrain(settings.load([*SETTINGS, "rounds=4", f"run={calm}"]))
     place = copy_clips(indexed, Location.of(tmp_path / "run"))
