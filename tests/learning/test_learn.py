@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,47 @@ def test_a_killed_worker_leaves_the_same_losses_step_by_step(
     for modality, table in theirs.items():
         assert len(table) == 48
         assert ours[modality].combine_chunks().equals(table.combine_chunks())
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("deaths", [1, 2, 4])
+def test_a_controller_that_dies_as_it_starts(
+    deaths: int, new_run: Callable[[], Location], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ray Train does not start it again: the driver does, and after four deaths in a row stops."""
+    run, killed = new_run(), set[int]()
+    _, expected = trained(run, "calm")
+    done = threading.Event()
+    killer = threading.Thread(target=kill_controllers, args=(deaths, killed, done))
+    killer.start()
+    try:
+        if deaths == 4:
+            with pytest.raises(UserError, match="controller died 4 times in a row") as raised:
+                trained(run, "killed")
+            assert "\n" not in str(raised.value)
+        else:
+            _, found = trained(run, "killed")
+            assert found["epochs"] == expected["epochs"]
+            for name in ("encoders.safetensors", "heads.safetensors"):
+                assert (run / "killed" / name).read_bytes() == (run / "calm" / name).read_bytes()
+    finally:
+        done.set()
+        killer.join()
+    assert len(killed) == deaths
+    told = capsys.readouterr().out.count("Ray Train's controller died")
+    assert told == min(deaths, 3)
+    assert not (run / "killed" / "train").exists()
+
+
+def kill_controllers(deaths: int, killed: set[int], done: threading.Event) -> None:
+    """Kill so many controllers of Ray Train, each as soon as it runs."""
+    while len(killed) < deaths and not done.wait(0.05):
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                is_one = " ".join(process.cmdline()).startswith("ray::TrainController")
+                if is_one and process.pid not in killed:
+                    process.kill()
+                    killed.add(process.pid)
 
 
 @pytest.mark.cluster
