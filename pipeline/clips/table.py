@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-from pipeline.clips import rejects
 from pipeline.clips.store import ClipStore
 from pipeline.errors import Malformed, UserError, parsing
 from pipeline.manifest import Damaged, Entry, Manifest, digest_of, seal
@@ -52,9 +51,10 @@ SCHEMA = pa.schema(
 
 # Published to all nodes.
 DECODING_COLUMNS = [
-    *("uri", "start_s", "end_s", "has_video", "has_audio", "size", "etag", "pieces"),
+    *("uri", "clip_id", "start_s", "end_s", "has_video", "has_audio", "size", "etag", "pieces"),
     *("head_bytes", "tail_bytes", "parts_kib"),
 ]
+_REPEATED = ("uri", "etag")  # of a file: held once, however many clips it has
 
 
 def clip_id(uri: str, start_s: float, end_s: float) -> str:
@@ -171,6 +171,9 @@ class ClipTable:
                 table = (self.location / part).read_table(DECODING_COLUMNS)
             else:
                 table = from_parquet(_loaded(self.manifest, part), DECODING_COLUMNS)
+            for name in _REPEATED:
+                at = table.schema.get_field_index(name)
+                table = table.set_column(at, name, table[name].dictionary_encode())
             return ray.put(table.combine_chunks())
 
         with ThreadPoolExecutor(8) as pool:  # parts that are read at once
@@ -179,7 +182,7 @@ class ClipTable:
 
 @dataclass(frozen=True)
 class PublishedClips:
-    """The clips table in the object store: one copy a node, read without copying."""
+    """The clips table in the object store, read without copying, on nodes that hold it."""
 
     table: ClipTable  # the same on storage
     refs: list[ray.ObjectRef] = field(repr=False)  # one object a part, with `DECODING_COLUMNS`
@@ -199,7 +202,16 @@ def _gather(offsets: np.ndarray, indices: np.ndarray, read: Callable[[int], pa.T
     by_part = np.argsort(part, kind="stable")
     numbers = np.unique(part)
     pieces = [read(number).take(indices[part == number] - offsets[number]) for number in numbers]
-    return pa.concat_tables(pieces).take(np.argsort(by_part))
+    return pa.concat_tables(map(_plain, pieces)).take(np.argsort(by_part))
+
+
+def _plain(rows: pa.Table) -> pa.Table:
+    """Without dictionaries, which would travel whole with every row."""
+    plain = {
+        field.name: field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        for field in rows.schema
+    }
+    return rows.cast(pa.schema(plain))
 
 
 def append(folder: Location, tables: Iterable[pa.Table]) -> int:
@@ -269,22 +281,3 @@ def _offsets(lengths: Sequence[int]) -> np.ndarray:
 
 
 _held = lru_cache(maxsize=4096)(ray.get)  # tables, whose columns are views of the object store
-
-
-def write_rejects(
-    place: Location,
-    rejected: pa.Table,
-    clips: ClipTable,
-    stage: str,
-    attempts: np.ndarray | int = 1,
-) -> None:
-    """Columns of `RejectedClip` → the rejects table, with the clips' URIs and ids.
-
-    Args:
-        attempts: how often the clips were tried by now, or int64 [rejected], each of them.
-    """
-    named = clips.rows(rejected["clip_index"].to_numpy(), ["uri", "clip_id"])
-    stages = pa.repeat(stage, len(rejected))
-    why = [rejected[name].cast(pa.string()) for name in ("modality", "reason", "detail")]
-    tries = pa.array(np.broadcast_to(attempts, len(rejected)), pa.int32())
-    place.write_table(pa.table([*named.columns, stages, *why, tries], schema=rejects.SCHEMA))

@@ -8,6 +8,7 @@ the features of each modality it has, or in the round's rejects with a reason.
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,8 @@ from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.outage import check_losses
 from pipeline.clips.rejects import Reason, RejectedClip, kind_of_loss
-from pipeline.clips.stream import DecodeSlot, Order, stream
+from pipeline.clips.slots import Order
+from pipeline.clips.stream import Slots, clip_bytes
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config, EmbeddingConfig
 from pipeline.embedding.shards import REJECTS, FeatureSink, as_feature_array
@@ -39,6 +41,11 @@ from pipeline.storage import Location
 from pipeline.telemetry import metrics
 from pipeline.telemetry.console import say
 from pipeline.telemetry.progress import Meter, Progress
+
+# Of a slot: at most so many clips and bytes, and at least so many slots in a pass.
+_SLOT_CLIPS, _SLOT_BYTES, _SLOTS = 256, 64 * 2**20, 64
+# Slots that an actor is given: Ray Data hands out more ten times a second at most.
+_IN_FLIGHT = 8
 
 
 @dataclass(frozen=True)
@@ -84,9 +91,10 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     written = Written.before(out, task.rejects, origin)
     chosen = clips.in_splits(config.clips.split)
     wanted = np.flatnonzero(chosen & ~written.banked)
-    batch_size = min(config.embedding.batch_size, max(len(wanted), 1))
+    batch_size, batches = _slot_of(config, tuple(out), len(wanted))
     # Features must not depend on what killed passes left: a clip comes again with its whole slot.
-    slot_of, done = np.arange(len(wanted)) // batch_size, written.done[wanted]
+    slot_of = np.arange(len(wanted)) // (batch_size * batches)
+    done = written.done[wanted]
     slots = np.unique(slot_of[~done])
     comes = np.isin(slot_of, slots)
     again = {m: np.intersect1d(wanted[comes], np.flatnonzero(written.clips[m])) for m in out}
@@ -101,8 +109,9 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
             if task.ahead:
                 task.ahead.before(progress.left_s)
             some = len(wanted) < len(clips)
-            order = Order(len(wanted), batch_size, [ray.put(wanted)] if some else None)
-            _run(task, order, slots, sink, progress.meter)
+            boxed = [ray.put(wanted)] if some else None
+            order = Order(len(wanted), batch_size * batches, boxed)
+            _run(task, order, batch_size, slots, sink, progress.meter)
             written = Written.before(out, task.rejects, origin, sink.names)
     counts = written.counts()
     if counts["rejected"]:
@@ -135,20 +144,36 @@ def _say_what_is_there(task: EmbeddingTask, written: Written) -> None:
         say(f"{task.title} · goes on after {written.done.sum():,} of {num_clips:,} clips")
 
 
+def _slot_of(config: Config, modalities: tuple[str, ...], clips: int) -> tuple[int, int]:
+    """Clips of an encoder's batch, and such batches of a slot.
+
+    Every slot passes the driver as a reference, which costs it milliseconds: in a long pass a slot
+    has hundreds of clips, in a short one enough slots are left for every core.
+    """
+    batch_size = min(config.embedding.batch_size, max(clips, 1))
+    most = min(_SLOT_CLIPS, _SLOT_BYTES // clip_bytes(config.clips, modalities), clips // _SLOTS)
+    return batch_size, max(most // batch_size, 1)
+
+
 def _run(
-    task: EmbeddingTask, order: Order, slots: np.ndarray, sink: FeatureSink, meter: Meter
+    task: EmbeddingTask,
+    order: Order,
+    batch_size: int,
+    slots: np.ndarray,
+    sink: FeatureSink,
+    meter: Meter,
 ) -> None:
     """Decode and encode the slots of the order, and write what they give."""
-    config = task.config
-    decode = DecodeSlot(task.clips, order, config.clips, tuple(sink.out))
+    config, modalities = task.config, tuple(sink.out)
     cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
     device = choose_device(config.resources)
+    decoded = Slots(task.clips, order, config.clips, modalities).stream(cost, slots)
     # A cluster without a GPU may still bring one up: the device is the user's choice.
-    encoded = stream(decode, cost=cost, slots=slots).map_batches(
+    encoded = decoded.map_batches(
         Encode,
-        fn_constructor_args=(task.weights, tuple(sink.out), config, device, meter),
-        fn_constructor_kwargs={"losses": Losses.of(task)},
-        batch_size=1,
+        fn_constructor_args=(task.weights, modalities, config, device, meter),
+        fn_constructor_kwargs={"losses": Losses.of(task), "batch_size": batch_size},
+        batch_size=None,
         compute=encoder_pool(config.embedding),
         **encoding(config.resources, device),
     )
@@ -157,11 +182,19 @@ def _run(
 
 
 def encoder_pool(config: EmbeddingConfig) -> ActorPoolStrategy:
-    return ActorPoolStrategy(min_size=config.min_actors, max_size=config.max_actors)
+    return ActorPoolStrategy(
+        min_size=config.min_actors,
+        max_size=config.max_actors,
+        max_tasks_in_flight_per_actor=_IN_FLIGHT,
+    )
 
 
 class Encode:
-    """The encoding stage, an actor: one decoded batch in, one table of features out."""
+    """The encoding stage, an actor: one decoded slot in, one table of features out.
+
+    Args:
+        batch_size: clips that the networks are given at a time; None: all of the slot.
+    """
 
     def __init__(
         self,
@@ -171,6 +204,7 @@ class Encode:
         device: str,
         meter: Meter,
         losses: Losses | None = None,
+        batch_size: int | None = None,
     ) -> None:
         use_threads(device)
         if weights is None:
@@ -183,20 +217,18 @@ class Encode:
         front = {"video": FramesToInput(), "audio": LogMel(config.clips.audio)}
         self.front = torch.nn.ModuleDict(front).to(self.device)
         self.modalities, self.precision, self.meter = modalities, config.precision, meter
-        self.losses = losses
+        self.losses, self.batch_size = losses, batch_size
 
     @torch.inference_mode()
     def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
-        indices = batch["clip_index"][0]
+        indices, names = batch["clip_index"][0], json.loads(str(batch["names"][0]))
         rejects = RejectedClip.loads(batch["rejects"][0])
         columns: dict[str, pa.Array] = {"clip_index": pa.array(indices, pa.int64())}
         for modality in self.modalities:
-            tensor = on_device(batch[modality][0], self.device)
-            with autocast(self.device, self.precision):
-                features = self.networks[modality](self.front[modality](tensor))
-            values, present = features.float().cpu().numpy(), batch[f"has_{modality}"][0]
+            values, present = self._features(modality, batch), batch[f"has_{modality}"][0]
             finite = np.isfinite(values).all(axis=1)
-            rejects += _not_finite(indices[present & ~finite], modality)
+            for place in np.flatnonzero(present & ~finite).tolist():
+                rejects.append(_not_finite(int(indices[place]), names[place], modality))
             columns[modality] = as_feature_array(np.nan_to_num(values), present & finite)
         lost: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for reject in rejects:
@@ -210,10 +242,22 @@ class Encode:
             self.losses.add([reject.reason for reject in rejects if reject.modality is None])
         return table
 
+    def _features(self, modality: str, batch: dict[str, np.ndarray]) -> np.ndarray:
+        """float32 [B, d]; a batch of padding alone is not computed."""
+        clips, of_clips = batch["clip_index"][0], batch[modality][0]
+        size, found = self.batch_size or len(clips), []
+        for start in range(0, int((clips >= 0).sum()), size):
+            tensor = on_device(of_clips[start : start + size], self.device)
+            with autocast(self.device, self.precision):
+                features = self.networks[modality](self.front[modality](tensor))
+            found.append(features.float().cpu().numpy())
+        values = np.concatenate(found)
+        return np.pad(values, ((0, len(clips) - len(values)), (0, 0)))
 
-def _not_finite(clips: np.ndarray, modality: str) -> list[RejectedClip]:
-    what = "the encoder gives no finite numbers for it"
-    return [RejectedClip(int(c), modality, Reason.NOT_FINITE.value, what) for c in clips]
+
+def _not_finite(clip: int, named: Sequence[str], modality: str) -> RejectedClip:
+    (uri, clip_id), what = named, "the encoder gives no finite numbers for it"
+    return RejectedClip(clip, uri, clip_id, modality, Reason.NOT_FINITE.value, what)
 
 
 @dataclass

@@ -22,14 +22,13 @@ from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import WriteResult
 
-from pipeline.clips.rejects import AWAY
-from pipeline.clips.table import write_rejects
+from pipeline.clips.rejects import AWAY, RejectedClip, write_rejects
 from pipeline.embedding.written import Folders, Origin, Written, rejects_prefix, write_record
 from pipeline.errors import UserError
 from pipeline.manifest import Entry, Manifest
 from pipeline.storage import Location, as_parquet, from_parquet
 
-_REJECT = pa.struct([(name, pa.string()) for name in ("modality", "reason", "detail")])
+_REJECT = pa.struct([(name, pa.string()) for name in RejectedClip._fields[1:]])
 REJECTS = pa.list_(_REJECT)  # why a clip, or a modality of it, has no features
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -78,7 +77,7 @@ class FeatureSink(Datasink[str]):
         if len(rejected):
             place = self.rejects / f"{rejects_prefix(self.out)}{name}"
             attempts = 1 + _counts_of(self.rejected_before, rejected["clip_index"].to_numpy())
-            write_rejects(place, rejected, self.origin.clips, "embed", attempts)
+            write_rejects(place, rejected, "embed", attempts)
         for modality, rows in fresh.items():
             if len(written := table.filter(rows)):
                 write_shard(self.out[modality], modality, name, written, self.origin)
@@ -142,12 +141,12 @@ def read_features(folder: Location, num_clips: int) -> tuple[np.ndarray, np.ndar
 
 
 def _rejected(table: pa.Table) -> pa.Table:
-    """One row a reject: ``clip_index, modality, reason, detail``."""
+    """One row a reject: columns of `RejectedClip`."""
     some = table.select(["clip_index", "rejects"]).filter(table["rejects"].is_valid())
     some = some.combine_chunks()
     flat, parent = pc.list_flatten(some["rejects"]), pc.list_parent_indices(some["rejects"])
-    columns = [some["clip_index"].take(parent), *(pc.struct_field(flat, n) for n in range(3))]
-    return pa.table(columns, names=["clip_index", *_REJECT.names])
+    columns = [some["clip_index"].take(parent), *(pc.struct_field(flat, n) for n in _REJECT.names)]
+    return pa.table(columns, names=list(RejectedClip._fields))
 
 
 def _outside(table: pa.Table, clips: np.ndarray) -> pa.ChunkedArray:

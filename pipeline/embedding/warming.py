@@ -13,7 +13,8 @@ from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.outage import check_losses
 from pipeline.clips.rejects import RejectedClip
-from pipeline.clips.stream import DecodeSlot, Order
+from pipeline.clips.slots import Order
+from pipeline.clips.stream import Slots
 from pipeline.clips.table import PublishedClips
 from pipeline.config import Config
 from pipeline.runtime.devices import autocast, use_threads
@@ -52,10 +53,10 @@ def _warm(weights: Location, clips: PublishedClips, order: Order, config: Config
     norms = [m for m in networks.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = None  # the plain average over the batches
-    decode = DecodeSlot(clips, order, config.clips, ("video", "audio"))
+    slots = Slots(clips, order, config.clips, ("video", "audio"))
     reasons: Counter[str] = Counter()
     for slot in range(order.num_slots if norms else 0):
-        batch = decode({"id": np.array([slot])})
+        batch = slots.decoded(slot)
         rejects = RejectedClip.loads(batch["rejects"][0])
         reasons.update(reject.reason for reject in rejects if reject.modality is None)
         for modality, network in networks.items():

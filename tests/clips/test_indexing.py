@@ -9,13 +9,13 @@ import zipfile
 from pathlib import Path
 
 import boto3
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.clips.indexing import REJECTS, IndexReport, index
-from pipeline.clips.stream import DecodeSlot, Order
+from pipeline.clips.slots import Order
+from pipeline.clips.stream import Slots
 from pipeline.clips.table import SCHEMA, ClipTable
 from pipeline.errors import UserError
 from pipeline.storage import Location
@@ -188,7 +188,7 @@ def generated(place: Path, video: GeneratedVideo) -> Path:
 def decodes(run: Location) -> bool:
     """Whether the run's first clip has its picture."""
     clips = ClipTable.open(run / "clips").publish()
-    batch = DecodeSlot(clips, Order(1, 1), tiny().clips, ("video",))({"id": np.array([0])})
+    batch = Slots(clips, Order(1, 1), tiny().clips, ("video",)).decoded(0)
     return bool(batch["has_video"].all())
 
 

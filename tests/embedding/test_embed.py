@@ -322,6 +322,7 @@ def test_a_clip_whose_features_are_no_numbers_is_a_reject(local_ray: None) -> No
         {
             "clip_index": np.array([[7, 8]]),
             "rejects": np.array([RejectedClip.dumps([])]),
+            "names": np.array(['[["a.mp4", "a0"], ["b.mp4", "b0"]]']),
             "video": np.zeros((1, 2, frames, size, size, 3), np.uint8),
             "audio": audio,
             **{f"has_{m}": np.ones((1, 2), bool) for m in BOTH},
@@ -331,6 +332,7 @@ def test_a_clip_whose_features_are_no_numbers_is_a_reject(local_ray: None) -> No
     assert table["video"].null_count == 0
     ((reject,),) = [row for row in table["rejects"].to_pylist() if row]
     assert (reject["modality"], reject["reason"]) == ("audio", "not_finite")
+    assert (reject["uri"], reject["clip_id"]) == ("b.mp4", "b0")
 
 
 def test_what_float16_cannot_hold_is_clamped() -> None:
