@@ -22,7 +22,8 @@ def lines(place: str) -> list[dict]:
 
 def main() -> None:
     schedules, damaged = lines(sys.argv[1]), lines(sys.argv[2])
-    latest = {one["seed"]: one for one in schedules}  # a schedule that was replayed counts once
+    latest = {one["seed"]: one for one in schedules}  # what was tried again counts once
+    damaged = [*{(one["kind"], one["damage"]): one for one in damaged}.values()]
     kills = Counter(kind.partition(" ")[0] for one in latest.values() for kind in one["killed"])
     found = {
         "about": about("ray", "torch"),

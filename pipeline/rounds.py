@@ -26,6 +26,7 @@ from pipeline.clustering import measures
 from pipeline.config import Config
 from pipeline.embedding.warming import write_random_encoders
 from pipeline.lease import hold
+from pipeline.manifest import NAME
 from pipeline.methods import Method
 from pipeline.recovery import unsound
 from pipeline.run import Round, Run, check
@@ -82,7 +83,10 @@ class Pretraining(Stages):
 
     def taken_up(self) -> int:
         """The last finished round, once all that are finished stand; makes round 0 where needed."""
-        last = self.run.last_round()
+        last, named = self.run.last_round(), self.run.pointer()
+        if named is not None and not self.run.round(named).is_done:
+            gone = self.run.round(named).location / NAME
+            say(f"LATEST names round {named}, but {gone} is gone: it is done again")
         if last is None:
             self.begin()
             return 0

@@ -229,15 +229,21 @@ class Run:
         LATEST may lag by a round when a driver died between _DONE and the pointer. One that cannot
         be right is not believed.
         """
-        number, pointer = -1, self.location / "LATEST"
-        if pointer.exists():
-            with suppress(ValueError):
-                number = int(pointer.read_bytes())
-        if not (0 <= number < 1_000_000 and self.round(number).is_done):
+        number = self.pointer()
+        if number is None or not self.round(number).is_done:
             number = -1
         while self.round(number + 1).is_done:
             number += 1
         return number if number >= 0 else None
+
+    def pointer(self) -> int | None:
+        """The round that LATEST names, finished or not; None where it names none."""
+        place = self.location / "LATEST"
+        if place.exists():
+            with suppress(ValueError):
+                number = int(place.read_bytes())
+                return number if 0 <= number < 1_000_000 else None
+        return None
 
     def finished_round(self, number: int | None = None) -> Round:
         """A round that counts: `number`, or the last one.
