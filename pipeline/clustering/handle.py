@@ -169,7 +169,10 @@ def _taken_up(task: ClusteringTask) -> bool:
     """Whether the folder holds the task's result; what is damaged or another's is removed."""
     out = task.out
     try:
-        if task.finished() or task.adopted():
+        if task.finished():
+            return True
+        if task.adopted():
+            say(f"{out / NAME} was gone, or not written yet; all that it seals is there")
             return True
     except Damaged as damaged:
         say(f"{damaged.place} is damaged: {damaged.what}; it is clustered again")

@@ -32,6 +32,7 @@ from pipeline.config import Config, EmbeddingConfig
 from pipeline.embedding.shards import REJECTS, FeatureSink, as_feature_array
 from pipeline.embedding.written import Origin, Written, finish, reasons_of, unfinished
 from pipeline.encoders import raw
+from pipeline.manifest import NAME
 from pipeline.runtime import demands
 from pipeline.runtime.devices import autocast, on_device, use_threads
 from pipeline.runtime.failures import unwrapped
@@ -99,6 +100,9 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     comes = np.isin(slot_of, slots)
     again = {m: np.intersect1d(wanted[comes], np.flatnonzero(written.clips[m])) for m in out}
     _say_what_is_there(task, written)
+    if not len(slots):
+        for place in (folder / NAME for folder in out.values() if not (folder / NAME).exists()):
+            say(f"{task.title} · {place} was gone, or not written yet; all its clips are there")
     asks = demands.embedding(config, load_decoder(config.clips.decoder).on_gpu)
     demands.refuse_impossible(asks, config.resources)
     with Progress(task.title, int(comes.sum()), "clips", asks, config.resources) as progress:

@@ -40,7 +40,7 @@ KINDS = [
     *(f"{TWO}features/audio/{name}" for name in ("part-*", "_written/*", "_DONE")),
 ]
 # The content of features is looked at when they are loaded: by the clustering that is due then.
-FEATURES, LOADED_BY = f"{TWO}features/audio/part-*", f"{TWO}clusters/audio/_DONE"
+FEATURES, LOADED_BY = f"{TWO}features/audio/part-*", f"{TWO}clusters/audio"
 # Nothing depends on the record of a shard that its folder's seal vouches for, and the pointer and
 # the settings are derived: what is gone of these is written again without a word.
 SILENT = {("config.yaml", "gone"), ("LATEST", "gone"), ("LATEST", "cut"), ("LATEST", "flipped")}
@@ -61,7 +61,7 @@ def again(calm: Calm, place: Path, spoilt: dict[str, str]) -> dict[str, str]:
     shutil.copytree(str(calm.place), place)
     names = {}
     if FEATURES in spoilt:
-        spoil(place / LOADED_BY, "gone")
+        shutil.rmtree(place / LOADED_BY)
     for pattern, damage in spoilt.items():
         found = min(place.glob(pattern))
         spoil(found, damage)
