@@ -29,7 +29,7 @@ from pipeline.clips.slots import Order
 from pipeline.clips.stream import Slots, clip_bytes
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config, EmbeddingConfig
-from pipeline.embedding.shards import REJECTS, FeatureSink, as_feature_array
+from pipeline.embedding.shards import REJECTS, FeatureSink, as_feature_array, as_row
 from pipeline.embedding.written import Origin, Written, finish, reasons_of, unfinished
 from pipeline.encoders import raw
 from pipeline.manifest import NAME
@@ -109,7 +109,8 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
         if len(slots):
             # At least 16 files, unless they would be tiny: a kill loses what is not in one yet.
             rows = min(config.embedding.max_rows_per_file, max(len(clips) // 16, 256))
-            sink = FeatureSink(out, task.rejects, origin, rows, written, again)
+            slots_per_file = max(rows // (batch_size * batches), 1)
+            sink = FeatureSink(out, task.rejects, origin, slots_per_file, written, again)
             if task.ahead:
                 task.ahead.before(progress.left_s)
             some = len(wanted) < len(clips)
@@ -194,7 +195,7 @@ def encoder_pool(config: EmbeddingConfig) -> ActorPoolStrategy:
 
 
 class Encode:
-    """The encoding stage, an actor: one decoded slot in, one table of features out.
+    """The encoding stage, an actor: one decoded slot in, its table of features out (`as_row`).
 
     Args:
         batch_size: clips that the networks are given at a time; None: all of the slot.
@@ -244,7 +245,7 @@ class Encode:
         metrics.gpu_memory("embed")
         if self.losses is not None:
             self.losses.add([reject.reason for reject in rejects if reject.modality is None])
-        return table
+        return as_row(table)
 
     def _features(self, modality: str, batch: dict[str, np.ndarray]) -> np.ndarray:
         """float32 [B, d]; a batch of padding alone is not computed."""

@@ -43,8 +43,22 @@ def as_feature_array(features: np.ndarray, present: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(values, features.shape[1], mask=absent)
 
 
+def as_row(table: pa.Table) -> pa.Table:
+    """A table as one row of lists: Ray Data then leaves it in one block (`Slots.stream`)."""
+    ends = pa.array([0, len(table)], pa.int32())
+    columns = [pa.concat_arrays(column.chunks) for column in table.columns]
+    lists = [pa.ListArray.from_arrays(ends, column) for column in columns]
+    return pa.table(lists, names=table.column_names)
+
+
+def of_rows(tables: Iterable[pa.Table]) -> pa.Table:
+    """All that `as_row` made rows of."""
+    rows = pa.concat_tables(tables)
+    return pa.table({name: pc.list_flatten(rows[name]) for name in rows.column_names})
+
+
 class FeatureSink(Datasink[str]):
-    """Writes feature tables as shards, one Parquet file a modality and write task.
+    """Writes feature tables (`as_row`) as shards, one Parquet file a modality and write task.
 
     A task that Ray runs again writes the same file names; another pass, also one that still runs
     somewhere, writes others. Clips that are `again` (modality → int64) are not written twice.
@@ -55,22 +69,22 @@ class FeatureSink(Datasink[str]):
         out: Folders,
         rejects: Location,
         origin: Origin,
-        rows_per_file: int,
+        slots_per_file: int,
         written: Written,
         again: Mapping[str, np.ndarray],
     ) -> None:
         self.out, self.rejects, self.origin = out, rejects, origin
-        self.rows_per_file, self.again = rows_per_file, again
+        self.slots_per_file, self.again = slots_per_file, again
         self.rejected_before = written.rejected_before
         self.token = uuid.uuid4().hex[:8]
         self.names: list[str] = []  # of shards, once all is written: listings may lag
 
     @property
     def min_rows_per_write(self) -> int:
-        return self.rows_per_file
+        return self.slots_per_file  # rows of Ray Data's
 
     def write(self, blocks: Iterable[Block], ctx: Any) -> str:
-        table = pa.concat_tables(BlockAccessor.for_block(block).to_arrow() for block in blocks)
+        table = of_rows(BlockAccessor.for_block(block).to_arrow() for block in blocks)
         name = f"part-{self.token}-{ctx.task_idx:06d}.parquet"
         fresh = {m: _outside(table, again) for m, again in self.again.items()}
         rejected = _rejected(table.filter(reduce(pc.or_, fresh.values())))

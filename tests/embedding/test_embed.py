@@ -19,7 +19,7 @@ from pipeline.clips.rejects import RejectedClip
 from pipeline.clips.table import ClipTable, append
 from pipeline.embedding import embed as embedding
 from pipeline.embedding.embed import EmbeddingTask, Encode
-from pipeline.embedding.shards import REJECTS, as_feature_array, read_features, write_shard
+from pipeline.embedding.shards import REJECTS, as_feature_array, of_rows, read_features, write_shard
 from pipeline.embedding.written import discard, finish
 from pipeline.errors import UserError
 from pipeline.manifest import Damaged, unsigned
@@ -318,7 +318,7 @@ def test_a_clip_whose_features_are_no_numbers_is_a_reject(local_ray: None) -> No
     audio = np.zeros((1, 2, config.clips.audio.samples), np.float32)
     audio[0, 1, 100] = np.nan
     size, frames = config.clips.video.size, config.clips.video.frames
-    table = encode(
+    row = encode(
         {
             "clip_index": np.array([[7, 8]]),
             "rejects": np.array([RejectedClip.dumps([])]),
@@ -328,6 +328,8 @@ def test_a_clip_whose_features_are_no_numbers_is_a_reject(local_ray: None) -> No
             **{f"has_{m}": np.ones((1, 2), bool) for m in BOTH},
         }
     )
+    assert len(row) == 1, "one block, however small those are that are asked for"
+    table = of_rows([row])
     assert [row is None for row in table["audio"].to_pylist()] == [False, True]
     assert table["video"].null_count == 0
     ((reject,),) = [row for row in table["rejects"].to_pylist() if row]

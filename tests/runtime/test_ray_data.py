@@ -89,28 +89,27 @@ def test_full_buffers_ask_for_no_nodes_and_nothing_stays_asked_for() -> None:
 @pytest.mark.usefixtures("local_ray")
 def test_no_statistics_of_blocks_are_kept() -> None:
     """Ray keeps 1 KB of every block for them; else `Forget` has served its time."""
-    kept: dict[bool, list[int]] = {True: [], False: []}
-    forgets = False
+    kept: list[int] = []
 
-    class Watched(Forget):
+    class Kept(Pace):
         def on_execution_step(self, executor: Any) -> None:
-            if forgets:
-                super().on_execution_step(executor)
             of = [len(getattr(op, "_output_blocks_stats", ())) for op in executor._topology]
-            kept[forgets].append(max(of))
+            kept.append(max(of))
+
+    def most(*callbacks: type) -> int:
+        set_up_ray_data()
+        context.custom_execution_callback_classes = [*callbacks, Kept]
+        blocks = [pa.table({"id": [number]}) for number in range(40)]
+        data = ray.data.from_blocks(blocks).map_batches(lambda x: x, num_cpus=0.1)
+        kept.clear()
+        assert len(data.take_all()) == 40
+        return max(kept)
 
     context = ray.data.DataContext.get_current()
     try:
-        for forgets in (False, True):
-            set_up_ray_data()
-            context.custom_execution_callback_classes = [Pace, Watched]
-            blocks = [pa.table({"id": [number]}) for number in range(40)]
-            data = ray.data.from_blocks(blocks).map_batches(lambda x: x, num_cpus=0.1)
-            assert len(data.take_all()) == 40
+        assert (most(Pace), most(Pace, Forget)) == (40, 0)
     finally:
         set_up_ray_data()
-    assert max(kept[False]) == 40
-    assert max(kept[True]) == 0
 
 
 @pytest.mark.usefixtures("local_ray")
