@@ -214,6 +214,15 @@ def _plain(rows: pa.Table) -> pa.Table:
     return rows.cast(pa.schema(plain))
 
 
+def distinct(texts: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """int32 [n], and the distinct texts that it numbers, as they first appear."""
+    # One chunk of millions of URIs would be too large for 32-bit offsets; so may be those alone.
+    encoded = texts.cast(pa.large_string()).dictionary_encode().chunks
+    numbers = [np.zeros(0, np.int32), *(chunk.indices.to_numpy() for chunk in encoded)]
+    none = pa.array([], pa.large_string())
+    return np.concatenate(numbers), encoded[-1].dictionary if encoded else none
+
+
 def append(folder: Location, tables: Iterable[pa.Table]) -> int:
     """Append a part for each table of `SCHEMA`'s columns but ``clip_index``; return the clips.
 

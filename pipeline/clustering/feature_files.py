@@ -7,7 +7,9 @@ folder without one has all its Parquet files.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +23,7 @@ from pipeline.manifest import Manifest
 from pipeline.storage import Location
 
 Bounds = tuple[int, int]  # least and highest clip index
+_AHEAD = 2  # parts that are read while one is used: their bytes are held
 
 
 @dataclass(frozen=True)
@@ -41,10 +44,14 @@ class FeatureFolder:
         return [place.name for place in self.folder.files(".parquet")]
 
     @contextmanager
-    def opened(self, part: str) -> Iterator[pq.ParquetFile]:
-        """Raises Damaged if the part is not as it was written."""
+    def opened(self, part: str, data: bytes | None = None) -> Iterator[pq.ParquetFile]:
+        """A part, or that of which `data` is the content.
+
+        Raises:
+            Damaged: it is not as it was written.
+        """
         if self.manifest is not None:
-            with pq.ParquetFile(pa.BufferReader(self.manifest.load(part))) as file:
+            with pq.ParquetFile(pa.BufferReader(data or self.manifest.load(part))) as file:
                 yield file
             return
         place = self.folder / part
@@ -137,16 +144,31 @@ def _groups(
     Parts that are known to lie outside `within` (start, stop) are not opened.
     """
     of_it = FeatureFolder(folder)
-    for name in of_it.parts():
-        bounds = of_it.bounds(name)
-        if bounds and within and (bounds[1] < within[0] or bounds[0] >= within[1]):
-            continue
-        with of_it.opened(name) as file:
-            column = file.schema_arrow.get_field_index("clip_index")
-            for group in range(file.metadata.num_row_groups):
-                found = file.metadata.row_group(group).column(column).statistics
-                known = found is not None and found.has_min_max
-                yield folder / name, file, group, (found.min, found.max) if known else None
+    for name, file in _opened(of_it, [n for n in of_it.parts() if _may_hold(of_it, n, within)]):
+        column = file.schema_arrow.get_field_index("clip_index")
+        for group in range(file.metadata.num_row_groups):
+            found = file.metadata.row_group(group).column(column).statistics
+            known = found is not None and found.has_min_max
+            yield folder / name, file, group, (found.min, found.max) if known else None
+
+
+def _may_hold(folder: FeatureFolder, part: str, within: tuple[int, int] | None) -> bool:
+    bounds = folder.bounds(part)
+    return not (bounds and within) or (bounds[1] >= within[0] and bounds[0] < within[1])
+
+
+def _opened(folder: FeatureFolder, parts: list[str]) -> Iterator[tuple[str, pq.ParquetFile]]:
+    """The parts one after another; of sealed ones the next few are being read meanwhile."""
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        coming = deque[tuple[str, Future[bytes] | None]]()
+        for number in range(len(parts) + _AHEAD):
+            if number < len(parts):
+                name, manifest = parts[number], folder.manifest
+                coming.append((name, pool.submit(manifest.load, name) if manifest else None))
+            if number >= _AHEAD:
+                name, data = coming.popleft()
+                with folder.opened(name, data.result() if data else None) as file:
+                    yield name, file
 
 
 def _matrix(column: pa.ChunkedArray, part: Location) -> np.ndarray:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
 
-from pipeline.clips.table import ClipTable
+from pipeline.clips.table import ClipTable, distinct
 from pipeline.config import LearningConfig
 from pipeline.runtime.placement import on_this_node
 
@@ -181,9 +180,7 @@ def draw_epoch(n: int, weights: np.ndarray, size: int, rng: np.random.Generator)
 
 def file_numbers(clips: ClipTable) -> np.ndarray:
     """int64 [N]: clips of one file have the same number."""
-    # One chunk of all URIs would be too large for 32-bit offsets; their dictionary may be, too.
-    encoded = clips.column("uri").cast(pa.large_string()).dictionary_encode()
-    return np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
+    return distinct(clips.column("uri"))[0]
 
 
 def beside_neighbours(files: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
