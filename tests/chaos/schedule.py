@@ -25,6 +25,7 @@ LIMIT_S = 600  # for a whole schedule
 _PATIENCE_S = 6  # for a process of the kind that is due
 _STORE = 200 * 2**20
 TITLES = {  # how the titles of Ray's processes begin
+    "joiner": ("ray::MapBatches(JoinSlots)",),
     "decoder": ("ray::MapBatches(DecodeSlot)",),
     "encoder": ("ray::MapWorker(MapBatches(Encode))",),
     "shard": ("ray::Shard",),
