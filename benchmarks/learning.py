@@ -40,7 +40,6 @@ from pipeline.learning.learner import new_optimizer
 from pipeline.learning.schedule import ScheduleShape
 from pipeline.learning.task import LearningTask, PublishedLabels, WorkerTask
 from pipeline.runtime.placement import KEEPS_MEMORY
-from pipeline.runtime.ray_data import set_up_ray_data
 from pipeline.runtime.session import connect
 from pipeline.settings import load
 from pipeline.storage import Location
@@ -73,12 +72,12 @@ def made_up(config: Config, seed: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Ready:
-    """Stands where decoding would: slot numbers in, the same few batches out."""
+    """Stands where decoding would: numbers of slots in, the same few batches out."""
 
     batches: list[ray.ObjectRef]
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        slot = int(batch["id"][0])
+        slot = int(batch["slot"][0])
         found = ray.get(self.batches[slot % len(self.batches)]) | {"slot": np.int64(slot)}
         return {name: np.asarray(value)[None] for name, value in found.items()}
 
@@ -87,9 +86,8 @@ def ours(config: Config, weights: Location, batches: list[ray.ObjectRef], steps:
     """Seconds of a training of so many steps."""
     slots = steps * config.learning.step_batches
 
-    def decoded() -> ray.data.Dataset:
-        set_up_ray_data(feeding=True)  # as `learn` does
-        dataset = ray.data.from_blocks([pa.table({"id": [slot]}) for slot in range(slots)])
+    def ready(numbers: np.ndarray, _: str) -> ray.data.Dataset:
+        dataset = ray.data.from_blocks([pa.table({"slot": [slot]}) for slot in numbers])
         return dataset.map_batches(Ready(batches), batch_size=1, num_cpus=0.5)
 
     with (
@@ -109,7 +107,7 @@ def ours(config: Config, weights: Location, batches: list[ray.ObjectRef], steps:
             title="learn",
         )
         work = WorkerTask(task, "cpu", ScheduleShape(steps, 0, 1, ""), progress.meter)
-        result: Any = trainer(work, decoded).fit()
+        result: Any = trainer(work, ready).fit()
         return float(result.return_value["train_seconds"])
 
 
