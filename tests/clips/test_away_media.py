@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.clips.chunks import chunks_by_file
 from pipeline.clips.fill import fill
 from pipeline.clips.indexing import REJECTS, index
 from pipeline.clips.outage import Outage
@@ -45,7 +44,7 @@ def test_an_index_stops_when_the_media_are_away(cuts: Path, tmp_path: Path) -> N
 def test_an_index_stops_when_a_share_is_away_and_its_rest_need_not_be_probed_again(
     cuts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(chunks_by_file, "__defaults__", (4,))
+    monkeypatch.setattr("pipeline.clips.chunks.FILES_PER_TASK", 4)
     run, media = Location.of(tmp_path / "run"), tmp_path / "media"
     for name in ("00000", "00001", "00002"):
         (media / f"{name}.mp4").rename(media / f"{name}.gone")
