@@ -50,7 +50,7 @@ def check_losses(
     )
 
 
-class Losses:
+class RecentLosses:
     """What a stage that goes on for hours lost of late.
 
     All it ever did would hide an outage at its end, and its last piece, if small, would take two

@@ -21,7 +21,7 @@ import ray
 from pipeline.clips.chunks import ProbeChunk, Probed, chunk_ends, chunk_names, read_rejects
 from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.known import KnownInputs
-from pipeline.clips.outage import Losses, Outage
+from pipeline.clips.outage import Outage, RecentLosses
 from pipeline.clips.stream import run_numbered
 from pipeline.clips.worklist import input_keys
 from pipeline.config import Config
@@ -94,7 +94,7 @@ class Prober:
         self._known, self._config, self._left = known, config, num_inputs
         self._there = {place.name for place in scan.files(_SUFFIX)}
         allowed = config.clips.max_rejected
-        self._losses = Losses("index", allowed, INPUTS_PER_SEGMENT)
+        self._losses = RecentLosses("index", allowed, INPUTS_PER_SEGMENT)
         self._progress: Progress | None = None
 
     def __enter__(self) -> Prober:

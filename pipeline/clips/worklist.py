@@ -105,16 +105,22 @@ class _Writer:
         self._reject()
         self._write_part()
         if self.media.may_repeat:
-            work.again, work.num_inputs = repeated(self.new_keys)
-            num_known = len(distinct(self.known_keys))
-            rows = sum(map(len, self.new_keys)) + sum(map(len, self.known_keys))
-            work.repeated = rows - work.num_inputs - num_known
-            self.num_known = num_known
-            files = distinct(self.files)
-            work.both = files[among(files, distinct(self.cut_files))]
+            self._count_repeated()
         work.listed = work.num_inputs + self.num_known
         self._add_unlisted()
         work.unit = "cuts" if self.num_cuts else "files"
+
+    def _count_repeated(self) -> None:
+        work = self.work
+        if self.num_cuts:
+            cut, files = distinct(self.cut_files), distinct(self.files)
+            work.both = files[among(files, cut)]
+        self.files, self.cut_files = [], []
+        rows = sum(map(len, self.new_keys)) + sum(map(len, self.known_keys))
+        self.num_known = len(distinct(self.known_keys))
+        work.again, work.num_inputs = repeated(self.new_keys)
+        work.repeated = rows - work.num_inputs - self.num_known
+        self.new_keys, self.known_keys = [], []
 
     def _take(self, rows: pa.Table) -> None:
         ids, uris = cut_ids(rows), uri_keys(rows["uri"])

@@ -14,7 +14,7 @@ from pipeline.clips import chunks, intake, segments, worklist
 from pipeline.clips.chunks import Probed
 from pipeline.clips.indexing import REJECTS, IndexReport, index
 from pipeline.clips.intake import Intake
-from pipeline.clips.outage import Losses, Outage
+from pipeline.clips.outage import Outage, RecentLosses
 from pipeline.clips.table import ClipTable
 from pipeline.storage import Location
 from tests.conftest import tiny
@@ -231,7 +231,7 @@ def test_an_outage_in_a_later_segment_keeps_what_was_added(
 
 
 def test_the_last_segment_is_judged_with_those_before_it() -> None:
-    losses = Losses("index", 0.05, enough=100)
+    losses = RecentLosses("index", 0.05, enough=100)
     for _ in range(5):
         losses.add(Counter(missing=2), 100, "")
     losses.add(Counter(missing=3), 4, "")
