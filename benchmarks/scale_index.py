@@ -33,6 +33,7 @@ from pipeline import settings
 from pipeline.clips import chunks, folders, segments
 from pipeline.clips.decoding.decoder import MediaInfo, Source
 from pipeline.clips.indexing import index
+from pipeline.clips.stream import run_numbered
 from pipeline.config import ResourcesConfig
 from pipeline.runtime.session import connect
 from pipeline.storage import Location
@@ -146,10 +147,25 @@ def without_tasks(
         progress.meter.add(None, **work(number))
 
 
-def measured(source: str, run: Location, cpus: int) -> dict[str, Any]:
+class Timed:
+    """A function, and the seconds spent in it."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.seconds = function, 0.0
+
+    def __call__(self, *given: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return self.function(*given)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
+def measured(source: str, run: Location, cpus: int, probe: Callable[..., Any]) -> dict[str, Any]:
     decoder = "benchmarks.scale_index:StubDecoder"
     config = settings.load([f"clips.decoder={decoder}", f"resources.local_cpus={cpus}"])
-    with Memory() as memory:
+    probing = Timed(probe)
+    with Memory() as memory, mock.patch.object(segments, "run_numbered", probing):
         began = time.perf_counter()
         report = index(source, run, config)
         seconds = time.perf_counter() - began
@@ -159,6 +175,8 @@ def measured(source: str, run: Location, cpus: int) -> dict[str, Any]:
         "clips": report.clips,
         "seconds": round(seconds, 1),
         "names_per_s": round(report.listed / seconds),
+        "of_which_probing_s": round(probing.seconds, 1),
+        "names_per_s_without_probing": round(report.listed / (seconds - probing.seconds)),
         "driver_mb": round(memory.driver),
         "largest_task_mb": round(memory.task),
         "all_tasks_mb": round(memory.tasks),
@@ -195,11 +213,10 @@ def main() -> None:
             if options.no_tasks:
                 probe = mock.patch.object(chunks, "probe_isolated", StubDecoder.probe)
                 patched.enter_context(probe)
-                stub = mock.patch.object(segments, "run_numbered", without_tasks)
-                patched.enter_context(stub)
-            result["fresh"] = measured(source, run, options.cpus)
+            tasks = without_tasks if options.no_tasks else run_numbered
+            result["fresh"] = measured(source, run, options.cpus, tasks)
             if options.again:
-                result["all_known"] = measured(source, run, options.cpus)
+                result["all_known"] = measured(source, run, options.cpus, tasks)
         print(json.dumps(result | about("ray", "pyarrow", "numpy"), indent=1))
     finally:
         ray.shutdown()
