@@ -138,20 +138,17 @@ class _LocalWalk:
 
 
 def _list_remote(listing: FolderListing) -> None:
-    """By prefixes side by side, where there are some; level by level what may not be swept.
-
-    pyarrow holds what one sweep finds, 0.3 GB for a million names: prefixes bound its memory.
-    """
+    """By prefixes side by side, where there are some; level by level what may not be swept."""
     start = len(listing.folder.path.rstrip("/")) + 1
 
-    def add(infos: Iterable[pyarrow.fs.FileInfo]) -> None:
-        names = (info.path[start:] for info in infos if info.is_file)
+    def add(paths: Iterable[str]) -> None:
+        names = (path[start:] for path in paths)
         listing.names.add(name for name in names if "/." not in f"/{name}")
 
     def level(folder: Location) -> tuple[list[Location], bool]:
         """Adds the folder's own files. The folders in it, and whether those are all."""
         infos = folder.children()
-        add(infos)
+        add(info.path for info in infos if info.is_file)
         folders = [info for info in infos if not info.is_file]
         # An empty part of a key, as in ``a//b``, is shown as the folder itself.
         plain = [info for info in folders if info.path == f"{folder.path}/{info.base_name}"]
@@ -160,12 +157,17 @@ def _list_remote(listing: FolderListing) -> None:
 
     def sweep(folder: Location) -> None:
         """What lies below a prefix; what may not be listed is a reject."""
+        begun = False
         try:
             try:
-                add(folder.children(recursive=True))
+                for page in folder.pages():
+                    add(page)
+                    begun = True
             except StorageAway:
                 raise
             except (OSError, pa.ArrowException):
+                if begun:
+                    raise
                 for inner in level(folder)[0]:
                     sweep(inner)
         except StorageAway:
@@ -175,14 +177,17 @@ def _list_remote(listing: FolderListing) -> None:
 
     folders, all_shown = level(listing.folder)
     if not all_shown or len(folders) > _MOST_PREFIXES:
+        begun = False
         try:
-            infos = listing.folder.children(recursive=True)
-            # The folder's own files are there already.
-            add(info for info in infos if "/" in info.path[start:])
+            for page in listing.folder.pages():
+                # The folder's own files are there already.
+                add(path for path in page if "/" in path[start:])
+                begun = True
             return
         except StorageAway:
             raise
         except (OSError, pa.ArrowException):
-            pass
+            if begun:
+                raise
     with ThreadPoolExecutor(_SWEEPS) as pool:
         list(pool.map(sweep, folders))

@@ -125,7 +125,7 @@ class _Writer:
     def _take(self, rows: pa.Table) -> None:
         ids, uris = cut_ids(rows), uri_keys(rows["uri"])
         is_cut = ids.is_valid().to_numpy()
-        keys = keys_of(rows["uri"], ids)
+        keys = np.where(is_cut, id_keys(ids), uris)
         old = self.known.contains(keys, is_cut)
         self.num_cuts += int(is_cut.sum())
         if self.media.may_repeat:
