@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,8 @@ from pipeline.clips.store import ClipStore
 from pipeline.errors import Malformed, UserError, parsing
 from pipeline.manifest import Damaged, Entry, Manifest, digest_of, seal
 from pipeline.storage import Location, as_parquet, check_claims, from_parquet
+
+_Result = TypeVar("_Result")
 
 SCHEMA_VERSION = 2
 
@@ -128,6 +131,13 @@ class ClipTable:
         for part in self.parts:
             yield self._read(part, columns)
 
+    def of_each_part(
+        self, columns: list[str], reduce: Callable[[pa.Table], _Result]
+    ) -> list[_Result]:
+        """What `reduce` makes of these columns of each part, in index order, few held at once."""
+        with ThreadPoolExecutor(4) as pool:
+            return list(pool.map(lambda part: reduce(self._read(part, columns)), self.parts))
+
     def column(self, name: str) -> pa.ChunkedArray:
         """One whole column, in index order: for evaluation and small tables."""
         return pa.concat_tables(self.read_parts([name]))[name]
@@ -229,10 +239,11 @@ def append(folder: Location, tables: Iterable[pa.Table]) -> int:
     A part counts once the table's manifest names it.
     """
     manifest = _whole(folder)
-    if manifest is None and list(folder.files(".parquet")):
-        table = ClipTable.open(folder)
-        parts = {name: (folder / name).read_bytes() for name in table.parts}
-        files = {name: _entry(data, from_parquet(data)) for name, data in parts.items()}
+    if manifest is None and any(folder.files(".parquet")):
+        files = {}
+        for name in ClipTable.open(folder).parts:
+            whole = (folder / name).read_bytes()
+            files[name] = _entry(whole, from_parquet(whole, ["clip_id"]))
     else:
         files = {} if manifest is None else dict(manifest.files)
     first = start = sum(entry.notes["rows"] for entry in files.values())
