@@ -39,7 +39,7 @@ from pipeline.clips.slots import LABEL, Order
 from pipeline.clips.stream import Slots
 from pipeline.clips.table import SCHEMA, ClipTable, append
 from pipeline.config import Config, LearningConfig
-from pipeline.learning.feed import DatasetEach, Plan
+from pipeline.learning.feed import DatasetEach, Plan, beginning
 from pipeline.learning.schedule import Schedule
 from pipeline.runtime.ray_data import set_up_ray_data
 from pipeline.storage import Location
@@ -185,13 +185,12 @@ def fed(slots: StubSlots, workers: int, wanted: int) -> tuple[float, dict[str, f
     """Clips a second of all workers together, and the processor time of the busiest processes."""
     plan = Plan(
         partial(slots.stream, {"num_cpus": 0.5}),
-        first=lambda: 0,
         num_slots=slots.order.num_slots,
         max_bytes=0,
         worker_cpus=0.0,
     )
     node = ray.get_runtime_context().get_node_id()
-    given = DatasetEach(plan).configure({"train": None}, workers, None, [node] * workers)  # type: ignore[dict-item]
+    given = DatasetEach(plan).configure({"train": beginning(0)}, workers, None, [node] * workers)
     consumers = [Consumer.remote(g["train"]) for g in given]
     each = wanted // workers
     ray.get([c.take.remote(max(each // 4, 16)) for c in consumers])  # until all runs evenly

@@ -2,6 +2,7 @@
 
 Slots are dealt to the workers in turn. One dataset that all of them shared would pass every batch
 through one process, in order; so each has its own executor, beside it, and a share of the cluster.
+Imports no torch: Ray Train starts a process that makes the datasets, for every group of workers.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pipeline.runtime.ray_data import Share, iterator_on, set_up_ray_data
 
 # The dataset of the batches of these slots, int64 [n], prepared on the node with this id.
 Batches = Callable[[np.ndarray, str], ray.data.Dataset]
+_FIRST = "xdc_first"  # name of a setting in the context of `beginning`
 
 
 @dataclass(frozen=True)
@@ -31,26 +33,26 @@ class Plan:
     """Which slots are to come, and what feeding may take.
 
     Attributes:
-        first: makes the number of the first slot, for every new group of workers.
         num_slots: of the whole schedule.
         max_bytes: of decoded batches that wait, on all nodes together; 0: no bound of its own.
         worker_cpus: logical CPUs that a worker holds: the others are shared.
     """
 
     batches: Batches
-    first: Callable[[], int]
     num_slots: int
     max_bytes: int
     worker_cpus: float
 
 
-def no_dataset() -> ray.data.Dataset:
-    """What Ray Train is given as the dataset: `DatasetEach` makes those that are used."""
-    return ray.data.from_blocks([])
+def beginning(first: int) -> ray.data.Dataset:
+    """An empty dataset that tells `DatasetEach` the number of the first slot."""
+    dataset = ray.data.from_blocks([])
+    dataset.context.set_config(_FIRST, first)
+    return dataset
 
 
 class DatasetEach(DataConfig):
-    """Gives every training worker the dataset of its own slots."""
+    """Gives every training worker the dataset of its own slots, in the place of `beginning`."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -64,8 +66,9 @@ class DatasetEach(DataConfig):
         worker_node_ids: list[str] | None,
         **_: Any,
     ) -> list[dict[str, ray.data.DataIterator]]:
-        """Ray Train calls it in a process of its own, once for a group of workers."""
-        plan, first = self._plan, self._plan.first()
+        """Ray Train calls it once for a group of workers."""
+        plan, ((name, given),) = self._plan, datasets.items()
+        first = given.context.get_config(_FIRST)
         set_up_ray_data(feeding=True, share=Share(world_size, world_size * plan.worker_cpus))
         options = ExecutionOptions(preserve_order=True)
         if plan.max_bytes:
@@ -75,7 +78,7 @@ class DatasetEach(DataConfig):
         for rank, node in enumerate(worker_node_ids or []):
             dataset = plan.batches(np.arange(first + rank, plan.num_slots, world_size), node)
             dataset.context.execution_options = options
-            found.append(dict.fromkeys(datasets, iterator_on(dataset, node)))
+            found.append({name: iterator_on(dataset, node)})
         return found
 
 

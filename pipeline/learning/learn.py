@@ -27,7 +27,7 @@ from pipeline.clips.slots import Order
 from pipeline.clips.stream import Augment, Slots
 from pipeline.errors import UserError
 from pipeline.learning.checkpoint import Checkpoints, TrainingState
-from pipeline.learning.feed import Batches, DatasetEach, Plan, no_dataset
+from pipeline.learning.feed import Batches, DatasetEach, Plan, beginning
 from pipeline.learning.schedule import Schedule, ScheduleShape
 from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.learning.worker import train_worker
@@ -204,7 +204,6 @@ def trainer(work: WorkerTask, batches: Batches) -> TorchTrainer:
     least = learning.min_workers
     plan = Plan(
         batches,
-        first=lambda: TrainingState.of(out).slot,
         num_slots=work.schedule.num_slots(learning.step_batches),
         max_bytes=learning.max_prefetch_mb * 2**20,
         worker_cpus=asked["num_cpus"],
@@ -226,6 +225,7 @@ def trainer(work: WorkerTask, batches: Batches) -> TorchTrainer:
             callbacks=[HopelessEnds()],  # type: ignore[list-item]
             worker_runtime_env={"env_vars": KEEPS_MEMORY if work.device == "cpu" else {}},
         ),
-        datasets={"train": no_dataset},
+        # Its controller calls this for every new group of workers.
+        datasets={"train": lambda: beginning(TrainingState.of(out).slot)},
         dataset_config=DatasetEach(plan),
     )
