@@ -28,6 +28,8 @@ from matplotlib import pyplot as plt
 
 HERE = Path(__file__).resolve().parent
 FIRST = 5  # from this round on all should be flat
+# Parts of Ray, as they stand in its command lines; "ray::" are workers, one by one short-lived.
+KINDS = ("ray::", "gcs_server", "raylet/raylet", "dashboard", "others")
 SETTINGS = [
     *("clips.video.fps=12", "clips.video.frames=4", "clips.video.size=24"),
     *("clips.video.short_side=26", "clips.video.train_short_side=[24,28]"),
@@ -43,18 +45,25 @@ SETTINGS = [
 def look(driver: psutil.Process) -> dict[str, float]:
     """What the driver and the processes below it hold now."""
     below = driver.children(recursive=True)
-    memory = []
+    memory: dict[str, float] = defaultdict(float)
     for process in below:
         with suppress(psutil.Error):
-            memory.append(process.memory_full_info().uss)
+            memory[kind(process)] += process.memory_full_info().uss / 2**20
     return {
         "driver: memory, MB": driver.memory_full_info().uss / 2**20,
         "driver: threads": driver.num_threads(),
         "driver: open files": driver.num_fds(),
         "processes": len(below),
-        "their memory, MB": sum(memory) / 2**20,
+        "their memory, MB": sum(memory.values()),
         "shared memory, MB": shutil.disk_usage("/dev/shm").used / 2**20,
+        **{f"of these {name}": memory[name] for name in KINDS},
     }
+
+
+def kind(process: psutil.Process) -> str:
+    """Of `KINDS`: which part of Ray a process is."""
+    line = " ".join(process.cmdline())
+    return next(name for name in KINDS if name in line or name == "others")
 
 
 def watched(run: Path, rounds: int) -> dict[int, dict[str, float]]:
@@ -91,7 +100,7 @@ def main() -> None:
     }
     (HERE / "leaks.json").write_text(json.dumps(report, indent=1) + "\n")
     figure, axes = plt.subplots(2, 3, figsize=(11, 5), layout="constrained")
-    for axis, name in zip(axes.flat, names):
+    for axis, name in zip(axes.flat, names):  # the first six
         axis.plot(list(by_round), [found[name] for found in by_round.values()], marker=".")
         axis.set(title=name, xlabel="round", ylim=(0, None))
         axis.axvline(FIRST, color="0.8", zorder=0)
