@@ -10,9 +10,11 @@ import pytest
 
 from pipeline import methods
 from pipeline.clips.indexing import index
+from pipeline.clustering.handle import Clustering
 from pipeline.errors import UserError
 from pipeline.rounds import Pretraining, pretrain
 from pipeline.runtime.failures import as_user_error
+from pipeline.runtime.standby import NextStages
 from pipeline.storage import Location
 from tests.conftest import tiny
 from tests.tmpfs import Disk, mounted
@@ -51,9 +53,12 @@ def test_every_stage_says_it_and_goes_on(world: Path, disk: Disk) -> None:
     now = opened.run.encoders_after(opened.run.round(0))
     modalities = opened.method.modalities_of(update)
     one_line(disk, lambda: opened.embed(this, modalities, now))
-    name = update.clusterings[0]
-    one_line(disk, lambda: opened.cluster(this, name, now)).close()
-    labels = {name: opened.cluster(this, name, now) for name in update.clusterings}
-    one_line(disk, lambda: opened.learn(this, 0, labels, now))
+    with NextStages(config, 48) as ahead:
+
+        def labelled() -> dict[str, Clustering]:
+            return opened.cluster_all(this, update.clusterings, now, ahead)
+
+        labels = one_line(disk, labelled)
+    one_line(disk, lambda: opened.learn(this, 0, labels, now, {}))
     pretrain(config)
     assert opened.run.last_round() == 1

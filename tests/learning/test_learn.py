@@ -120,32 +120,35 @@ def test_a_killed_worker_leaves_the_same_losses_step_by_step(
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("deaths", [1, 2, 4])
+@pytest.mark.parametrize("deaths", [2, 1000])
 def test_a_controller_that_dies_as_it_starts(
     deaths: int, new_run: Callable[[], Location], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Ray Train does not start it again: the driver does, and after four deaths in a row stops."""
+    """The driver starts it again, and stops after four deaths in a row.
+
+    One that is killed while Ray still creates it, Ray itself creates again.
+    """
     run, killed = new_run(), set[int]()
     _, expected = trained(run, "calm")
     done = threading.Event()
     killer = threading.Thread(target=kill_controllers, args=(deaths, killed, done))
     killer.start()
     try:
-        if deaths == 4:
-            with pytest.raises(UserError, match="controller died 4 times in a row") as raised:
-                trained(run, "killed")
-            assert "\n" not in str(raised.value)
-        else:
+        if deaths == 2:
             _, found = trained(run, "killed")
             assert found["epochs"] == expected["epochs"]
             for name in ("encoders.safetensors", "heads.safetensors"):
                 assert (run / "killed" / name).read_bytes() == (run / "calm" / name).read_bytes()
+        else:
+            with pytest.raises(UserError, match="controller died 4 times in a row") as raised:
+                trained(run, "killed")
+            assert "\n" not in str(raised.value)
     finally:
         done.set()
         killer.join()
-    assert len(killed) == deaths
     told = capsys.readouterr().out.count("Ray Train's controller died")
-    assert told == min(deaths, 3)
+    assert (1 <= told <= 2) if deaths == 2 else told == 3
+    assert len(killed) >= told
     assert not (run / "killed" / "train").exists()
 
 
