@@ -100,9 +100,10 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     comes = np.isin(slot_of, slots)
     again = {m: np.intersect1d(wanted[comes], np.flatnonzero(written.clips[m])) for m in out}
     _say_what_is_there(task, written)
-    if not len(slots):
-        for place in (folder / NAME for folder in out.values() if not (folder / NAME).exists()):
-            say(f"{task.title} · {place} was gone, or not written yet; all its clips are there")
+    if not len(slots) and written.passes:  # training alone writes no such mark
+        for place in (folder / NAME for folder in out.values()):
+            if not place.exists():
+                say(f"{task.title} · {place} was gone, or not written yet; all its clips are there")
     asks = demands.embedding(config, load_decoder(config.clips.decoder).on_gpu)
     demands.refuse_impossible(asks, config.resources)
     with Progress(task.title, int(comes.sum()), "clips", asks, config.resources) as progress:
