@@ -91,7 +91,7 @@ class Location:
 
     @property
     def fs(self) -> pyarrow.fs.FileSystem:
-        """For libraries that take one; `Location`'s own methods wait longer."""
+        """For libraries that take one; `patiently` waits longer."""
         return self._opened()[0]
 
     @property
@@ -132,7 +132,7 @@ class Location:
         """Address and connection options: `Location.of(place.full_uri) == place`."""
         return joined(self.uri, self.query)
 
-    def _patiently(self, work: Callable[[pyarrow.fs.FileSystem, str], _Result]) -> _Result:
+    def patiently(self, work: Callable[[pyarrow.fs.FileSystem, str], _Result]) -> _Result:
         """`work` of a file system and a path in it; storage that is away is waited for."""
         if self.is_local:
             return work(_LOCAL, self.uri)
@@ -143,10 +143,10 @@ class Location:
         return self.info().type != pyarrow.fs.FileType.NotFound
 
     def info(self) -> pyarrow.fs.FileInfo:
-        return self._patiently(lambda fs, path: fs.get_file_info(path))
+        return self.patiently(lambda fs, path: fs.get_file_info(path))
 
     def read_bytes(self) -> bytes:
-        return self._patiently(_read)
+        return self.patiently(_read)
 
     def read_json(self) -> Any:
         """Raises Malformed if it is no JSON."""
@@ -166,7 +166,7 @@ class Location:
                 return _table(stream, columns)
 
         with parsing(self, "a Parquet file"):
-            return self._patiently(read)
+            return self.patiently(read)
 
     def children(self, recursive: bool = False) -> list[pyarrow.fs.FileInfo]:
         """Files and folders below, sorted by path; empty where there is no such folder."""
@@ -175,7 +175,7 @@ class Location:
             selector = pyarrow.fs.FileSelector(path, recursive=recursive, allow_not_found=True)
             return sorted(fs.get_file_info(selector), key=lambda info: info.path)
 
-        return self._patiently(listed)
+        return self.patiently(listed)
 
     def pages(self) -> Iterator[list[str]]:
         """Paths in `fs` of all files below, some at a time and in any order.
@@ -207,7 +207,7 @@ class Location:
             OSError: as storage reports; a full disk's, too, names the file.
         """
         if not self.is_local:
-            self._patiently(partial(_put, data))
+            self.patiently(partial(_put, data))
             return
         try:
             self._write(data)
@@ -244,7 +244,7 @@ class Location:
 
     def delete(self) -> None:
         """Remove the file or the whole folder; no error where there is none."""
-        self._patiently(_delete)
+        self.patiently(_delete)
 
 
 def _read(fs: pyarrow.fs.FileSystem, path: str) -> bytes:

@@ -2,10 +2,10 @@
 
     features/<modality>/  part-*.parquet  _written/part-*.parquet  _DONE
 
-Rows lie in any order over any number of files, each clip at most once; a clip without features is
-absent. Beside every shard lies its record (written.py), by which it counts. What training kept of
-its own features (memory_bank.py) lies there in the same way, under names of its own. Imports no
-torch, so that the tasks that write shards start fast.
+Rows lie over any number of files, ascending in each (sealed_parquet.py), each clip at most once; a
+clip without features is absent. Beside every shard lies its record (written.py), by which it
+counts. What training kept of its own features (memory_bank.py) lies there in the same way, under
+names of its own. Imports no torch, so that the tasks that write shards start fast.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from ray.data.datasource import WriteResult
 from pipeline.clips.rejects import AWAY, RejectedClip, write_rejects
 from pipeline.embedding.written import Folders, Origin, Written, rejects_prefix, write_record
 from pipeline.errors import UserError
-from pipeline.manifest import Entry, Manifest
-from pipeline.storage import Location, as_parquet, from_parquet
+from pipeline.manifest import Manifest
+from pipeline.sealed_parquet import sorted_parquet
+from pipeline.storage import Location, from_parquet
 
 _REJECT = pa.struct([(name, pa.string()) for name in RejectedClip._fields[1:]])
 REJECTS = pa.list_(_REJECT)  # why a clip, or a modality of it, has no features
@@ -115,10 +116,8 @@ def write_shard(
     entry = None
     if len(present):
         shard = pa.table({"clip_index": present["clip_index"], "features": present[modality]})
-        data = as_parquet(shard)
+        data, entry = sorted_parquet(shard, "clip_index")
         (folder / name).write_bytes(data)
-        bounds = pc.min_max(present["clip_index"]).as_py()
-        entry = Entry.of(data, first=bounds["min"], last=bounds["max"])
     rejected = _rejected(table)
     whole = rejected.filter(rejected["modality"].is_null())
     rows = {
