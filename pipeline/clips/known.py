@@ -42,10 +42,15 @@ class KnownInputs:
         self.rejects = RejectTable(rejected)
         rows = self.rejects.rows
         whole = rows.filter(rows["modality"].is_null())
-        again = pc.and_(pc.equal(whole["stage"], "probe"), pc.is_in(whole["reason"], _AGAIN))
+        again = _tried_again(whole)
         away = whole.filter(again)
         self._away = distinct([keys_of(away["uri"], away["clip_id"])])
         self._failed = whole.filter(pc.invert(again)).slice(0, 0 if retry else None)
+        self._retry = retry
+
+    def tries_again(self, rejected: pa.Table) -> bool:
+        """Whether there are inputs that this run probes, though an earlier one rejected them."""
+        return bool(len(rejected)) and (self._retry or pc.any(_tried_again(rejected)).as_py())
 
     @cached_property
     def _files(self) -> np.ndarray:
@@ -85,3 +90,9 @@ class KnownInputs:
     def num_away(self, keys: np.ndarray) -> int:
         """How many of these inputs (uint64) were away before."""
         return int(among(keys, self._away).sum())
+
+
+def _tried_again(rejected: pa.Table) -> pa.ChunkedArray:
+    """bool: of inputs that may be there now, or hold still."""
+    by_reason = pc.and_(pc.equal(rejected["stage"], "probe"), pc.is_in(rejected["reason"], _AGAIN))
+    return pc.and_(by_reason, rejected["modality"].is_null())

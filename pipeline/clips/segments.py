@@ -21,7 +21,7 @@ import ray
 from pipeline.clips.chunks import ProbeChunk, Probed, chunk_ends, chunk_names, read_rejects
 from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.known import KnownInputs
-from pipeline.clips.outage import Outage, RecentLosses
+from pipeline.clips.outage import RecentLosses
 from pipeline.clips.stream import run_numbered
 from pipeline.clips.worklist import input_keys
 from pipeline.config import Config
@@ -105,13 +105,16 @@ class Prober:
             self._progress.__exit__(kind, error, trace)
 
     def probe(self, segment: Segment) -> None:
-        """Probe the chunks that no earlier attempt finished.
+        """Probe the chunks that no earlier attempt finished, and those of files to be tried again.
 
         Raises:
-            Outage: so many files did not come that their storage is away. Chunks that hold such
-                files are not finished then. Files that were away before do not count.
+            Outage: so many files did not come that their storage is away. Files that were away
+                before do not count.
         """
-        missing = [n for n, place in enumerate(segment.places) if place.name not in self._there]
+        there = [n for n, place in enumerate(segment.places) if place.name in self._there]
+        found = _ahead(read_rejects, [segment.places[n] for n in there])
+        finished = {n for n, table in zip(there, found) if not self._known.tries_again(table)}
+        missing = [n for n in range(len(segment.places)) if n not in finished]
         starts = [0, *segment.ends]
         rows = sum(starts[n + 1] - starts[n] for n in missing)
         self._expect(rows - len(segment.rows))
@@ -145,18 +148,10 @@ class Prober:
 
     def _check(self, segment: Segment) -> None:
         reasons: Counter[str] = Counter()
-        away: list[Location] = []
-        for place, table in zip(segment.places, segment.rejects()):
-            if lost := self._known.newly_away(table):
-                reasons.update(lost)
-                away.append(place)
+        for table in segment.rejects():
+            reasons.update(self._known.newly_away(table))
         tried = len(segment.rows) - self._known.num_away(input_keys(segment.rows))
-        try:
-            self._losses.add(reasons, tried, "What was added before them stays")
-        except Outage:
-            for place in away:
-                place.delete()
-            raise
+        self._losses.add(reasons, tried, "What was added before them stays")
 
 
 def _ahead(read: Callable[[Location], _Result], places: Iterable[Location]) -> Iterator[_Result]:

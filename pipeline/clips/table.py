@@ -225,10 +225,13 @@ def _plain(rows: pa.Table) -> pa.Table:
 
 
 def distinct(texts: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
-    """int32 [n], and the distinct texts that it numbers, as they first appear."""
+    """int32 [n] (-1: null), and the distinct texts that it numbers, as they first appear."""
     # One chunk of millions of URIs would be too large for 32-bit offsets; so may be those alone.
     encoded = texts.cast(pa.large_string()).dictionary_encode().chunks
-    numbers = [np.zeros(0, np.int32), *(chunk.indices.to_numpy() for chunk in encoded)]
+    numbers = [
+        np.zeros(0, np.int32),
+        *(chunk.indices.fill_null(-1).to_numpy() for chunk in encoded),
+    ]
     none = pa.array([], pa.large_string())
     return np.concatenate(numbers), encoded[-1].dictionary if encoded else none
 

@@ -91,14 +91,13 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
         folder.sweep()
     written = Written.before(out, task.rejects, origin)
     chosen = clips.in_splits(config.clips.split)
-    wanted = np.flatnonzero(chosen & ~written.banked)
+    wanted = np.flatnonzero(chosen & ~written.banked).astype(np.int32)
     batch_size, batches = _slot_of(config, tuple(out), len(wanted))
     # Features must not depend on what killed passes left: a clip comes again with its whole slot.
-    slot_of = np.arange(len(wanted)) // (batch_size * batches)
-    done = written.done[wanted]
-    slots = np.unique(slot_of[~done])
-    comes = np.isin(slot_of, slots)
-    again = {m: np.intersect1d(wanted[comes], np.flatnonzero(written.clips[m])) for m in out}
+    size = batch_size * batches
+    lacks = np.logical_or.reduceat(~written.done[wanted], np.arange(0, len(wanted), size))
+    slots, comes = np.flatnonzero(lacks), np.repeat(lacks, size)[: len(wanted)]
+    again = {m: wanted[comes & written.clips[m][wanted]] for m in out}
     _say_what_is_there(task, written)
     if not len(slots) and written.passes:  # training alone writes no such mark
         for place in (folder / NAME for folder in out.values()):
@@ -110,13 +109,13 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
         if len(slots):
             # At least 16 files, unless they would be tiny: a kill loses what is not in one yet.
             rows = min(config.embedding.max_rows_per_file, max(len(clips) // 16, 256))
-            slots_per_file = max(rows // (batch_size * batches), 1)
+            slots_per_file = max(rows // size, 1)
             sink = FeatureSink(out, task.rejects, origin, slots_per_file, written, again)
             if task.ahead:
                 task.ahead.before(progress.left_s)
             some = len(wanted) < len(clips)
             boxed = [ray.put(wanted)] if some else None
-            order = Order(len(wanted), batch_size * batches, boxed)
+            order = Order(len(wanted), size, boxed)
             _run(task, order, batch_size, slots, sink, progress.meter)
             written = Written.before(out, task.rejects, origin, sink.names)
     counts = written.counts()

@@ -131,8 +131,13 @@ def write_shard(
     write_record(folder, name, record, entry, origin.noted(modality) if origin else None)
 
 
-def read_features(folder: Location, num_clips: int) -> tuple[np.ndarray, np.ndarray]:
-    """All features, for evaluation: float16 [N, d] (zeros where absent), and bool [N] present.
+def read_features(
+    folder: Location, num_clips: int, only: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features, for evaluation: float16 [n, d] (zeros where absent), and bool [n] present.
+
+    Args:
+        only: bool [N], the n clips that are wanted; None: all.
 
     Raises:
         Damaged: a file is not as it was written.
@@ -140,14 +145,19 @@ def read_features(folder: Location, num_clips: int) -> tuple[np.ndarray, np.ndar
     """
     manifest = Manifest.whole(folder)
     features: np.ndarray | None = None
-    present = np.zeros(num_clips, bool)
+    only = np.ones(num_clips, bool) if only is None else only
+    row = np.cumsum(only) - 1
+    present = np.zeros(np.count_nonzero(only), bool)
     for name in manifest.files if manifest else ():
         table = from_parquet(manifest.load(name))  # type: ignore[union-attr]
-        indices, column = table["clip_index"].to_numpy(), table["features"].combine_chunks()
+        column = table["features"].combine_chunks()
         if features is None:
-            features = np.zeros((num_clips, column.type.list_size), np.float16)
-        features[indices] = column.flatten().to_numpy().reshape(len(table), -1)
-        present[indices] = True
+            features = np.zeros((len(present), column.type.list_size), np.float16)
+        clips = table["clip_index"].to_numpy()
+        wanted = only[clips]
+        rows = row[clips[wanted]]
+        features[rows] = column.flatten().to_numpy().reshape(len(table), -1)[wanted]
+        present[rows] = True
     if features is None:
         raise UserError(f"there are no features in {folder}: was every clip rejected?")
     return features, present
