@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 from pipeline import encoders
 from pipeline.clips.frontend import FramesToInput, LogMel
+from pipeline.clips.stream import row_of
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config
 from pipeline.learning.learn import trainer
@@ -53,7 +54,7 @@ HEADS = {"video": ("audio",), "audio": ("video",)}
 
 
 def made_up(config: Config, seed: int) -> dict[str, Any]:
-    """A decoded batch of noise, as `DecodeSlot` makes it."""
+    """A decoded batch of noise, as `DecodeSlots` makes it."""
     random, size = np.random.default_rng(seed), config.learning.batch_size
     video = config.clips.video
     return {
@@ -79,7 +80,7 @@ class Ready:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         slot = int(batch["slot"][0])
         found = ray.get(self.batches[slot % len(self.batches)]) | {"slot": np.int64(slot)}
-        return {name: np.asarray(value)[None] for name, value in found.items()}
+        return row_of([found])
 
 
 def ours(config: Config, weights: Location, batches: list[ray.ObjectRef], steps: int) -> float:

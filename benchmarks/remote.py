@@ -115,7 +115,7 @@ def begin(stages: dict[str, Slots]) -> None:
 def decode(task: tuple[str, int]) -> int:
     kind, slot = task
     batch = _STAGES[kind].decoded(slot)
-    assert str(batch["rejects"][0]) == "[]", batch["rejects"]
+    assert batch["rejects"] == "[]", batch["rejects"]
     return int(batch["has_video"].sum())
 
 

@@ -1,8 +1,8 @@
 """Which clips a batch holds, and all that decoding needs to know of them.
 
 A batch is a *slot* of an order: its clips and padding follow from its number alone. `JoinSlots`
-runs where the tables lie, and puts a slot's rows together: they travel to the decoding tasks, so
-that a decode node holds nothing that is as long as the clips table.
+runs where the tables lie, and puts the rows of slots together: they travel to the decoding tasks,
+so that a decode node holds nothing that is as long as the clips table.
 """
 
 from __future__ import annotations
@@ -60,11 +60,13 @@ class Order:
 
 @dataclass(frozen=True)
 class JoinSlots:
-    """The first stage of the clip stream: numbers of slots in, one row a slot out.
+    """The first stage of the clip stream: puts the rows of slots together.
 
-    Output columns: ``slot`` int64, ``held_out`` bool, and ``clips``, a list of structs in the order
-    of the batch: ``clip_index``, ``is_last``, `DECODING_COLUMNS`, ``label_<name>`` for each of
-    `labels` (-1: none), and ``stored`` (see `ClipStore.entries`) where there is a clip store.
+    Rows in and out are groups of slots, each of which one task decodes. In: ``slots``, a list of
+    numbers. Out: ``slots``, a list of structs ``slot`` int64, ``held_out`` bool, and ``clips``, a
+    list of structs in the order of the batch: ``clip_index``, ``is_last``, `DECODING_COLUMNS`,
+    ``label_<name>`` for each of `labels` (-1: none), and ``stored`` (see `ClipStore.entries`) where
+    there is a clip store.
     """
 
     clips: PublishedClips
@@ -72,7 +74,8 @@ class JoinSlots:
     labels: Mapping[str, Sequence[ray.ObjectRef]] = field(default_factory=dict)  # boxed int32 [N]
 
     def __call__(self, numbers: pa.Table) -> pa.Table:
-        slots = numbers["slot"].to_pylist()
+        groups = pa.concat_arrays(numbers["slots"].chunks)
+        slots = groups.flatten().to_pylist()
         each = [self.order.of(slot) for slot in slots]
         clips = np.concatenate([np.zeros(0, np.int64), *each])
         rows = self.clips.take(clips)
@@ -82,15 +85,16 @@ class JoinSlots:
             columns[LABEL + name] = ray.get(boxed[0])[clips].astype(np.int32)
         if self.clips.store is not None:
             columns["stored"] = self.clips.store.entries(clips)
-        structs = pa.table(columns).to_struct_array().combine_chunks()
-        ends = np.cumsum([0, *map(len, each)], dtype=np.int32)
-        return pa.table(
-            {
-                "slot": numbers["slot"],
-                "held_out": pa.array(map(self.order.is_held_out, slots), pa.bool_()),
-                "clips": pa.ListArray.from_arrays(pa.array(ends), _one(structs)),
-            }
-        )
+        structs = _one(pa.table(columns).to_struct_array().combine_chunks())
+        ends = pa.array(np.cumsum([0, *map(len, each)]), pa.int32())
+        made = {
+            "slot": groups.flatten(),
+            "held_out": pa.array(map(self.order.is_held_out, slots), pa.bool_()),
+            "clips": pa.ListArray.from_arrays(ends, structs),
+        }
+        joined = pa.StructArray.from_arrays([*made.values()], [*made])
+        ends = pa.array([0, *np.cumsum(groups.value_lengths())], pa.int32())
+        return pa.table({"slots": pa.ListArray.from_arrays(ends, joined)})
 
 
 def _one(chunked: pa.ChunkedArray | pa.Array) -> pa.Array:

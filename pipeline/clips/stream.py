@@ -1,18 +1,19 @@
 """Clips through Ray Data: an order of clip indices in, batches of decoded tensors out.
 
-    numbers of slots → `JoinSlots` (where the tables lie) → `DecodeSlot` (anywhere)
+    numbers of slots → `JoinSlots` (where the tables lie) → `DecodeSlots` (anywhere)
 
-One row of the dataset is one whole batch, a *slot* (slots.py): batches do not depend on how many
-tasks decode, how fast, or in which order they end, and a fixed shape crosses the object store as
-one tensor, without copying. A clip that fails never raises: its place is filled with zeros and its
-reason travels along.
+A batch is a *slot* (slots.py): it does not depend on how many tasks decode, how fast, or in which
+order they end. One row of the dataset is one slot or a few, which a task decodes together, for what
+Ray does for a row costs milliseconds. Fixed shapes cross the object store as tensors, without
+copying. A clip that fails never raises: its place is filled with zeros and its reason travels
+along.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -39,6 +40,8 @@ from pipeline.telemetry import metrics
 from pipeline.telemetry.progress import Progress
 
 _JOINED, _JOINERS = 256, 2  # slots that a task joins, and such tasks at once
+# Of a row: at most so many bytes and clips; and of a stream, at least so many rows.
+_ROW_BYTES, _ROW_CLIPS, _ROWS = 64 * 2**20, 256, 64
 _TASKS = 20_000  # of numbered work: Ray Data's driver keeps an object a task
 
 
@@ -62,13 +65,13 @@ class _Wanted(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DecodeSlot:
-    """The decoding stage: a row of `JoinSlots` in, a decoded batch out; a function of its input.
+class DecodeSlots:
+    """The decoding stage: a row of `JoinSlots` in, their decoded batches out (`batches_of`).
 
-    Output columns, each with a leading axis of 1: ``slot``, ``held_out``, ``clip_index`` int64 [B],
-    ``video`` uint8 [B, T, S, S, 3], ``audio`` float32 [B, samples], ``has_video``, ``has_audio``,
-    ``mirror``, ``is_last`` bool [B], ``label_<name>`` int32 [B] for each label that was joined,
-    ``names``, URI and clip id of each clip, as JSON, and ``rejects`` (see `RejectedClip`).
+    A batch has ``slot``, ``held_out``, ``clip_index`` int64 [B], ``video`` uint8 [B, T, S, S, 3],
+    ``audio`` float32 [B, samples], ``has_video``, ``has_audio``, ``mirror``, ``is_last`` bool [B],
+    ``label_<name>`` int32 [B] for each label that was joined, ``names``, URI and clip id of each
+    clip, as JSON, and ``rejects`` (see `RejectedClip`). It is a function of what was joined.
     """
 
     batch_size: int  # B
@@ -78,26 +81,31 @@ class DecodeSlot:
     store: Location | None = None  # where stored clips lie
 
     def __call__(self, joined: pa.Table) -> dict[str, np.ndarray]:
-        slot, held_out = joined["slot"][0].as_py(), joined["held_out"][0].as_py()
-        rows = joined["clips"][0].as_py()
-        requests, mirror = self._requests(rows, slot, held_out)
+        of_slots = joined.schema.field("slots").type.value_type
+        columns = of_slots.field("clips").type.value_type
+        labels = [column.name for column in columns if column.name.startswith(LABEL)]
+        return row_of([self._batch(labels, **slot) for slot in joined["slots"][0].as_py()])
+
+    def _batch(
+        self, labels: list[str], slot: int, held_out: bool, clips: list[Row]
+    ) -> dict[str, Any]:
+        requests, mirror = self._requests(clips, slot, held_out)
         damaged: list[RejectedClip] = []
-        decoded = self._decode(rows, requests, damaged)
-        rejected = _rejected(decoded, rows) + damaged
-        metrics.count("xdc_done", len(rows), stage="decode")
+        decoded = self._decode(clips, requests, damaged)
+        rejected = _rejected(decoded, clips) + damaged
+        metrics.count("xdc_done", len(clips), stage="decode")
         metrics.rejects(row.reason for row in rejected)
         columns = self._assembled(decoded)
         columns["rejects"] = RejectedClip.dumps(rejected)
-        columns["names"] = json.dumps([(row["uri"], row["clip_id"]) for row in rows])
-        columns["clip_index"] = self._padded(rows, "clip_index", NO_CLIP, np.int64)
-        columns["is_last"] = self._padded(rows, "is_last", False, np.bool_)
-        for field_ in joined.schema.field("clips").type.value_type:
-            if field_.name.startswith(LABEL):
-                columns[field_.name] = self._padded(rows, field_.name, -1, np.int32)
+        columns["names"] = json.dumps([(row["uri"], row["clip_id"]) for row in clips])
+        columns["clip_index"] = self._padded(clips, "clip_index", NO_CLIP, np.int64)
+        columns["is_last"] = self._padded(clips, "is_last", False, np.bool_)
+        for name in labels:
+            columns[name] = self._padded(clips, name, -1, np.int32)
         columns["mirror"] = mirror
         columns["slot"] = np.int64(slot)
         columns["held_out"] = np.bool_(held_out)
-        return {name: np.asarray(value)[None] for name, value in columns.items()}
+        return columns
 
     def _padded(self, rows: list[Row], name: str, absent: Any, dtype: type) -> np.ndarray:
         values: np.ndarray = np.full(self.batch_size, absent, dtype)
@@ -217,38 +225,70 @@ class Slots:
         return JoinSlots(self.clips, self.order, self.labels)
 
     @property
-    def decode(self) -> DecodeSlot:
+    def decode(self) -> DecodeSlots:
         store = self.clips.store.location if self.clips.store else None
         size = self.order.batch_size
-        return DecodeSlot(size, self.config, self.modalities, self.augment, store)
+        return DecodeSlots(size, self.config, self.modalities, self.augment, store)
 
-    def decoded(self, slot: int) -> dict[str, np.ndarray]:
+    def decoded(self, slot: int) -> dict[str, Any]:
         """One batch, decoded in this process."""
-        return self.decode(self.join(pa.table({"slot": [slot]})))
+        (batch,) = batches_of(self.decode(self.join(_numbers(np.array([slot]), 1))))
+        return batch
+
+    def together(self, slots: int) -> int:
+        """How many a task should decode where there are so many: few bytes, and enough tasks."""
+        slot_bytes = self.order.batch_size * clip_bytes(self.config, self.modalities)
+        return max(
+            min(_ROW_BYTES // slot_bytes, _ROW_CLIPS // self.order.batch_size, slots // _ROWS), 1
+        )
 
     def stream(
         self, cost: Mapping[str, Any], slots: np.ndarray | None = None, node: str = ""
     ) -> ray.data.Dataset:
-        """A dataset of decoded batches, one row a slot, of all or of `slots`.
+        """A dataset of decoded batches of all slots or of `slots`; see `batches_of` its rows.
 
-        Their rows are joined on this process's node or that with the id `node`, and decoded by
-        tasks of this `cost`. Ray Data keeps only as many decoded blocks in flight as the consumer's
-        side can take.
+        Their clips' rows are joined on this process's node or that with the id `node`, and decoded
+        by tasks of this `cost`. Ray Data keeps only as many decoded blocks in flight as the
+        consumer's side can take.
         """
         slots = np.arange(self.order.num_slots) if slots is None else slots
-        numbers = [slots[start : start + _JOINED] for start in range(0, len(slots), _JOINED)]
+        together = self.together(len(slots))
+        step = max(_JOINED // together, 1) * together
+        parts = [slots[start : start + step] for start in range(0, len(slots), step)]
         # Not `ray.data.range`: its reading tasks would hold as many cores as the decoding.
-        dataset = ray.data.from_blocks([pa.table({"slot": part}) for part in numbers])
-        # A block a row: each slot is decoded by a task of its own, and goes to its consumer alone.
+        dataset = ray.data.from_blocks([_numbers(part, together) for part in parts])
+        # A block a row: each is decoded by a task of its own, and goes to its consumer alone.
         dataset.context.target_max_block_size = 1
         joined = dataset.map_batches(
             self.join,
             batch_size=None,
             batch_format="pyarrow",
-            compute=ray.data.TaskPoolStrategy(size=max(min(_JOINERS, len(numbers)), 1)),
+            compute=ray.data.TaskPoolStrategy(size=max(min(_JOINERS, len(parts)), 1)),
             **beside(node),
         )
         return joined.map_batches(self.decode, batch_size=1, batch_format="pyarrow", **cost)
+
+
+def _numbers(slots: np.ndarray, together: int) -> pa.Table:
+    """Rows of so many slots each, as `JoinSlots` takes them."""
+    ends = np.append(np.arange(0, len(slots), together), len(slots))
+    lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(slots, pa.int64()))
+    return pa.table({"slots": lists})
+
+
+def row_of(batches: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Batches of one shape as one row: arrays with a leading axis of 1, and one of batches."""
+    texts = {n: [b[n] for b in batches] for n in batches[0] if isinstance(batches[0][n], str)}
+    row = {n: np.stack([b[n] for b in batches]) for n in batches[0] if n not in texts}
+    row |= {n: np.array(json.dumps(of_batches)) for n, of_batches in texts.items()}
+    return {name: value[None] for name, value in row.items()}
+
+
+def batches_of(row: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    """The batches of a row of the stream, in their order; their arrays are not copied."""
+    texts = {n: json.loads(str(value[0])) for n, value in row.items() if value.ndim == 1}
+    for number in range(row["slot"].shape[1]):
+        yield {n: texts[n][number] if n in texts else row[n][0][number] for n in row}
 
 
 def run_numbered(

@@ -26,7 +26,7 @@ from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.outage import check_losses
 from pipeline.clips.rejects import Reason, RejectedClip, kind_of_loss
 from pipeline.clips.slots import Order
-from pipeline.clips.stream import Slots, clip_bytes
+from pipeline.clips.stream import Slots, batches_of
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config, EmbeddingConfig
 from pipeline.embedding.shards import REJECTS, FeatureSink, as_feature_array, as_row
@@ -43,9 +43,7 @@ from pipeline.telemetry import metrics
 from pipeline.telemetry.console import say
 from pipeline.telemetry.progress import Meter, Progress
 
-# Of a slot: at most so many clips and bytes, and at least so many slots in a pass.
-_SLOT_CLIPS, _SLOT_BYTES, _SLOTS = 256, 64 * 2**20, 64
-# Slots that an actor is given: Ray Data hands out more ten times a second at most.
+# Rows that an actor is given: Ray Data hands out more ten times a second at most.
 _IN_FLIGHT = 8
 
 
@@ -92,9 +90,8 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     written = Written.before(out, task.rejects, origin)
     chosen = clips.in_splits(config.clips.split)
     wanted = np.flatnonzero(chosen & ~written.banked).astype(np.int32)
-    batch_size, batches = _slot_of(config, tuple(out), len(wanted))
+    size = min(config.embedding.batch_size, max(len(wanted), 1))
     # Features must not depend on what killed passes left: a clip comes again with its whole slot.
-    size = batch_size * batches
     lacks = np.logical_or.reduceat(~written.done[wanted], np.arange(0, len(wanted), size))
     slots, comes = np.flatnonzero(lacks), np.repeat(lacks, size)[: len(wanted)]
     again = {m: wanted[comes & written.clips[m][wanted]] for m in out}
@@ -107,16 +104,16 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     demands.refuse_impossible(asks, config.resources)
     with Progress(task.title, int(comes.sum()), "clips", asks, config.resources) as progress:
         if len(slots):
+            some = len(wanted) < len(clips)
+            order = Order(len(wanted), size, [ray.put(wanted)] if some else None)
+            stream = Slots(task.clips, order, config.clips, tuple(out))
             # At least 16 files, unless they would be tiny: a kill loses what is not in one yet.
             rows = min(config.embedding.max_rows_per_file, max(len(clips) // 16, 256))
-            slots_per_file = max(rows // size, 1)
-            sink = FeatureSink(out, task.rejects, origin, slots_per_file, written, again)
+            of_a_row = size * stream.together(len(slots))
+            sink = FeatureSink(out, task.rejects, origin, max(rows // of_a_row, 1), written, again)
             if task.ahead:
                 task.ahead.before(progress.left_s)
-            some = len(wanted) < len(clips)
-            boxed = [ray.put(wanted)] if some else None
-            order = Order(len(wanted), size, boxed)
-            _run(task, order, batch_size, slots, sink, progress.meter)
+            _run(task, stream, slots, sink, progress.meter)
             written = Written.before(out, task.rejects, origin, sink.names)
     counts = written.counts()
     if counts["rejected"]:
@@ -149,35 +146,18 @@ def _say_what_is_there(task: EmbeddingTask, written: Written) -> None:
         say(f"{task.title} · goes on after {written.done.sum():,} of {num_clips:,} clips")
 
 
-def _slot_of(config: Config, modalities: tuple[str, ...], clips: int) -> tuple[int, int]:
-    """Clips of an encoder's batch, and such batches of a slot.
-
-    Every slot passes the driver as a reference, which costs it milliseconds: in a long pass a slot
-    has hundreds of clips, in a short one enough slots are left for every core.
-    """
-    batch_size = min(config.embedding.batch_size, max(clips, 1))
-    most = min(_SLOT_CLIPS, _SLOT_BYTES // clip_bytes(config.clips, modalities), clips // _SLOTS)
-    return batch_size, max(most // batch_size, 1)
-
-
 def _run(
-    task: EmbeddingTask,
-    order: Order,
-    batch_size: int,
-    slots: np.ndarray,
-    sink: FeatureSink,
-    meter: Meter,
+    task: EmbeddingTask, stream: Slots, slots: np.ndarray, sink: FeatureSink, meter: Meter
 ) -> None:
-    """Decode and encode the slots of the order, and write what they give."""
-    config, modalities = task.config, tuple(sink.out)
+    """Decode and encode these slots, and write what they give."""
+    config = task.config
     cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
     device = choose_device(config.resources)
-    decoded = Slots(task.clips, order, config.clips, modalities).stream(cost, slots)
     # A cluster without a GPU may still bring one up: the device is the user's choice.
-    encoded = decoded.map_batches(
+    encoded = stream.stream(cost, slots).map_batches(
         Encode,
-        fn_constructor_args=(task.weights, modalities, config, device, meter),
-        fn_constructor_kwargs={"losses": Losses.of(task), "batch_size": batch_size},
+        fn_constructor_args=(task.weights, stream.modalities, config, device, meter),
+        fn_constructor_kwargs={"losses": Losses.of(task)},
         batch_size=None,
         compute=encoder_pool(config.embedding),
         **encoding(config.resources, device),
@@ -195,11 +175,7 @@ def encoder_pool(config: EmbeddingConfig) -> ActorPoolStrategy:
 
 
 class Encode:
-    """The encoding stage, an actor: one decoded slot in, its table of features out (`as_row`).
-
-    Args:
-        batch_size: clips that the networks are given at a time; None: all of the slot.
-    """
+    """The encoding stage, an actor: a row of decoded slots in, their table of features out."""
 
     def __init__(
         self,
@@ -209,7 +185,6 @@ class Encode:
         device: str,
         meter: Meter,
         losses: Losses | None = None,
-        batch_size: int | None = None,
     ) -> None:
         use_threads(device)
         if weights is None:
@@ -222,15 +197,18 @@ class Encode:
         front = {"video": FramesToInput(), "audio": LogMel(config.clips.audio)}
         self.front = torch.nn.ModuleDict(front).to(self.device)
         self.modalities, self.precision, self.meter = modalities, config.precision, meter
-        self.losses, self.batch_size = losses, batch_size
+        self.losses = losses
+
+    def __call__(self, row: dict[str, np.ndarray]) -> pa.Table:
+        return as_row(pa.concat_tables(map(self._encoded, batches_of(row))).combine_chunks())
 
     @torch.inference_mode()
-    def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
-        indices, names = batch["clip_index"][0], json.loads(str(batch["names"][0]))
-        rejects = RejectedClip.loads(batch["rejects"][0])
+    def _encoded(self, batch: dict[str, Any]) -> pa.Table:
+        indices, names = batch["clip_index"], json.loads(batch["names"])
+        rejects = RejectedClip.loads(batch["rejects"])
         columns: dict[str, pa.Array] = {"clip_index": pa.array(indices, pa.int64())}
         for modality in self.modalities:
-            values, present = self._features(modality, batch), batch[f"has_{modality}"][0]
+            values, present = self._features(modality, batch[modality]), batch[f"has_{modality}"]
             finite = np.isfinite(values).all(axis=1)
             for place in np.flatnonzero(present & ~finite).tolist():
                 rejects.append(_not_finite(int(indices[place]), names[place], modality))
@@ -245,19 +223,13 @@ class Encode:
         metrics.gpu_memory("embed")
         if self.losses is not None:
             self.losses.add([reject.reason for reject in rejects if reject.modality is None])
-        return as_row(table)
+        return table
 
-    def _features(self, modality: str, batch: dict[str, np.ndarray]) -> np.ndarray:
-        """float32 [B, d]; a batch of padding alone is not computed."""
-        clips, of_clips = batch["clip_index"][0], batch[modality][0]
-        size, found = self.batch_size or len(clips), []
-        for start in range(0, int((clips >= 0).sum()), size):
-            tensor = on_device(of_clips[start : start + size], self.device)
-            with autocast(self.device, self.precision):
-                features = self.networks[modality](self.front[modality](tensor))
-            found.append(features.float().cpu().numpy())
-        values = np.concatenate(found)
-        return np.pad(values, ((0, len(clips) - len(values)), (0, 0)))
+    def _features(self, modality: str, clips: np.ndarray) -> np.ndarray:
+        """float32 [B, d]."""
+        tensor = on_device(clips, self.device)
+        with autocast(self.device, self.precision):
+            return self.networks[modality](self.front[modality](tensor)).float().cpu().numpy()
 
 
 def _not_finite(clip: int, named: Sequence[str], modality: str) -> RejectedClip:

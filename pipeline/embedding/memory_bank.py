@@ -9,6 +9,7 @@ would write them (shards.py); the clips that training did not see are left to it
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,8 +37,8 @@ class MemoryBank:
                 stale = [n for n in names if slot == 0 or int(n.split("-")[1]) >= slot]
                 delete_shards(folder, stale)
 
-    def add(self, batch: Mapping[str, np.ndarray], features: Mapping[str, torch.Tensor]) -> None:
-        """Features float [B, d] of a batch as `DecodeSlot` makes it, without the leading axis."""
+    def add(self, batch: Mapping[str, Any], features: Mapping[str, torch.Tensor]) -> None:
+        """Features float [B, d] of a batch as `DecodeSlots` makes it."""
         slot, clips = int(batch["slot"]), batch["clip_index"]
         rejects = RejectedClip.loads(batch["rejects"])
         rejected = [reject.clip_index for reject in rejects if reject.modality is None]

@@ -70,19 +70,19 @@ class FeatureSink(Datasink[str]):
         out: Folders,
         rejects: Location,
         origin: Origin,
-        slots_per_file: int,
+        rows_per_file: int,
         written: Written,
         again: Mapping[str, np.ndarray],
     ) -> None:
         self.out, self.rejects, self.origin = out, rejects, origin
-        self.slots_per_file, self.again = slots_per_file, again
+        self.rows_per_file, self.again = rows_per_file, again
         self.rejected_before = written.rejected_before
         self.token = uuid.uuid4().hex[:8]
         self.names: list[str] = []  # of shards, once all is written: listings may lag
 
     @property
     def min_rows_per_write(self) -> int:
-        return self.slots_per_file  # rows of Ray Data's
+        return self.rows_per_file  # rows of Ray Data's
 
     def write(self, blocks: Iterable[Block], ctx: Any) -> str:
         table = of_rows(BlockAccessor.for_block(block).to_arrow() for block in blocks)

@@ -57,10 +57,10 @@ def _warm(weights: Location, clips: PublishedClips, order: Order, config: Config
     reasons: Counter[str] = Counter()
     for slot in range(order.num_slots if norms else 0):
         batch = slots.decoded(slot)
-        rejects = RejectedClip.loads(batch["rejects"][0])
+        rejects = RejectedClip.loads(batch["rejects"])
         reasons.update(reject.reason for reject in rejects if reject.modality is None)
         for modality, network in networks.items():
-            rows = batch[modality][0][batch[f"has_{modality}"][0]]
+            rows = batch[modality][batch[f"has_{modality}"]]
             if len(rows) > 1:
                 with torch.no_grad(), autocast(torch.device("cpu"), "float32"):
                     network(front[modality](torch.from_numpy(rows)))

@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from ray.data import ExecutionOptions, ExecutionResources
 from ray.train import DataConfig
 
 from pipeline.clips.rejects import RejectedClip, kind_of_loss
+from pipeline.clips.stream import batches_of
 from pipeline.learning.media_watch import MediaWatch
 from pipeline.runtime.ray_data import Share, iterator_on, set_up_ray_data
 
@@ -93,18 +95,19 @@ class Feed:
         self, shard: ray.data.DataIterator, first: int, rank: int, world: int, watch: MediaWatch
     ) -> None:
         """Slots from `first` on are dealt to the workers in turn; `watch` is told of each."""
-        self._batches = iter(shard.iter_batches(batch_size=1, prefetch_batches=2))
+        rows = shard.iter_batches(batch_size=1, prefetch_batches=2)
+        self._batches = chain.from_iterable(map(batches_of, rows))
         self._due, self._world = first + rank, world
         self._started = time.monotonic()
         self._waited = 0.0
         self.first, self._watch = first, watch
         self.rejects: list[RejectedClip] = []
 
-    def until(self, end: int) -> Iterator[dict[str, np.ndarray]]:
+    def until(self, end: int) -> Iterator[dict[str, Any]]:
         """This worker's batches of the slots before `end`."""
         while self._due < end:
             before = time.monotonic()
-            batch = {name: column[0] for name, column in next(self._batches).items()}
+            batch = next(self._batches)
             self._waited += time.monotonic() - before
             if int(batch["slot"]) != self._due:
                 raise RuntimeError(f"batch {int(batch['slot'])} came where {self._due} was due")

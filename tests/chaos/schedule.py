@@ -26,7 +26,7 @@ _PATIENCE_S = 6  # for a process of the kind that is due
 _STORE = 200 * 2**20
 TITLES = {  # how the titles of Ray's processes begin
     "joiner": ("ray::MapBatches(JoinSlots)",),
-    "decoder": ("ray::MapBatches(DecodeSlot)",),
+    "decoder": ("ray::MapBatches(DecodeSlots)",),
     "encoder": ("ray::MapWorker(MapBatches(Encode))",),
     "shard": ("ray::Shard",),
     "index": ("ray::Index",),

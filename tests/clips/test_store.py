@@ -101,7 +101,7 @@ def test_what_cannot_be_stored_says_why(tmp_path: Path) -> None:
 
 def decoded(published: object, order: Order, config: ClipsConfig) -> dict[str, np.ndarray]:
     slots = Slots(published, order, config, ("video", "audio"), Augment(0, 1))
-    return {name: column[0] for name, column in slots.decoded(0).items()}
+    return slots.decoded(0)
 
 
 def rewritten(run: Location, **columns: list) -> ClipTable:

@@ -11,7 +11,7 @@ import ray
 from pipeline.clips.indexing import index
 from pipeline.clips.rejects import RejectedClip
 from pipeline.clips.slots import Order
-from pipeline.clips.stream import Augment, Slots
+from pipeline.clips.stream import Augment, Slots, batches_of
 from pipeline.clips.table import ClipTable
 from pipeline.storage import Location
 from tests.conftest import shared_media, tiny
@@ -30,10 +30,7 @@ def read(
     config = tiny()
     clips = ClipTable.open(run / "clips").publish()
     dataset = Slots(clips, order, config.clips, modalities, **more).stream({"num_cpus": 0.5}, slots)
-    batches = [
-        {name: column[0] for name, column in batch.items()}
-        for batch in dataset.iter_batches(batch_size=1)
-    ]
+    batches = [batch for row in dataset.iter_batches(batch_size=1) for batch in batches_of(row)]
     return sorted(batches, key=lambda batch: int(batch["slot"]))
 
 
@@ -54,10 +51,12 @@ def test_every_clip_once_and_the_last_batch_padded(indexed: Location) -> None:
     assert not batches[2]["has_video"][8:].any()
 
 
-def test_slots_leave_in_their_order_one_by_one(
-    indexed: Location, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("together", [1, 3])
+def test_slots_leave_in_their_order(
+    together: int, indexed: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.clips.stream._JOINED", 5)
+    monkeypatch.setattr("pipeline.clips.stream._ROWS", 12 // together)
     monkeypatch.setattr(
         ray.data.DataContext.get_current().execution_options, "preserve_order", True
     )
@@ -66,12 +65,14 @@ def test_slots_leave_in_their_order_one_by_one(
 
     @ray.remote(num_cpus=0.1)
     def consume(part: ray.data.DataIterator) -> list[int]:
-        return [int(batch["slot"][0]) for batch in part.iter_batches(batch_size=1)]
+        rows = part.iter_batches(batch_size=1)
+        return [int(batch["slot"]) for row in rows for batch in batches_of(row)]
 
     parts = dataset.streaming_split(2, equal=False)
+    rows = np.arange(12).reshape(-1, together)
     assert ray.get([consume.remote(part) for part in parts]) == [
-        list(range(0, 12, 2)),
-        list(range(1, 12, 2)),
+        rows[0::2].ravel().tolist(),
+        rows[1::2].ravel().tolist(),
     ]
 
 

@@ -96,7 +96,7 @@ def test_a_bucket_that_fails_and_dawdles_loses_nothing(s3, world, tmp_path):
         assert (report.listed, report.indexed, report.rejected) == (24, 24, 0)
         clips = ClipTable.open(run / "clips").publish()
         batch = Slots(clips, Order(24, 24), config.clips, ("video", "audio")).decoded(0)
-        assert str(batch["rejects"][0]) == "[]"
+        assert batch["rejects"] == "[]"
         assert batch["has_video"].all()
         assert batch["has_audio"].all()
     assert did["failed"] >= 3
