@@ -36,7 +36,8 @@ from pipeline.telemetry.machine import about
 RESULT = Path(__file__).with_suffix(".json")
 _IN_TABLES = ("published", "schedule", "bookkeeping", "shards", "iteration")
 PARTS = {name: getattr(scale_tables, name) for name in _IN_TABLES}
-PARTS |= {name: getattr(scale_feed, name) for name in ("feed", "order", "embed", "nodes")}
+_FEEDS = ("feed", "order", "embed", "nodes")
+PARTS |= {name: getattr(scale_feed, name) for name in _FEEDS}
 
 
 def main() -> None:
@@ -46,7 +47,8 @@ def main() -> None:
     parser.add_argument("parts", nargs="+", choices=[*PARTS, "all"])
     parser.add_argument("--clips", type=int, default=1_000_000)
     parser.add_argument("--slots", type=int, default=1200, help="that are taken")
-    parser.add_argument("--clip-bytes", type=int, default=1000)
+    parser.add_argument("--size", type=int, default=224, help="of a picture: slots a task follow")
+    parser.add_argument("--clip-bytes", type=int, default=1000, help="that really travel")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join([str(RESULT.parents[1]), str(RESULT.parent)])
@@ -65,7 +67,8 @@ def main() -> None:
             ray.shutdown()
             print(part, json.dumps(result), flush=True)
             found = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-            found.setdefault(part, {})[f"{options.clips:,} clips"] = result
+            name = f"{options.clips:,} clips" + f", {options.size}²" * (part in _FEEDS)
+            found.setdefault(part, {})[name] = result
             found["about"] = about("ray", "pyarrow", "numpy")
             RESULT.write_text(json.dumps(found, indent=1) + "\n")
 

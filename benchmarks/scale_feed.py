@@ -122,8 +122,15 @@ def slots_of(clips: ClipTable, options: argparse.Namespace, seconds: float = 0.0
     order = ray.put(np.random.default_rng(0).permutation(len(clips)).astype(np.int32))
     boxed = Order(len(clips), BATCH, [order])
     labels = {"audio": labels_of(len(clips))}
-    given = (clips.publish(), boxed, Config(run="none").clips, ("video", "audio"), None, labels)
+    given = (clips.publish(), boxed, config_of(options).clips, ("video", "audio"), None, labels)
     return StubSlots(*given, options.clip_bytes, seconds)
+
+
+def config_of(options: argparse.Namespace) -> Config:
+    config = Config(run="none")
+    video = config.clips.video.model_copy(update={"size": options.size})
+    clips = config.clips.model_copy(update={"video": video})
+    return config.model_copy(update={"clips": clips})
 
 
 @contextmanager
@@ -190,7 +197,7 @@ class Nothing:
 
 
 def embed(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
-    config, taken = Config(run="none"), min(4 * options.slots * BATCH, len(clips))
+    config, taken = config_of(options), min(4 * options.slots * BATCH, len(clips))
     whole = Order(len(clips), config.embedding.batch_size)
     slots = StubSlots(
         clips.publish(), whole, config.clips, ("video", "audio"), clip_bytes=options.clip_bytes
