@@ -278,10 +278,14 @@ def _numbers(slots: np.ndarray, together: int) -> pa.Table:
 
 def row_of(batches: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     """Batches of one shape as one row: arrays with a leading axis of 1, and one of batches."""
-    texts = {n: [b[n] for b in batches] for n in batches[0] if isinstance(batches[0][n], str)}
-    row = {n: np.stack([b[n] for b in batches]) for n in batches[0] if n not in texts}
-    row |= {n: np.array(json.dumps(of_batches)) for n, of_batches in texts.items()}
-    return {name: value[None] for name, value in row.items()}
+    row = {}
+    for name, first in batches[0].items():
+        values = [batch[name] for batch in batches]
+        if isinstance(first, str):
+            row[name] = np.array([json.dumps(values)])
+        else:  # one alone is not copied
+            row[name] = (np.stack(values) if len(values) > 1 else np.asarray(first)[None])[None]
+    return row
 
 
 def batches_of(row: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
