@@ -220,7 +220,8 @@ def embed(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
 def nodes(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
     """Four decode nodes of 256 MB beside the head: the most that each store held."""
     ray.shutdown()
-    cluster = Cluster(head_node_args={"num_cpus": 0, "object_store_memory": 4 << 30})
+    head = {"num_cpus": 0, "object_store_memory": 4 << 30}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(_DECODE_NODES):
         cluster.add_node(num_cpus=2, object_store_memory=_STORE)
     try:
