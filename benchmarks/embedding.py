@@ -27,7 +27,7 @@ from stream import BOTH, pool
 from pipeline import encoders
 from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.indexing import index
-from pipeline.clips.stream import Order
+from pipeline.clips.slots import Order
 from pipeline.clips.table import ClipTable
 from pipeline.config import Config
 from pipeline.embedding.embed import EmbeddingTask, embed

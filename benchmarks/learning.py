@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 from pipeline import encoders
 from pipeline.clips.frontend import FramesToInput, LogMel
+from pipeline.clips.stream import row_of
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config
 from pipeline.learning.learn import trainer
@@ -40,7 +41,6 @@ from pipeline.learning.learner import new_optimizer
 from pipeline.learning.schedule import ScheduleShape
 from pipeline.learning.task import LearningTask, PublishedLabels, WorkerTask
 from pipeline.runtime.placement import KEEPS_MEMORY
-from pipeline.runtime.ray_data import set_up_ray_data
 from pipeline.runtime.session import connect
 from pipeline.settings import load
 from pipeline.storage import Location
@@ -54,7 +54,7 @@ HEADS = {"video": ("audio",), "audio": ("video",)}
 
 
 def made_up(config: Config, seed: int) -> dict[str, Any]:
-    """A decoded batch of noise, as `DecodeSlot` makes it."""
+    """A decoded batch of noise, as `DecodeSlots` makes it."""
     random, size = np.random.default_rng(seed), config.learning.batch_size
     video = config.clips.video
     return {
@@ -73,23 +73,22 @@ def made_up(config: Config, seed: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Ready:
-    """Stands where decoding would: slot numbers in, the same few batches out."""
+    """Stands where decoding would: numbers of slots in, the same few batches out."""
 
     batches: list[ray.ObjectRef]
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        slot = int(batch["id"][0])
+        slot = int(batch["slot"][0])
         found = ray.get(self.batches[slot % len(self.batches)]) | {"slot": np.int64(slot)}
-        return {name: np.asarray(value)[None] for name, value in found.items()}
+        return row_of([found])
 
 
 def ours(config: Config, weights: Location, batches: list[ray.ObjectRef], steps: int) -> float:
     """Seconds of a training of so many steps."""
     slots = steps * config.learning.step_batches
 
-    def decoded() -> ray.data.Dataset:
-        set_up_ray_data(feeding=True)  # as `learn` does
-        dataset = ray.data.from_blocks([pa.table({"id": [slot]}) for slot in range(slots)])
+    def ready(numbers: np.ndarray, _: str) -> ray.data.Dataset:
+        dataset = ray.data.from_blocks([pa.table({"slot": [slot]}) for slot in numbers])
         return dataset.map_batches(Ready(batches), batch_size=1, num_cpus=0.5)
 
     with (
@@ -109,7 +108,7 @@ def ours(config: Config, weights: Location, batches: list[ray.ObjectRef], steps:
             title="learn",
         )
         work = WorkerTask(task, "cpu", ScheduleShape(steps, 0, 1, ""), progress.meter)
-        result: Any = trainer(work, decoded).fit()
+        result: Any = trainer(work, ready).fit()
         return float(result.return_value["train_seconds"])
 
 

@@ -35,7 +35,8 @@ from pipeline.clips.decoding.decoder import MediaFile
 from pipeline.clips.decoding.isolation import close, probe_isolated
 from pipeline.clips.fetching import fetch_for_probing
 from pipeline.clips.rejects import Reject
-from pipeline.clips.stream import DecodeSlot, Order
+from pipeline.clips.slots import Order
+from pipeline.clips.stream import Slots
 from pipeline.clips.table import DECODING_COLUMNS, SCHEMA
 from pipeline.config import ClipsConfig, IndexConfig, VideoConfig
 from pipeline.storage import Location
@@ -104,17 +105,17 @@ def clips(places: Sequence[str]) -> LocalClips:
     return LocalClips(table)
 
 
-_STAGES: dict[str, DecodeSlot] = {}
+_STAGES: dict[str, Slots] = {}
 
 
-def begin(stages: dict[str, DecodeSlot]) -> None:
+def begin(stages: dict[str, Slots]) -> None:
     _STAGES.update(stages)
 
 
 def decode(task: tuple[str, int]) -> int:
     kind, slot = task
-    batch = _STAGES[kind]({"id": np.array([slot])})
-    assert str(batch["rejects"][0]) == "[]", batch["rejects"]
+    batch = _STAGES[kind].decoded(slot)
+    assert batch["rejects"] == "[]", batch["rejects"]
     return int(batch["has_video"].sum())
 
 
@@ -132,7 +133,7 @@ def measure(
     length = len(sides["disk"].table) // BATCH * BATCH
     order = Order(length, BATCH)
     stages = {
-        name: DecodeSlot(side, order, SMALL, ("video", "audio"))  # type: ignore[arg-type]
+        name: Slots(side, order, SMALL, ("video", "audio"))  # type: ignore[arg-type]
         for name, side in sides.items()
     }
     rates: dict[Any, list[float]] = {kind: [] for kind in ("disk", *options.delays)}

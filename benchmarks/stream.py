@@ -29,7 +29,8 @@ import pyarrow as pa
 import ray
 
 from pipeline.clips.indexing import index
-from pipeline.clips.stream import Augment, DecodeSlot, Order, stream
+from pipeline.clips.slots import Order
+from pipeline.clips.stream import Augment, Slots
 from pipeline.clips.table import DECODING_COLUMNS, ClipTable
 from pipeline.config import Config
 from pipeline.learning.schedule import beside_neighbours, file_numbers
@@ -47,7 +48,7 @@ READ_VIDEOS = 200  # files
 
 @dataclass(frozen=True)
 class LocalClips:
-    """What `DecodeSlot` asks of the clips table, without Ray."""
+    """What `Slots` asks of the clips table, without Ray."""
 
     table: pa.Table
     store: None = None
@@ -56,31 +57,30 @@ class LocalClips:
         return self.table.take(indices)
 
 
-_STAGE: DecodeSlot | None = None
+_SLOTS: Slots | None = None
 
 
-def begin(stage: DecodeSlot) -> None:
-    global _STAGE
-    _STAGE = stage
+def begin(slots: Slots) -> None:
+    global _SLOTS
+    _SLOTS = slots
 
 
 def decode(slot: int) -> dict[str, np.ndarray]:
-    assert _STAGE is not None
-    return _STAGE({"id": np.array([slot])})
+    assert _SLOTS is not None
+    return _SLOTS.decoded(slot)
 
 
 def pool(clips: ClipTable, order: Order, config: Config, cores: int) -> Iterator[dict[str, Any]]:
     table = pa.concat_tables(clips.read_parts(DECODING_COLUMNS)).combine_chunks()
-    stage = DecodeSlot(LocalClips(table), order, config.clips, BOTH)  # type: ignore[arg-type]
+    slots = Slots(LocalClips(table), order, config.clips, BOTH)  # type: ignore[arg-type]
     context = multiprocessing.get_context("spawn")
-    with context.Pool(cores, begin, (stage,)) as workers:
+    with context.Pool(cores, begin, (slots,)) as workers:
         yield from workers.imap_unordered(decode, range(order.num_slots))
 
 
 def through_ray(clips: ClipTable, order: Order, config: Config, _: int) -> Iterator[dict[str, Any]]:
-    decode = DecodeSlot(clips.publish(), order, config.clips, BOTH)
-    dataset = stream(decode, cost=decoding(config.resources))
-    yield from dataset.iter_batches(batch_size=1)
+    slots = Slots(clips.publish(), order, config.clips, BOTH)
+    yield from slots.stream(decoding(config.resources)).iter_batches(batch_size=1)
 
 
 def training(clips: ClipTable, order: Order, config: Config, neighbours: int) -> float:
@@ -89,8 +89,8 @@ def training(clips: ClipTable, order: Order, config: Config, neighbours: int) ->
     drawn = rng.permutation(len(clips))[: order.length]
     drawn = drawn[beside_neighbours(file_numbers(clips)[drawn], neighbours, rng)]
     shuffled = Order(order.length, order.batch_size, [ray.put(drawn)])
-    decode = DecodeSlot(clips.publish(), shuffled, config.clips, BOTH, Augment(0, 1))
-    dataset = stream(decode, cost=decoding(config.resources))
+    slots = Slots(clips.publish(), shuffled, config.clips, BOTH, Augment(0, 1))
+    dataset = slots.stream(decoding(config.resources))
     return rate(dataset.iter_batches(batch_size=1), order.num_slots, order.batch_size)
 
 

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
-from typing import Any
+from importlib.util import find_spec
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl
 
 import pyarrow.fs
@@ -30,6 +31,7 @@ class S3Objects(AbstractFileSystem):
 
     protocol = "s3"
     cachable = False
+    OPTIONS: ClassVar = {"endpoint_override", "scheme", "region", "request_payer"}
 
     def __init__(self, options: dict[str, str]) -> None:
         super().__init__()
@@ -44,6 +46,27 @@ class S3Objects(AbstractFileSystem):
         request_payer."""
         found = S3Objects(dict(parse_qsl(options)))
         return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(found))
+
+    @staticmethod
+    @lru_cache(maxsize=64)
+    def lister(options: str) -> S3Objects | None:
+        """To list by pages; None where boto3 is not there or would need more than `OPTIONS`."""
+        given = dict(parse_qsl(options))
+        if given.keys() - S3Objects.OPTIONS or find_spec("boto3") is None:
+            return None
+        return S3Objects(given)
+
+    def page(self, path: str, token: str) -> tuple[list[str], str]:
+        """Paths of some files below a path, and the token of the next page; empty: there is none.
+
+        Raises:
+            OSError: as storage reports.
+        """
+        bucket, _, key = path.partition("/")
+        page = self._page(bucket, f"{key}/" if key else "", ContinuationToken=token)
+        keys = [entry["Key"] for entry in page.get("Contents", [])]
+        names = [f"{bucket}/{key}" for key in keys if not key.endswith("/")]  # markers of folders
+        return names, page.get("NextContinuationToken", "")
 
     @cached_property
     def client(self) -> Any:

@@ -63,6 +63,7 @@ def test_imports_stand_at_the_top() -> None:
 # What runs by the dozen on a node: decoding and writing tasks, the board, the index, its shards.
 MANY = ["clips.stream", "clips.fill", "clips.indexing", "embedding.shards", "telemetry.progress"]
 MANY += ["telemetry.watchdog", "runtime.stalls", "clustering.index", "clustering.shard"]
+MANY += ["learning.feed"]
 
 
 def test_what_runs_by_the_dozen_does_not_load_torch() -> None:

@@ -1,11 +1,11 @@
-"""Chunks of files that are probed by one task: each leaves its clips and its rejects as Parquet."""
+"""Chunks of files that are probed by one task: each leaves one file, with clips and rejects."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 from operator import itemgetter
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 import ray
 
 from pipeline.clips import rejects
@@ -22,22 +22,62 @@ from pipeline.clips.decoding.decoder import MediaFile, MediaInfo
 from pipeline.clips.decoding.isolation import probe_isolated
 from pipeline.clips.fetching import fetch_for_probing
 from pipeline.clips.rejects import Reason, Reject, kind_of_loss
-from pipeline.clips.table import SCHEMA, clip_id
+from pipeline.clips.table import SCHEMA, SCHEMA_VERSION, clip_id
 from pipeline.config import ClipsConfig, IndexConfig
-from pipeline.errors import UserError
+from pipeline.errors import UserError, parsing
+from pipeline.manifest import signed, unsigned
 from pipeline.storage import Location
 from pipeline.telemetry import metrics
 
-FILES_PER_TASK = 32
-_READERS = 32  # files of chunks that are read at once
+FILES_PER_TASK = 32  # of a chunk, on average
+_LONGEST = 4  # a chunk has at most so many times as many
 _COUNTS = b"counts"  # in the metadata of a chunk's clips: what the report adds up
+_CLIPS = SCHEMA.remove(SCHEMA.get_field_index("clip_index"))
 
 
-def chunks_by_file(todo: pa.Table, files: int = FILES_PER_TASK) -> list[tuple[int, int]]:
-    """Row ranges of `todo` that hold at most `files` runs of equal URIs each."""
-    codes = todo["uri"].combine_chunks().dictionary_encode().indices.to_numpy()
-    starts = np.flatnonzero(np.diff(codes, prepend=-1) != 0)
-    return list(pairwise([*starts[::files].tolist(), len(todo)]))
+def chunk_ends(uri_keys: np.ndarray) -> np.ndarray:
+    """int64: where chunks of a list end, the last row of which need not end one.
+
+    A chunk ends behind a file whose own key says so. So files that are added to a list, or taken
+    out of it, change the chunks that they are in and no others.
+
+    Args:
+        uri_keys: uint64 [rows]; rows of one file that follow each other stay together.
+    """
+    files = np.flatnonzero(uri_keys[1:] != uri_keys[:-1]) + 1  # where they end
+    by_key = np.flatnonzero(uri_keys[files - 1] % np.uint64(FILES_PER_TASK) == 0)
+    most = FILES_PER_TASK * _LONGEST
+    ends: list[int] = []
+    for start, stop in pairwise([-1, *by_key.tolist(), len(files)]):
+        ends += range(start + most, stop, most)
+        ends += [stop] if stop < len(files) else []
+    return files[ends].astype(np.int64)
+
+
+def chunk_names(
+    rows: pa.Table, ends: Sequence[int], config: IndexConfig, decoder: str
+) -> list[str]:
+    """A name for each chunk of a worklist, of all that its result depends on but the media."""
+    settings = [SCHEMA_VERSION, config.model_dump_json(), decoder]
+    none = "\0"  # in no name and no label
+    columns = [
+        pc.fill_null(rows[name].cast(pa.string()), none)
+        for name in ("uri", "start_s", "end_s", "label", "split")
+    ]
+    # One text a row, all of them in one buffer: no row becomes an object of Python.
+    between = pa.scalar(none, pa.large_string())
+    joined = pc.binary_join_element_wise(*(c.cast(between.type) for c in columns), between)
+    text = pa.concat_arrays(joined.chunks)
+    _, offsets, data = text.buffers()
+    at = np.frombuffer(offsets, np.int64)[text.offset : text.offset + len(text) + 1]
+    seed = json.dumps(settings).encode()
+    names = []
+    for start, stop in pairwise([0, *ends]):
+        digest = hashlib.blake2b(seed, digest_size=16)
+        digest.update((at[start : stop + 1] - at[start]).tobytes())
+        digest.update(memoryview(data)[at[start] : at[stop]])
+        names.append(digest.hexdigest())
+    return names
 
 
 @dataclass(frozen=True)
@@ -45,18 +85,19 @@ class ProbeChunk:
     """Probes one chunk, by its number; returns counts.
 
     Attributes:
-        todo: boxed table of all inputs; chunks: their ranges of rows; scan: where results go.
+        rows: boxed table of all inputs; ends: of their chunks; places: of the chunks' results.
     """
 
-    todo: list[ray.ObjectRef]
-    chunks: list[tuple[int, int]]
-    scan: Location
+    rows: list[ray.ObjectRef]
+    ends: Sequence[int]
+    places: Sequence[Location]
     config: IndexConfig
     media: ClipsConfig
 
     def __call__(self, number: int) -> dict[str, int]:
-        start, stop = self.chunks[number]
-        rows = ray.get(self.todo[0]).slice(start, stop - start).to_pylist()
+        start = self.ends[number - 1] if number else 0
+        chunk = ray.get(self.rows[0]).slice(start, self.ends[number] - start)
+        rows = chunk.select(["uri", "start_s", "end_s", "label", "split"]).to_pylist()
         clips: list[dict[str, Any]] = []
         rejected: list[dict[str, Any]] = []
         counts: Counter[str] = Counter()
@@ -81,12 +122,9 @@ class ProbeChunk:
                 rejected += [
                     rejected_row("probe", uri, None, why, modality) for modality, why in lost
                 ]
-        empty = SCHEMA.remove(SCHEMA.get_field_index("clip_index"))
-        noted = empty.with_metadata({_COUNTS: json.dumps(counts)})
-        # The rejects are written last: they mark the chunk as finished.
-        name = f"{number:08d}"
-        (self.scan / f"{name}-clips.parquet").write_table(pa.Table.from_pylist(clips, noted))
-        (self.scan / f"{name}-rejects.parquet").write_table(rejects_table(rejected))
+        noted = _CLIPS.with_metadata({_COUNTS: json.dumps(counts)})
+        probed = Probed(rejects_table(rejected), pa.Table.from_pylist(clips, noted), counts)
+        self.places[number].write_bytes(probed.packed())
         metrics.rejects(row["reason"] for row in rejected)
         kinds = Counter(kind_of_loss(row["modality"]) for row in rejected)
         return {"done": len(rows), "clips": len(clips), **kinds}
@@ -158,16 +196,40 @@ def clips_of(
     ]
 
 
-def scanned(scan: Location, num_chunks: int, kind: str, counts: Counter[str]) -> Iterator[pa.Table]:
-    """The tables of all chunks in order, read ahead; their counts are added to `counts`."""
+@dataclass(frozen=True)
+class Probed:
+    """What a chunk's task has found.
 
-    def read(number: int) -> pa.Table:
-        # Whole, since on object stores a table read by its columns takes five requests.
-        data = (scan / f"{number:08d}-{kind}.parquet").read_bytes()
-        return pq.read_table(pa.BufferReader(data))
+    In its file the rejects come first, as Arrow streams that are compressed and signed: a table of
+    Parquet takes ten times as long to open, and there are very many of these.
+    """
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        for first in range(0, num_chunks, 4 * _READERS):
-            for table in pool.map(read, range(first, min(first + 4 * _READERS, num_chunks))):
-                counts.update(json.loads((table.schema.metadata or {}).get(_COUNTS, b"{}")))
-                yield table
+    rejects: pa.Table  # `rejects.SCHEMA`
+    clips: pa.Table  # the clips table's schema without ``clip_index``
+    counts: Counter[str]
+
+    def packed(self) -> bytes:
+        sink = pa.BufferOutputStream()
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        for table in (self.rejects, self.clips):
+            with pa.ipc.new_stream(sink, table.schema, options=options) as stream:
+                stream.write_table(table)
+        return signed(sink.getvalue().to_pybytes())
+
+    @classmethod
+    def read(cls, place: Location) -> Probed:
+        """Raises Malformed if it is not as it was written."""
+        rejected, clips = _tables(place, 2)
+        return cls(rejected, clips, Counter(json.loads(clips.schema.metadata[_COUNTS])))
+
+
+def read_rejects(place: Location) -> pa.Table:
+    """`Probed.rejects` alone, of a chunk's file."""
+    return _tables(place, 1)[0]
+
+
+def _tables(place: Location, count: int) -> list[pa.Table]:
+    data = place.read_bytes()
+    with parsing(place, "a chunk of probed files; delete it, and they are probed again"):
+        stream = pa.BufferReader(unsigned(data))
+        return [pa.ipc.open_stream(stream).read_all() for _ in range(count)]

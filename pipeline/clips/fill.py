@@ -159,9 +159,9 @@ class _FillShard:
         needed = [(MediaFile.of(row), wanted_ranges(row, *r)) for row, r in zip(rows, reaches)]
         files = fetch_for_decoding(needed, self.config.timeout_s)
         tar_bytes, entries = io.BytesIO(), list[tuple[Any, ...]]()
-        ids = self.clips.table.rows(np.arange(*self.bounds[number]), ["clip_id"])["clip_id"]
         with tarfile.open(fileobj=tar_bytes, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for clip_id, file, (start_s, end_s) in zip(ids.to_pylist(), files, reaches):
+            for row, file, (start_s, end_s) in zip(rows, files, reaches):
+                clip_id = row["clip_id"]
                 media = shrink_isolated(file, start_s, end_s, self.config, self.codec)
                 if isinstance(media, Reject):
                     entries.append((clip_id, 0, 0, 0.0, 0, media.reason.value))

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.fs
 
 from pipeline.clips.rejects import Reason, Reject, reject_for
+from pipeline.clips.sorted_names import SortedNames
 from pipeline.errors import UserError
 from pipeline.patience import StorageAway
 from pipeline.storage import Location
+
+_SWEEPS = 8  # prefixes of a bucket that are listed at once
+# More prefixes than that are listed in one sweep: a request each would take longer.
+_MOST_PREFIXES = 1000
+_BATCH = 8192  # names that are handed on at a time
 
 
 @dataclass
@@ -19,13 +27,17 @@ class FolderListing:
     """What lies below a folder, hidden files and folders apart."""
 
     folder: Location
-    names: list[str] = field(default_factory=list)  # of files, relative to the folder, sorted
+    names: SortedNames = field(default_factory=SortedNames)  # of files, relative to the folder
     rejected: list[tuple[str, Reject]] = field(default_factory=list)  # of folders and links, why
 
     @classmethod
-    def of(cls, folder: Location) -> FolderListing:
-        """Empty where there is no such folder. Raises UserError if it cannot be listed."""
-        listing = cls(folder)
+    def of(cls, folder: Location, names: SortedNames | None = None) -> FolderListing:
+        """Empty where there is no such folder. Raises UserError if it cannot be listed.
+
+        Args:
+            names: where names are added, by default in memory.
+        """
+        listing = cls(folder, SortedNames() if names is None else names)
         try:
             if folder.is_local:
                 _LocalWalk(listing).everything()
@@ -38,7 +50,6 @@ class FolderListing:
         except (OSError, pa.ArrowException) as error:
             hint = "Check that the folder or bucket exists and that the credentials may list it."
             raise UserError(f"cannot list {folder}: {error}. {hint}") from error
-        listing.names.sort()
         listing.rejected.sort(key=lambda row: row[0])
         return listing
 
@@ -50,15 +61,15 @@ class _LocalWalk:
     """Follows symbolic links, but lists no file twice.
 
     A link to a folder is followed unless that folder is listed anyway, or contains the one asked
-    for: such a link is a loop. A link to a file counts unless the file is listed anyway.
+    for: such a link is a loop. A link to a file counts unless the file is listed anyway. Of files
+    nothing is remembered: a file is listed if its folder is.
     """
 
     def __init__(self, listing: FolderListing) -> None:
         self.listing = listing
         self.top = listing.folder.uri
-        self.folders: set[str] = set()  # real paths of those listed
+        self.folders: dict[str, bool] = {}  # real paths of those visited, and whether listed
         self.links: list[str] = []  # names of those not looked at yet
-        self.walks: list[tuple[str, str, int]] = []  # link, real path, number of its first name
 
     def everything(self) -> None:
         real_top = os.path.realpath(self.top)
@@ -76,82 +87,107 @@ class _LocalWalk:
                     to_files.append((name, real))
                 elif os.path.isdir(real) and not f"{real_top}/".startswith(f"{real.rstrip('/')}/"):
                     self.walk(name, real)
-        if to_files:
-            listed = self.real_paths()
-            for name, real in to_files:
-                if real not in listed:
-                    self.listing.names.append(name)
-                    listed.add(real)
-
-    def real_paths(self) -> set[str]:
-        """Of all files listed so far."""
-        names = self.listing.names
-        found: set[str] = set()
-        ends = [first for _, _, first in self.walks[1:]] + [len(names)]
-        for (link, real, first), end in zip(self.walks, ends):
-            begin = len(link) + 1 if link else 0
-            found.update(os.path.join(real, name[begin:]) for name in names[first:end])
-        return found
+        linked: set[str] = set()
+        for name, real in to_files:
+            folder, _, file = real.rpartition("/")
+            is_listed = self.folders.get(folder or "/", False) and not file.startswith(".")
+            if not is_listed and real not in linked:
+                self.listing.names.add([name])
+                linked.add(real)
 
     def walk(self, link: str, real: str) -> None:
         """The folder at `real`: the top (``""``), or what the link of this name leads to."""
-        self.walks.append((link, real, len(self.listing.names)))
         waiting = [(link, real)]
         while waiting:
             name, real = waiting.pop()
             if real in self.folders:
                 continue
-            self.folders.add(real)
             try:
                 with os.scandir(os.path.join(self.top, name)) as entries:
-                    found = sorted(entries, key=lambda entry: entry.name)
+                    self.folders[real] = True
+                    self.take(name, real, entries, waiting)
             except OSError as error:
+                self.folders[real] = False
                 if not name:
                     raise
                 self.listing.reject(name, error)
+
+    def take(
+        self,
+        folder: str,
+        real: str,
+        entries: Iterable[os.DirEntry[str]],
+        waiting: list[tuple[str, str]],
+    ) -> None:
+        """Add the files of one folder to the names; folders and links wait."""
+        files: list[str] = []
+        for entry in entries:
+            if entry.name.startswith("."):
                 continue
-            for entry in found:
-                if entry.name.startswith("."):
-                    continue
-                inner = os.path.join(name, entry.name)
-                if entry.is_symlink():
-                    self.links.append(inner)
-                elif entry.is_dir(follow_symlinks=False):
-                    waiting.append((inner, os.path.join(real, entry.name)))
-                elif entry.is_file(follow_symlinks=False):
-                    self.listing.names.append(inner)
+            inner = os.path.join(folder, entry.name)
+            if entry.is_symlink():
+                self.links.append(inner)
+            elif entry.is_dir(follow_symlinks=False):
+                waiting.append((inner, os.path.join(real, entry.name)))
+            elif entry.is_file(follow_symlinks=False):
+                files.append(inner)
+                if len(files) == _BATCH:
+                    self.listing.names.add(files)
+                    files = []
+        self.listing.names.add(files)
 
 
 def _list_remote(listing: FolderListing) -> None:
-    """In one sweep, or level by level where some of it may not be listed."""
+    """By prefixes side by side, where there are some; level by level what may not be swept."""
     start = len(listing.folder.path.rstrip("/")) + 1
 
-    def add(infos: list[pyarrow.fs.FileInfo]) -> None:
-        names = (info.path[start:] for info in infos if info.is_file)
-        listing.names += [name for name in names if "/." not in f"/{name}"]
+    def add(paths: Iterable[str]) -> None:
+        names = (path[start:] for path in paths)
+        listing.names.add(name for name in names if "/." not in f"/{name}")
 
-    def levels(folder: Location) -> None:
+    def level(folder: Location) -> tuple[list[Location], bool]:
+        """Adds the folder's own files. The folders in it, and whether those are all."""
         infos = folder.children()
-        add(infos)
-        for info in infos:
-            if info.is_file or info.base_name.startswith("."):
-                continue
-            inner = folder / info.base_name
+        add(info.path for info in infos if info.is_file)
+        folders = [info for info in infos if not info.is_file]
+        # An empty part of a key, as in ``a//b``, is shown as the folder itself.
+        plain = [info for info in folders if info.path == f"{folder.path}/{info.base_name}"]
+        shown = [folder / info.base_name for info in plain if not info.base_name.startswith(".")]
+        return shown, len(plain) == len(folders)
+
+    def sweep(folder: Location) -> None:
+        """What lies below a prefix; what may not be listed is a reject."""
+        begun = False
+        try:
             try:
-                try:
-                    add(inner.children(recursive=True))
-                except StorageAway:
-                    raise
-                except (OSError, pa.ArrowException):
-                    levels(inner)
+                for page in folder.pages():
+                    add(page)
+                    begun = True
             except StorageAway:
                 raise
-            except (OSError, pa.ArrowException) as error:
-                listing.reject(info.path[start:], error)
+            except (OSError, pa.ArrowException):
+                if begun:
+                    raise
+                for inner in level(folder)[0]:
+                    sweep(inner)
+        except StorageAway:
+            raise
+        except (OSError, pa.ArrowException) as error:
+            listing.reject(folder.path[start:], error)
 
-    try:
-        add(listing.folder.children(recursive=True))
-    except StorageAway:
-        raise
-    except (OSError, pa.ArrowException):
-        levels(listing.folder)
+    folders, all_shown = level(listing.folder)
+    if not all_shown or len(folders) > _MOST_PREFIXES:
+        begun = False
+        try:
+            for page in listing.folder.pages():
+                # The folder's own files are there already.
+                add(path for path in page if "/" in path[start:])
+                begun = True
+            return
+        except StorageAway:
+            raise
+        except (OSError, pa.ArrowException):
+            if begun:
+                raise
+    with ThreadPoolExecutor(_SWEEPS) as pool:
+        list(pool.map(sweep, folders))

@@ -1,4 +1,4 @@
-"""What earlier runs indexed or rejected.
+"""What earlier runs indexed or rejected: eight bytes for each file and each cut.
 
 Bad media are tried once, until it is asked for again; what was away is tried again by every run.
 """
@@ -6,7 +6,7 @@ Bad media are tried once, until it is asked for again; what was away is tried ag
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -14,108 +14,85 @@ import pyarrow.compute as pc
 
 from pipeline import manifest
 from pipeline.clips import rejects
-from pipeline.clips.cut_tables import cut_id
+from pipeline.clips.input_keys import among, distinct, id_keys, keys_of, uri_keys
+from pipeline.clips.reject_table import RejectTable
 from pipeline.clips.table import ClipTable
-from pipeline.errors import Malformed, UserError, parsing
 from pipeline.storage import Location
 
 _AGAIN = pa.array(sorted({*rejects.AWAY, rejects.Reason.CHANGED}))
-_LOST = ("", "video", "audio")  # modalities of rejects; empty: the whole input
 
 
 class KnownInputs:
-    """Files are known by their URI, cuts by their `cut_id`."""
+    """Files are known by their URI, cuts by their `cut_id`: as of when this was made.
+
+    Of the clips table only the column that is asked for is read, part by part.
+    """
 
     def __init__(self, clips: Location, rejected: Location, retry: bool) -> None:
         """`retry`: what was rejected is not known.
 
         Raises:
-            UserError: the clips table is one of another release.
+            UserError: the clips table is one of another release, or a table is damaged.
         """
-        indexed: list[pa.Table] = []
+        self._table: ClipTable | None = None
         # By its name first: a listing may lag behind.
         if (clips / manifest.NAME).exists() or any(clips.files(".parquet")):
-            indexed = [*ClipTable.open(clips).read_parts(["uri", "clip_id"])]
-        self.num_clips = sum(map(len, indexed))
-        self._place = rejected
-        none = rejects.SCHEMA.empty_table()
-        self._rejected = _table(rejected) if rejected.exists() else none
-        whole = self._rejected.filter(self._rejected["modality"].is_null())
-        again = pc.and_(pc.equal(whole["stage"], "probe"), pc.is_in(whole["reason"], _AGAIN))
-        self._away = _joined(_keys(whole.filter(again)))
-        failed = none if retry else whole.filter(pc.invert(again))
-        files = failed.filter(failed["clip_id"].is_null())["uri"]
-        self._files = _joined(*(table["uri"] for table in indexed), files)
-        self._cuts = _joined(*(table["clip_id"] for table in indexed), failed["clip_id"])
+            self._table = ClipTable.open(clips)
+        self.num_clips = 0 if self._table is None else len(self._table)
+        self.rejects = RejectTable(rejected)
+        rows = self.rejects.rows
+        whole = rows.filter(rows["modality"].is_null())
+        again = _tried_again(whole)
+        away = whole.filter(again)
+        self._away = distinct([keys_of(away["uri"], away["clip_id"])])
+        self._failed = whole.filter(pc.invert(again)).slice(0, 0 if retry else None)
+        self._retry = retry
 
-    def contains(self, uris: pa.ChunkedArray, cuts: pa.ChunkedArray) -> pa.ChunkedArray:
-        """bool [rows], of URIs and cut ids (null: the whole file)."""
-        by_uri, by_cut = pc.is_in(uris, self._files), pc.is_in(cuts, self._cuts)
-        return pc.if_else(cuts.is_null(), by_uri, by_cut)
+    def tries_again(self, rejected: pa.Table) -> bool:
+        """Whether there are inputs that this run probes, though an earlier one rejected them."""
+        return bool(len(rejected)) and (self._retry or pc.any(_tried_again(rejected)).as_py())
 
-    def newly_away(self, rejected: pa.Table) -> dict[str, int]:
+    @cached_property
+    def _files(self) -> np.ndarray:
+        """uint64, sorted: of files that have clips, and of those rejected as a whole."""
+        failed = self._failed.filter(self._failed["clip_id"].is_null())["uri"]
+        found = [uri_keys(failed)]
+        if self._table is not None:
+            found += self._table.of_each_part(["uri"], lambda t: distinct([uri_keys(t["uri"])]))
+        return distinct(found)
+
+    @cached_property
+    def _cuts(self) -> np.ndarray:
+        failed = self._failed["clip_id"].drop_null()
+        found = [id_keys(failed)]
+        if self._table is not None:
+            found += self._table.of_each_part(["clip_id"], lambda t: id_keys(t["clip_id"]))
+        return distinct(found)
+
+    def contains(self, keys: np.ndarray, is_cut: np.ndarray) -> np.ndarray:
+        """bool [inputs], of their keys (uint64) and whether they are cuts (bool)."""
+        found = np.zeros(len(keys), bool)
+        if is_cut.any():
+            found[is_cut] = among(keys[is_cut], self._cuts)
+        if not is_cut.all():
+            found[~is_cut] = among(keys[~is_cut], self._files)
+        return found
+
+    def newly_away(self, rejected: pa.Table) -> Counter[str]:
         """Reason → number of inputs that did not come, without those that were away before."""
         whole = rejected.filter(rejected["modality"].is_null())
-        away = pc.is_in(whole["reason"], pa.array(sorted(rejects.AWAY)))
-        lost = whole.filter(pc.and_(away, pc.invert(pc.is_in(_keys(whole), self._away))))
-        return dict(Counter(lost["reason"].to_pylist()))
+        away = whole.filter(pc.is_in(whole["reason"], pa.array(sorted(rejects.AWAY))))
+        if not len(away):
+            return Counter()
+        before = among(keys_of(away["uri"], away["clip_id"]), self._away)
+        return Counter(away.filter(pa.array(~before))["reason"].to_pylist())
 
-    def num_away(self, tried: pa.Table) -> int:
-        """How many of these inputs (``uri``, ``clip_id``) were away before."""
-        return pc.sum(pc.is_in(_keys(tried, ""), self._away)).as_py() or 0
-
-    def write_rejects(self, new: pa.Table, tried: pa.Table) -> pa.Table:
-        """Rewrite the rejects table: earlier rejects of other inputs, then the new ones.
-
-        Args:
-            new: rejects, not numbered yet; tried: columns ``uri`` and ``clip_id`` of all inputs
-                that were looked at now.
-
-        Returns:
-            `new`, each input and modality once, with its attempt.
-        """
-        keys = _keys(new)
-        new = new.take(pa.array(_first(keys)))
-        keys = _keys(new)
-        earlier = _keys(self._rejected)
-        attempts = dict(zip(earlier.to_pylist(), self._rejected["attempt"].to_pylist()))
-        attempt = [attempts.get(key, 0) + 1 for key in keys.to_pylist()]
-        place = new.column_names.index("attempt")
-        new = new.set_column(place, rejects.SCHEMA.field(place), [pa.array(attempt, pa.int32())])
-        again = _joined(keys, *(_keys(tried, modality) for modality in _LOST))
-        others = self._rejected.filter(pc.invert(pc.is_in(earlier, again)))
-        self._place.write_table(pa.concat_tables([others, new]))
-        return new
+    def num_away(self, keys: np.ndarray) -> int:
+        """How many of these inputs (uint64) were away before."""
+        return int(among(keys, self._away).sum())
 
 
-def _table(place: Location) -> pa.Table:
-    try:
-        with parsing(place, "a rejects table"):
-            table = place.read_table().select(rejects.SCHEMA.names).cast(rejects.SCHEMA)
-            table.validate(full=True)
-            return table
-    except Malformed as error:
-        raise UserError(f"{error}; delete it, and what it holds is tried again") from None
-
-
-def cut_ids(rows: pa.Table) -> pa.ChunkedArray:
-    """`cut_id` of every row of a listing."""
-    cuts = zip(*(rows[name].to_pylist() for name in ("uri", "start_s", "end_s")))
-    return pa.chunked_array([pa.array([cut_id(*cut) for cut in cuts], pa.string())])
-
-
-def _keys(table: pa.Table, modality: str | None = None) -> pa.ChunkedArray:
-    """One text for an input, by its cut id or else its URI, and a modality (None: the column)."""
-    lost: Any = pc.fill_null(table["modality"], "") if modality is None else modality
-    return pc.binary_join_element_wise(pc.coalesce(table["clip_id"], table["uri"]), lost, "\n")
-
-
-def _first(keys: pa.ChunkedArray) -> np.ndarray:
-    """int64: the first place of each key, ascending."""
-    numbered = pa.table({"key": keys, "row": np.arange(len(keys))})
-    return np.sort(numbered.group_by("key").aggregate([("row", "min")])["row_min"].to_numpy())
-
-
-def _joined(*columns: pa.ChunkedArray) -> pa.Array:
-    chunks = [chunk for column in columns for chunk in column.chunks]
-    return pa.chunked_array(chunks, pa.string()).combine_chunks()
+def _tried_again(rejected: pa.Table) -> pa.ChunkedArray:
+    """bool: of inputs that may be there now, or hold still."""
+    by_reason = pc.and_(pc.equal(rejected["stage"], "probe"), pc.is_in(rejected["reason"], _AGAIN))
+    return pc.and_(by_reason, rejected["modality"].is_null())

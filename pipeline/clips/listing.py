@@ -5,12 +5,15 @@ from __future__ import annotations
 import fnmatch
 import os
 import stat
+from collections.abc import Iterable
 
 import pyarrow as pa
 import pyarrow.fs
 
-from pipeline.clips.cut_tables import SCHEMA, Listing, Rejected, is_cuts_table, read_cuts
+from pipeline.clips.cut_files import is_cuts_table
+from pipeline.clips.cut_tables import SCHEMA, Listing, MediaStream, Rejected, read_cuts
 from pipeline.clips.folders import FolderListing
+from pipeline.clips.sorted_names import SortedNames
 from pipeline.errors import UserError
 from pipeline.storage import Location
 
@@ -18,7 +21,14 @@ _WILDCARDS = "*?["
 
 
 def list_media(source: str, label_column: str = "label") -> Listing:
-    """Everything at `source`, each file and cut once, in a fixed order.
+    """All of `stream_media` in memory, each file and cut once."""
+    return stream_media(source, label_column).listing()
+
+
+def stream_media(
+    source: str, label_column: str = "label", scratch: Location | None = None
+) -> MediaStream:
+    """Everything at `source` in a fixed order, a table of rows at a time.
 
     Args:
         source: a folder or bucket prefix (all files below it, hidden ones apart), one file, a glob
@@ -27,28 +37,41 @@ def list_media(source: str, label_column: str = "label") -> Listing:
             a folder that holds nothing but such files. Its relative URIs start at its folder. What
             is there under its own name is no glob, whatever signs the name holds.
         label_column: of a cuts table, the column to take as ``label``.
+        scratch: folder for names that do not fit into memory; it stays as long as tables are read.
 
     Raises:
-        UserError: nothing is there, or a cuts table lacks columns or does not parse.
+        UserError: nothing is there; or, while its tables are read, a cuts table lacks columns or
+            does not parse.
     """
     place = Location.of(source)
     is_glob = any(c in place.uri for c in _WILDCARDS)
     kind = _kind(place, may_fail=is_glob)
     if kind == pyarrow.fs.FileType.NotFound:
         if is_glob:
-            return _matching(place)
+            return _matching(place, scratch)
         raise UserError(f"there is nothing at {place}; check the path, the bucket and its region")
     if kind == pyarrow.fs.FileType.File:
         if is_cuts_table(place.name):
-            return read_cuts(place, [place], label_column).without_repeated()
-        return Listing(_files([place]))
-    found = FolderListing.of(place)
-    parts = [name for name in found.names if "/_" not in f"/{name}"]  # not _SUCCESS
-    if parts and all(map(is_cuts_table, parts)):
-        return read_cuts(place, [place / name for name in parts], label_column).without_repeated()
+            return read_cuts(place, [place], label_column)
+        return MediaStream([_files([place])])
+    found = FolderListing.of(place, SortedNames(scratch))
     if not found.names and not found.rejected:
         raise UserError(f"there are no files in {place}")
-    return _listed(found)
+    parts = _parts_of_a_table(found.names)
+    if parts:
+        return read_cuts(place, [place / name for name in parts], label_column)
+    return _stream(found)
+
+
+def _parts_of_a_table(names: SortedNames) -> list[str]:
+    """The names of a folder that holds nothing but cuts tables; else none."""
+    parts = []
+    for name in names:
+        if "/_" not in f"/{name}":  # not _SUCCESS
+            if not is_cuts_table(name):
+                return []
+            parts.append(name)
+    return parts
 
 
 def _kind(place: Location, may_fail: bool) -> pyarrow.fs.FileType:
@@ -67,21 +90,21 @@ def _kind(place: Location, may_fail: bool) -> pyarrow.fs.FileType:
         raise UserError(f"cannot look at {place}: {error}. {hint}") from error
 
 
-def _matching(glob: Location) -> Listing:
+def _matching(glob: Location, scratch: Location | None) -> MediaStream:
     scheme, mark, rest = glob.uri.rpartition("://")
     names = rest.split("/")
     fixed = 1
     while fixed < len(names) - 1 and _is_fixed(glob, scheme + mark + "/".join(names[: fixed + 1])):
         fixed += 1
     folder = Location(scheme + mark + "/".join(names[:fixed]) or "/", glob.query)
-    found = FolderListing.of(folder)
     wanted = names[fixed:]
-    found.names = [name for name in found.names if _glob_match(name.split("/"), wanted)]
+    matching = SortedNames(scratch, lambda name: _glob_match(name.split("/"), wanted))
+    found = FolderListing.of(folder, matching)
     # A folder that could not be listed counts if what matches may lie in it.
     found.rejected = [row for row in found.rejected if _may_hold(row[0].split("/"), wanted)]
     if not found.names and not found.rejected:
         raise UserError(f"no file matches {glob}")
-    return _listed(found)
+    return _stream(found)
 
 
 def _is_fixed(glob: Location, uri: str) -> bool:
@@ -113,13 +136,14 @@ def _may_hold(parts: list[str], wanted: list[str]) -> bool:
     return all(map(fnmatch.fnmatchcase, parts, wanted))
 
 
-def _listed(found: FolderListing) -> Listing:
+def _stream(found: FolderListing) -> MediaStream:
     rejected: list[Rejected] = [
         ((found.folder / name).full_uri, None, why) for name, why in found.rejected
     ]
-    return Listing(_files([found.folder / name for name in found.names]), rejected)
+    tables = (_files(found.folder / name for name in batch) for batch in found.names.batches())
+    return MediaStream(tables, rejected)
 
 
-def _files(places: list[Location]) -> pa.Table:
+def _files(places: Iterable[Location]) -> pa.Table:
     uris = pa.table({"uri": pa.array([place.full_uri for place in places], pa.string())})
     return pa.concat_tables([SCHEMA.empty_table(), uris], promote_options="default")

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
+
+from pipeline.storage import Location
 
 
 class Reason(StrEnum):
@@ -72,6 +75,8 @@ class RejectedClip(NamedTuple):
     """A reject of a clip that is known by its index; of one modality, or of the whole clip."""
 
     clip_index: int
+    uri: str
+    clip_id: str
     modality: str | None  # None: nothing of the clip is left; else what it lost
     reason: str
     detail: str
@@ -102,3 +107,17 @@ SCHEMA = pa.schema(
         ("attempt", pa.int32()),
     ]
 )
+
+
+def write_rejects(
+    place: Location, rejected: pa.Table, stage: str, attempts: np.ndarray | int = 1
+) -> None:
+    """Columns of `RejectedClip` → a part of the rejects table.
+
+    Args:
+        attempts: how often the clips were tried by now, or int64 [rejected], each of them.
+    """
+    columns = {name: rejected[name].cast(pa.string()) for name in RejectedClip._fields[1:]}
+    columns["stage"] = pa.repeat(stage, len(rejected))
+    columns["attempt"] = pa.array(np.broadcast_to(attempts, len(rejected)), pa.int32())
+    place.write_table(pa.table(columns).select(SCHEMA.names).cast(SCHEMA))

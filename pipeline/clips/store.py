@@ -9,11 +9,12 @@ range read. `fill` makes both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,46 +42,61 @@ class StoredClip:
 
 @dataclass(frozen=True)
 class ClipStore:
-    """A filled store, readable from any process."""
+    """A filled store."""
 
     location: Location
     shards: Sequence[str]  # names of the tars, by number
-    index: list[ray.ObjectRef]  # boxed reference to `ENTRY` [N]; one copy a node
+    index: list[ray.ObjectRef]  # boxed reference to `ENTRY` [N]
 
-    def read(self, clips: np.ndarray) -> Iterator[StoredClip | Reject | None]:
-        """The stored clips of clip indices, read ahead; None where the store has none.
+    def entries(self, clips: np.ndarray) -> pa.StructArray:
+        """Where clip indices lie, as `read_stored` takes it; ``bytes`` 0: not stored."""
+        found = ray.get(self.index[0])[clips]
+        tars = pa.array([self.shards[number] for number in found["shard"]], pa.string())
+        names = [name for name in ENTRY.names or () if name != "shard"]
+        columns = [pa.array(np.ascontiguousarray(found[name])) for name in names]
+        return pa.StructArray.from_arrays([tars, *columns], ["tar", *names])
 
-        A reject where it is damaged. Its shard then counts no more: the next `fill` makes it again.
-        """
-        entries = ray.get(self.index[0])[clips]
-        if self.location.is_local:
-            yield from map(self._stored, entries)
-            return
-        pool = ThreadPoolExecutor(REQUESTS)
-        try:
-            # A batch of clips is small beside what it is decoded to.
-            yield from pool.map(self._stored, entries)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _stored(self, entry: np.void) -> StoredClip | Reject | None:
-        if entry["bytes"] == 0:
-            return None
-        tar = self.shards[entry["shard"]]
-        place = self.location / tar
-        start, stop = int(entry["offset"]), int(entry["offset"]) + int(entry["bytes"])
-        try:
-            if place.is_local:
-                media = _opened(place).read_at(stop - start, start)
-            else:
-                media = patiently(str(place), lambda: _ranged(place, start, stop))
-        except FileNotFoundError:
-            media = b""
-        if checksum(media) == entry["checksum"]:
-            return StoredClip(media, float(entry["origin_s"]))
-        with suppress(OSError):  # another reader may have been first
-            (self.location / f"{tar.partition('-')[0]}.parquet").delete()
-        return Reject(Reason.CORRUPT, f"stored in {place}, damaged there; read from its media")
+def read_stored(
+    location: Location, entries: Sequence[Mapping[str, Any]]
+) -> Iterator[StoredClip | Reject | None]:
+    """Stored clips by their entries (see `ClipStore`), read ahead; None where there is none.
+
+    A reject where the store is damaged. Its shard then counts no more: the next `fill` makes it
+    again.
+    """
+
+    def stored(entry: Mapping[str, Any]) -> StoredClip | Reject | None:
+        return _stored(location, entry)
+
+    if location.is_local:
+        yield from map(stored, entries)
+        return
+    pool = ThreadPoolExecutor(REQUESTS)
+    try:
+        # A batch of clips is small beside what it is decoded to.
+        yield from pool.map(stored, entries)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _stored(location: Location, entry: Mapping[str, Any]) -> StoredClip | Reject | None:
+    if entry["bytes"] == 0:
+        return None
+    place, start = location / entry["tar"], entry["offset"]
+    stop = start + entry["bytes"]
+    try:
+        if place.is_local:
+            media = _opened(place).read_at(stop - start, start)
+        else:
+            media = patiently(str(place), lambda: _ranged(place, start, stop))
+    except FileNotFoundError:
+        media = b""
+    if checksum(media) == entry["checksum"]:
+        return StoredClip(media, entry["origin_s"])
+    with suppress(OSError):  # another reader may have been first
+        (location / f"{entry['tar'].partition('-')[0]}.parquet").delete()
+    return Reject(Reason.CORRUPT, f"stored in {place}, damaged there; read from its media")
 
 
 def _ranged(place: Location, start: int, stop: int) -> bytes:

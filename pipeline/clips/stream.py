@@ -1,16 +1,19 @@
 """Clips through Ray Data: an order of clip indices in, batches of decoded tensors out.
 
-One row of the dataset is one whole batch, a *slot*: its clips, padding and shapes follow from the
-slot's number alone. So batches do not depend on how many tasks decode, how fast, or in which order
-they end, and a fixed shape crosses the object store as one tensor, without copying.
-A clip that fails never raises: its place is filled with zeros and its reason travels along.
+    numbers of slots → `JoinSlots` (where the tables lie) → `DecodeSlots` (anywhere)
+
+A batch is a *slot* (slots.py): it does not depend on how many tasks decode, how fast, or in which
+order they end. One row of the dataset is one slot or a few, which a task decodes together, for what
+Ray does for a row costs milliseconds. Fixed shapes cross the object store as tensors, without
+copying. A clip that fails never raises: its place is filled with zeros and its reason travels
+along.
 """
 
 from __future__ import annotations
 
-import math
+import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -26,15 +29,23 @@ from pipeline.clips.decoding.isolation import decode_clips_isolated
 from pipeline.clips.fetching import fetch_for_decoding
 from pipeline.clips.rejects import STORED, Reject, RejectedClip
 from pipeline.clips.sampling import around, augmented, centred
+from pipeline.clips.slots import LABEL, NO_CLIP, JoinSlots, Order
+from pipeline.clips.store import read_stored
 from pipeline.clips.table import PublishedClips
 from pipeline.config import ClipsConfig
 from pipeline.runtime.failures import unwrapped
+from pipeline.runtime.placement import beside
+from pipeline.storage import Location
 from pipeline.telemetry import metrics
 from pipeline.telemetry.progress import Progress
 
-NO_CLIP = -1  # index of the padding in a last batch that is not full
-# Ray Data's driver keeps an object a task: at 65 million clips a task decodes several slots.
-MAX_TASKS = 20_000
+_JOINED, _JOINERS = 256, 2  # slots that a task joins, and such tasks at once
+# Of a row: at most so many bytes, as Ray Data's own blocks, and clips; of a stream: so many rows.
+_ROW_BYTES, _ROW_CLIPS, _ROWS = 128 * 2**20, 256, 64
+_TASKS = 20_000  # of numbered work: Ray Data's driver keeps an object a task
+
+
+Row = dict[str, Any]  # of a clip, as `JoinSlots` makes it
 
 
 @dataclass(frozen=True)
@@ -43,32 +54,6 @@ class Augment:
 
     seed: int
     round: int
-
-
-@dataclass(frozen=True)
-class Order:
-    """Which clips, in which order: slot s holds the indices [s·B, (s+1)·B) of the order."""
-
-    length: int  # number of indices
-    batch_size: int  # B
-    indices: list[ray.ObjectRef] | None = None  # boxed int64 [length]; None: 0..length-1
-    held_out: list[ray.ObjectRef] | None = None  # boxed bool [slots]: not augmented; None: none
-
-    @property
-    def num_slots(self) -> int:
-        return math.ceil(self.length / self.batch_size)
-
-    def of(self, slot: int) -> np.ndarray:
-        """int64 [B], padded with `NO_CLIP`."""
-        start, stop = slot * self.batch_size, min((slot + 1) * self.batch_size, self.length)
-        if self.indices is None:
-            indices = np.arange(start, stop)
-        else:
-            indices = ray.get(self.indices[0])[start:stop]
-        return np.pad(indices, (0, self.batch_size - len(indices)), constant_values=NO_CLIP)
-
-    def is_held_out(self, slot: int) -> bool:
-        return self.held_out is not None and bool(ray.get(self.held_out[0])[slot])
 
 
 class _Wanted(NamedTuple):
@@ -80,52 +65,61 @@ class _Wanted(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DecodeSlot:
-    """The decoding stage: slot numbers in, decoded batches out; a plain function of its input.
+class DecodeSlots:
+    """The decoding stage: a row of `JoinSlots` in, their decoded batches out (`batches_of`).
 
-    Output columns, each with a leading axis of 1: ``slot``, ``held_out``, ``clip_index`` int64 [B],
-    ``video`` uint8 [B, T, S, S, 3], ``audio`` float32 [B, samples], ``has_video``, ``has_audio``,
-    ``mirror`` bool [B], ``label_<name>`` int32 [B] for each of `labels`, and ``rejects`` (see
-    `RejectedClip`).
+    A batch has ``slot``, ``held_out``, ``clip_index`` int64 [B], ``video`` uint8 [B, T, S, S, 3],
+    ``audio`` float32 [B, samples], ``has_video``, ``has_audio``, ``mirror``, ``is_last`` bool [B],
+    ``label_<name>`` int32 [B] for each label that was joined, ``names``, URI and clip id of each
+    clip, as JSON, and ``rejects`` (see `RejectedClip`). It is a function of what was joined.
     """
 
-    clips: PublishedClips
-    order: Order
+    batch_size: int  # B
     config: ClipsConfig
     modalities: tuple[str, ...]
     augment: Augment | None = None
-    labels: Mapping[str, Sequence[ray.ObjectRef]] = field(default_factory=dict)
+    store: Location | None = None  # where stored clips lie
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        slot = int(batch["id"][0])
-        indices = self.order.of(slot)
-        held_out = self.order.is_held_out(slot)
-        requests, mirror = self._requests(indices, slot, held_out)
+    def __call__(self, joined: pa.Table) -> dict[str, np.ndarray]:
+        of_slots = joined.schema.field("slots").type.value_type
+        columns = of_slots.field("clips").type.value_type
+        labels = [column.name for column in columns if column.name.startswith(LABEL)]
+        return row_of([self._batch(labels, **slot) for slot in joined["slots"][0].as_py()])
+
+    def _batch(
+        self, labels: list[str], slot: int, held_out: bool, clips: list[Row]
+    ) -> dict[str, Any]:
+        requests, mirror = self._requests(clips, slot, held_out)
         damaged: list[RejectedClip] = []
-        decoded = self._decode(indices, requests, damaged)
-        rejected = _rejected(decoded, indices) + damaged
-        metrics.count("xdc_done", int((indices >= 0).sum()), stage="decode")
+        decoded = self._decode(clips, requests, damaged)
+        rejected = _rejected(decoded, clips) + damaged
+        metrics.count("xdc_done", len(clips), stage="decode")
         metrics.rejects(row.reason for row in rejected)
-        columns = self._assembled(decoded, len(indices))
+        columns = self._assembled(decoded)
         columns["rejects"] = RejectedClip.dumps(rejected)
-        for name, boxed in self.labels.items():
-            labels = ray.get(boxed[0])
-            columns[f"label_{name}"] = np.where(indices >= 0, labels[indices], -1).astype(np.int32)
-        columns["clip_index"] = indices
+        columns["names"] = json.dumps([(row["uri"], row["clip_id"]) for row in clips])
+        columns["clip_index"] = self._padded(clips, "clip_index", NO_CLIP, np.int64)
+        columns["is_last"] = self._padded(clips, "is_last", False, np.bool_)
+        for name in labels:
+            columns[name] = self._padded(clips, name, -1, np.int32)
         columns["mirror"] = mirror
         columns["slot"] = np.int64(slot)
         columns["held_out"] = np.bool_(held_out)
-        return {name: np.asarray(value)[None] for name, value in columns.items()}
+        return columns
+
+    def _padded(self, rows: list[Row], name: str, absent: Any, dtype: type) -> np.ndarray:
+        values: np.ndarray = np.full(self.batch_size, absent, dtype)
+        values[: len(rows)] = [row[name] for row in rows]
+        return values
 
     def _requests(
-        self, indices: np.ndarray, slot: int, held_out: bool
+        self, rows: list[Row], slot: int, held_out: bool
     ) -> tuple[dict[int, _Wanted], np.ndarray]:
         """What to decode, by place in the batch; bool [B]: mirror it."""
         requests: dict[int, _Wanted] = {}
-        mirror = np.zeros(len(indices), bool)
+        mirror = np.zeros(self.batch_size, bool)
         before_s, after_s = around(self.config)
-        places = np.flatnonzero(indices >= 0).tolist()
-        for place, row in zip(places, self.clips.take(indices[places]).to_pylist()):
+        for place, row in enumerate(rows):
             video = row["has_video"] and "video" in self.modalities
             audio = row["has_audio"] and "audio" in self.modalities
             if not video and not audio:
@@ -134,8 +128,8 @@ class DecodeSlot:
             if self.augment is None or held_out:
                 request = centred(*window)
             else:
-                position = slot * self.order.batch_size + place
-                key = (self.augment.seed, self.augment.round, position, int(indices[place]))
+                position = slot * self.batch_size + place
+                key = (self.augment.seed, self.augment.round, position, row["clip_index"])
                 draw = augmented(*window, key)
                 request, mirror[place] = draw.request, draw.mirror
             stretch = request.centre_s - before_s, request.centre_s + after_s
@@ -143,10 +137,10 @@ class DecodeSlot:
         return requests, mirror
 
     def _decode(
-        self, indices: np.ndarray, requests: dict[int, _Wanted], damaged: list[RejectedClip]
+        self, rows: list[Row], requests: dict[int, _Wanted], damaged: list[RejectedClip]
     ) -> dict[int, DecodedClip | Reject]:
         """Decode what the clip store has from there, the rest from its media, opened once each."""
-        decoded = self._decode_stored(indices, requests, damaged)
+        decoded = self._decode_stored(rows, requests, damaged)
         by_file: dict[MediaFile, dict[int, _Wanted]] = defaultdict(dict)
         for place, wanted in requests.items():
             if place not in decoded:
@@ -162,21 +156,22 @@ class DecodeSlot:
         return decoded
 
     def _decode_stored(
-        self, indices: np.ndarray, requests: dict[int, _Wanted], damaged: list[RejectedClip]
+        self, rows: list[Row], requests: dict[int, _Wanted], damaged: list[RejectedClip]
     ) -> dict[int, DecodedClip | Reject]:
         """Clips of which the store has all that is wanted; the media may have what it lost.
 
         Adds to `damaged` what the store had and has not kept.
         """
         decoded: dict[int, DecodedClip | Reject] = {}
-        if self.clips.store is None:
+        if self.store is None:
             return decoded
         video = self.config.video.model_copy(update={"region": None})  # it is cut already
         # The CPU decodes small frames in a codec of ours.
         config = self.config.model_copy(update={"video": video, "decoder": "cpu"})
-        for place, clip in zip(requests, self.clips.store.read(indices[[*requests]])):
+        entries = [rows[place]["stored"] for place in requests]
+        for place, clip in zip(requests, read_stored(self.store, entries)):
             if isinstance(clip, Reject):
-                damaged.append(_row(indices[place], STORED, clip))
+                damaged.append(_row(rows[place], STORED, clip))
             elif clip is not None:
                 request = requests[place].request
                 moved = replace(request, centre_s=request.centre_s - clip.origin_s)
@@ -185,8 +180,9 @@ class DecodeSlot:
                     decoded[place] = found
         return decoded
 
-    def _assembled(self, decoded: dict[int, DecodedClip | Reject], B: int) -> dict[str, Any]:
+    def _assembled(self, decoded: dict[int, DecodedClip | Reject]) -> dict[str, Any]:
         """The columns of the modalities, zero where there is nothing."""
+        B = self.batch_size
         columns: dict[str, Any] = {"has_video": np.zeros(B, bool), "has_audio": np.zeros(B, bool)}
         for modality in self.modalities:
             columns[modality] = np.zeros(B, _clip_types(self.config)[modality])
@@ -199,38 +195,104 @@ class DecodeSlot:
         return columns
 
 
-def _rejected(
-    decoded: Mapping[int, DecodedClip | Reject], indices: np.ndarray
-) -> list[RejectedClip]:
+def _rejected(decoded: Mapping[int, DecodedClip | Reject], rows: list[Row]) -> list[RejectedClip]:
     """What was lost of a batch's clips, in the order of their places."""
-    rows = []
+    found = []
     for place, outcome in sorted(decoded.items()):
         lost = {None: outcome} if isinstance(outcome, Reject) else outcome.lost
-        for modality, why in lost.items():
-            rows.append(_row(indices[place], modality, why))
-    return rows
+        found += [_row(rows[place], modality, why) for modality, why in lost.items()]
+    return found
 
 
-def _row(index: np.int64, modality: str | None, why: Reject) -> RejectedClip:
-    return RejectedClip(int(index), modality, why.reason.value, why.detail[:300])
+def _row(clip: Row, modality: str | None, why: Reject) -> RejectedClip:
+    named = clip["clip_index"], clip["uri"], clip["clip_id"]
+    return RejectedClip(*named, modality, why.reason.value, why.detail[:300])
 
 
-def stream(
-    decode: DecodeSlot, *, cost: Mapping[str, Any], slots: np.ndarray | None = None
-) -> ray.data.Dataset:
-    """A dataset of decoded batches, one row a slot (of all or `slots`), by tasks of this `cost`.
+@dataclass(frozen=True)
+class Slots:
+    """The batches of an order of clips."""
 
-    Ray Data keeps only as many decoded blocks in flight as the consumer's side can take.
-    """
-    order = decode.order
-    tasks = np.array_split(np.arange(order.num_slots) if slots is None else slots, MAX_TASKS)
-    # Not `ray.data.range`: its reading tasks would hold as many cores as the decoding.
-    dataset = ray.data.from_blocks([pa.table({"id": ids}) for ids in tasks if len(ids)])
-    # A task's slots leave it one by one, so that consumers in turn get slots in turn.
-    types = _clip_types(decode.config)
-    clip_bytes = sum(types[modality].itemsize for modality in decode.modalities)
-    dataset.context.target_max_block_size = order.batch_size * clip_bytes
-    return dataset.map_batches(decode, batch_size=1, **cost)
+    clips: PublishedClips
+    order: Order
+    config: ClipsConfig
+    modalities: tuple[str, ...]
+    augment: Augment | None = None
+    labels: Mapping[str, Sequence[ray.ObjectRef]] = field(default_factory=dict)
+
+    @property
+    def join(self) -> JoinSlots:
+        return JoinSlots(self.clips, self.order, self.labels)
+
+    @property
+    def decode(self) -> DecodeSlots:
+        store = self.clips.store.location if self.clips.store else None
+        size = self.order.batch_size
+        return DecodeSlots(size, self.config, self.modalities, self.augment, store)
+
+    def decoded(self, slot: int) -> dict[str, Any]:
+        """One batch, decoded in this process."""
+        (batch,) = batches_of(self.decode(self.join(_numbers(np.array([slot]), 1))))
+        return batch
+
+    def together(self, slots: int) -> int:
+        """How many a task should decode where there are so many: few bytes, and enough tasks."""
+        slot_bytes = self.order.batch_size * clip_bytes(self.config, self.modalities)
+        return max(
+            min(_ROW_BYTES // slot_bytes, _ROW_CLIPS // self.order.batch_size, slots // _ROWS), 1
+        )
+
+    def stream(
+        self, cost: Mapping[str, Any], slots: np.ndarray | None = None, node: str = ""
+    ) -> ray.data.Dataset:
+        """A dataset of decoded batches of all slots or of `slots`; see `batches_of` its rows.
+
+        Their clips' rows are joined on this process's node or that with the id `node`, and decoded
+        by tasks of this `cost`. Ray Data keeps only as many decoded blocks in flight as the
+        consumer's side can take.
+        """
+        slots = np.arange(self.order.num_slots) if slots is None else slots
+        together = self.together(len(slots))
+        step = max(_JOINED // together, 1) * together
+        parts = [slots[start : start + step] for start in range(0, len(slots), step)]
+        # Not `ray.data.range`: its reading tasks would hold as many cores as the decoding.
+        dataset = ray.data.from_blocks([_numbers(part, together) for part in parts])
+        # A block a row: each is decoded by a task of its own, and goes to its consumer alone.
+        dataset.context.target_max_block_size = 1
+        joined = dataset.map_batches(
+            self.join,
+            batch_size=None,
+            batch_format="pyarrow",
+            compute=ray.data.TaskPoolStrategy(size=max(min(_JOINERS, len(parts)), 1)),
+            **beside(node),
+        )
+        return joined.map_batches(self.decode, batch_size=1, batch_format="pyarrow", **cost)
+
+
+def _numbers(slots: np.ndarray, together: int) -> pa.Table:
+    """Rows of so many slots each, as `JoinSlots` takes them."""
+    ends = np.append(np.arange(0, len(slots), together), len(slots))
+    lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.array(slots, pa.int64()))
+    return pa.table({"slots": lists})
+
+
+def row_of(batches: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Batches of one shape as one row: arrays with a leading axis of 1, and one of batches."""
+    row = {}
+    for name, first in batches[0].items():
+        values = [batch[name] for batch in batches]
+        if isinstance(first, str):
+            row[name] = np.array([json.dumps(values)])
+        else:  # one alone is not copied
+            row[name] = (np.stack(values) if len(values) > 1 else np.asarray(first)[None])[None]
+    return row
+
+
+def batches_of(row: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    """The batches of a row of the stream, in their order; their arrays are not copied."""
+    texts = {n: json.loads(str(value[0])) for n, value in row.items() if value.ndim == 1}
+    for number in range(row["slot"].shape[1]):
+        yield {n: texts[n][number] if n in texts else row[n][0][number] for n in row}
 
 
 def run_numbered(
@@ -249,7 +311,7 @@ def run_numbered(
         return {name: np.array([count]) for name, count in work(int(batch["number"][0])).items()}
 
     dataset = ray.data.from_arrow(pa.table({"number": pa.array(numbers, pa.int64())}))
-    tasks = dataset.repartition(min(len(numbers), MAX_TASKS))
+    tasks = dataset.repartition(min(len(numbers), _TASKS))
     done = tasks.map_batches(counted, batch_size=1, **cost)
     with unwrapped():
         for counts in done.iter_batches(batch_size=None):
@@ -263,3 +325,8 @@ def _clip_types(config: ClipsConfig) -> dict[str, np.dtype]:
         "video": np.dtype((np.uint8, (video.frames, video.size, video.size, 3))),
         "audio": np.dtype((np.float32, (audio.samples,))),
     }
+
+
+def clip_bytes(config: ClipsConfig, modalities: Iterable[str]) -> int:
+    """Bytes of a decoded clip."""
+    return sum(_clip_types(config)[modality].itemsize for modality in modalities)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray
 
-from pipeline.clips import rejects
 from pipeline.clips.store import ClipStore
 from pipeline.errors import Malformed, UserError, parsing
 from pipeline.manifest import Damaged, Entry, Manifest, digest_of, seal
 from pipeline.storage import Location, as_parquet, check_claims, from_parquet
+
+_Result = TypeVar("_Result")
 
 SCHEMA_VERSION = 2
 
@@ -52,9 +54,10 @@ SCHEMA = pa.schema(
 
 # Published to all nodes.
 DECODING_COLUMNS = [
-    *("uri", "start_s", "end_s", "has_video", "has_audio", "size", "etag", "pieces"),
+    *("uri", "clip_id", "start_s", "end_s", "has_video", "has_audio", "size", "etag", "pieces"),
     *("head_bytes", "tail_bytes", "parts_kib"),
 ]
+_REPEATED = ("uri", "etag")  # of a file: held once, however many clips it has
 
 
 def clip_id(uri: str, start_s: float, end_s: float) -> str:
@@ -128,6 +131,13 @@ class ClipTable:
         for part in self.parts:
             yield self._read(part, columns)
 
+    def of_each_part(
+        self, columns: list[str], reduce: Callable[[pa.Table], _Result]
+    ) -> list[_Result]:
+        """What `reduce` makes of these columns of each part, in index order, few held at once."""
+        with ThreadPoolExecutor(4) as pool:
+            return list(pool.map(lambda part: reduce(self._read(part, columns)), self.parts))
+
     def column(self, name: str) -> pa.ChunkedArray:
         """One whole column, in index order: for evaluation and small tables."""
         return pa.concat_tables(self.read_parts([name]))[name]
@@ -171,6 +181,9 @@ class ClipTable:
                 table = (self.location / part).read_table(DECODING_COLUMNS)
             else:
                 table = from_parquet(_loaded(self.manifest, part), DECODING_COLUMNS)
+            for name in _REPEATED:
+                at = table.schema.get_field_index(name)
+                table = table.set_column(at, name, table[name].dictionary_encode())
             return ray.put(table.combine_chunks())
 
         with ThreadPoolExecutor(8) as pool:  # parts that are read at once
@@ -179,7 +192,7 @@ class ClipTable:
 
 @dataclass(frozen=True)
 class PublishedClips:
-    """The clips table in the object store: one copy a node, read without copying."""
+    """The clips table in the object store, read without copying, on nodes that hold it."""
 
     table: ClipTable  # the same on storage
     refs: list[ray.ObjectRef] = field(repr=False)  # one object a part, with `DECODING_COLUMNS`
@@ -199,7 +212,28 @@ def _gather(offsets: np.ndarray, indices: np.ndarray, read: Callable[[int], pa.T
     by_part = np.argsort(part, kind="stable")
     numbers = np.unique(part)
     pieces = [read(number).take(indices[part == number] - offsets[number]) for number in numbers]
-    return pa.concat_tables(pieces).take(np.argsort(by_part))
+    return pa.concat_tables(map(_plain, pieces)).take(np.argsort(by_part))
+
+
+def _plain(rows: pa.Table) -> pa.Table:
+    """Without dictionaries, which would travel whole with every row."""
+    plain = {
+        field.name: field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        for field in rows.schema
+    }
+    return rows.cast(pa.schema(plain))
+
+
+def distinct(texts: pa.ChunkedArray) -> tuple[np.ndarray, pa.Array]:
+    """int32 [n] (-1: null), and the distinct texts that it numbers, as they first appear."""
+    # One chunk of millions of URIs would be too large for 32-bit offsets; so may be those alone.
+    encoded = texts.cast(pa.large_string()).dictionary_encode().chunks
+    numbers = [
+        np.zeros(0, np.int32),
+        *(chunk.indices.fill_null(-1).to_numpy() for chunk in encoded),
+    ]
+    none = pa.array([], pa.large_string())
+    return np.concatenate(numbers), encoded[-1].dictionary if encoded else none
 
 
 def append(folder: Location, tables: Iterable[pa.Table]) -> int:
@@ -208,10 +242,11 @@ def append(folder: Location, tables: Iterable[pa.Table]) -> int:
     A part counts once the table's manifest names it.
     """
     manifest = _whole(folder)
-    if manifest is None and list(folder.files(".parquet")):
-        table = ClipTable.open(folder)
-        parts = {name: (folder / name).read_bytes() for name in table.parts}
-        files = {name: _entry(data, from_parquet(data)) for name, data in parts.items()}
+    if manifest is None and any(folder.files(".parquet")):
+        files = {}
+        for name in ClipTable.open(folder).parts:
+            whole = (folder / name).read_bytes()
+            files[name] = _entry(whole, from_parquet(whole, ["clip_id"]))
     else:
         files = {} if manifest is None else dict(manifest.files)
     first = start = sum(entry.notes["rows"] for entry in files.values())
@@ -269,22 +304,3 @@ def _offsets(lengths: Sequence[int]) -> np.ndarray:
 
 
 _held = lru_cache(maxsize=4096)(ray.get)  # tables, whose columns are views of the object store
-
-
-def write_rejects(
-    place: Location,
-    rejected: pa.Table,
-    clips: ClipTable,
-    stage: str,
-    attempts: np.ndarray | int = 1,
-) -> None:
-    """Columns of `RejectedClip` → the rejects table, with the clips' URIs and ids.
-
-    Args:
-        attempts: how often the clips were tried by now, or int64 [rejected], each of them.
-    """
-    named = clips.rows(rejected["clip_index"].to_numpy(), ["uri", "clip_id"])
-    stages = pa.repeat(stage, len(rejected))
-    why = [rejected[name].cast(pa.string()) for name in ("modality", "reason", "detail")]
-    tries = pa.array(np.broadcast_to(attempts, len(rejected)), pa.int32())
-    place.write_table(pa.table([*named.columns, stages, *why, tries], schema=rejects.SCHEMA))

@@ -1,14 +1,16 @@
 """Feature files: Parquet parts with ``clip_index`` and ``features``, sealed or from elsewhere.
 
-A folder with a manifest (manifest.py) has the parts that it names. Each is read whole, and its
-digest must fit. Its clip indices are known from the manifest, so that others are not opened. A
-folder without one has all its Parquet files.
+A folder with a manifest (manifest.py) has the parts that it names. Their clip indices are known
+from it, so that others are not opened. A part of which all is wanted is read whole, and its digest
+must fit; of another its range is read (sealed_parquet.py): training's own features lie in any order
+over all parts. A folder without a manifest has all its Parquet files.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,11 +18,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline import sealed_parquet
 from pipeline.errors import UserError
 from pipeline.manifest import Manifest
-from pipeline.storage import Location
+from pipeline.storage import Location, from_parquet
 
 Bounds = tuple[int, int]  # least and highest clip index
+# Parts that are read while one is used: so many at once, and about so many bytes.
+_REQUESTS, _HELD_BYTES = 16, 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -40,18 +45,40 @@ class FeatureFolder:
             return sorted(self.manifest.files)
         return [place.name for place in self.folder.files(".parquet")]
 
-    @contextmanager
-    def opened(self, part: str) -> Iterator[pq.ParquetFile]:
+    def schema(self, part: str) -> pa.Schema:
         """Raises Damaged if the part is not as it was written."""
-        if self.manifest is not None:
-            with pq.ParquetFile(pa.BufferReader(self.manifest.load(part))) as file:
-                yield file
-            return
+        if self.manifest is None:
+            with self.opened(part) as file:
+                return file.schema_arrow
+        if sealed_parquet.has_ranges(self.manifest.files[part]):
+            return sealed_parquet.schema(self.manifest, part)
+        return pq.read_schema(pa.BufferReader(self.manifest.load(part)))
+
+    def opened(self, part: str) -> pq.ParquetFile:
+        """A part of a folder without a manifest."""
         place = self.folder / part
-        with pq.ParquetFile(
-            place.path, filesystem=place.fs, page_checksum_verification=True
-        ) as file:
-            yield file
+        return pq.ParquetFile(place.path, filesystem=place.fs, page_checksum_verification=True)
+
+    def rows(self, part: str, start: int, stop: int) -> pa.Table:
+        """A sealed part's rows with ``start <= clip_index < stop``, and maybe others.
+
+        Raises:
+            Damaged: what was read is not as it was written.
+        """
+        assert self.manifest is not None
+        entry = self.manifest.files[part]
+        within = start <= entry.notes["first"] and entry.notes["last"] < stop
+        if within or not sealed_parquet.has_ranges(entry):
+            return from_parquet(self.manifest.load(part))
+        return sealed_parquet.read_range(self.manifest, part, "clip_index", start, stop)
+
+    def takes(self, part: str, start: int, stop: int) -> int:
+        """About how many bytes `rows` reads."""
+        assert self.manifest is not None
+        entry = self.manifest.files[part]
+        first, last = entry.notes["first"], entry.notes["last"] + 1
+        shared = (min(stop, last) - max(start, first)) / (last - first)
+        return int(entry.size * shared) if sealed_parquet.has_ranges(entry) else entry.size
 
     def bounds(self, part: str) -> Bounds | None:
         """Of the part's clip indices, where the manifest knows them."""
@@ -71,8 +98,7 @@ def layout(folder: Location) -> tuple[int, np.dtype]:
     name = next(iter(of_it.parts()), None)
     if name is None:
         raise UserError(f"no feature files (*.parquet) in {folder}; embed the clips first")
-    with of_it.opened(name) as file:
-        schema, part = file.schema_arrow, folder / name
+    schema, part = of_it.schema(name), folder / name
     for column in ("clip_index", "features"):
         if column not in schema.names:
             raise UserError(
@@ -96,19 +122,20 @@ def listing(features: Sequence[Location]) -> list[list[tuple[str, int]]]:
 
 
 def batches(folder: Location, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows with ``start <= clip_index < stop``, a row group at a time.
+    """Rows with ``start <= clip_index < stop``, a part or row group at a time.
 
     What is known to lie outside the range is not read. Yields clip_index int64[m] and features
     [m, d] in the file's type.
     """
-    for part, file, group, known in _groups(folder, (start, stop)):
-        if known and (known[1] < start or known[0] >= stop):
-            continue
-        index = file.read_row_group(group, ["clip_index"])["clip_index"].to_numpy()
+    of_it = FeatureFolder(folder)
+    tables = (
+        _of_groups(of_it, start, stop) if of_it.manifest is None else _ahead(of_it, start, stop)
+    )
+    for part, table in tables:
+        index = table["clip_index"].to_numpy()
         wanted = (index >= start) & (index < stop)
         if wanted.any():
-            column = file.read_row_group(group, ["features"])["features"]
-            yield index[wanted], _matrix(column, part)[wanted]
+            yield index[wanted], _matrix(table["features"], part)[wanted]
 
 
 def check_indices(features: Sequence[Location], num_clips: int) -> None:
@@ -120,7 +147,7 @@ def check_indices(features: Sequence[Location], num_clips: int) -> None:
     for folder in map(FeatureFolder, features):
         known = [(folder.folder / part, folder.bounds(part)) for part in folder.parts()]
         if folder.manifest is None:
-            known = [(part, bounds) for part, _, _, bounds in _groups(folder.folder)]
+            known = [(part, bounds) for part, _, _, bounds in _groups(folder)]
         for part, bounds in known:
             if bounds and (bounds[0] < 0 or bounds[1] >= num_clips):
                 raise UserError(
@@ -129,24 +156,44 @@ def check_indices(features: Sequence[Location], num_clips: int) -> None:
                 )
 
 
-def _groups(
-    folder: Location, within: tuple[int, int] | None = None
-) -> Iterator[tuple[Location, pq.ParquetFile, int, Bounds | None]]:
-    """Every row group: part, open file, number, and bounds where known.
+def _ahead(folder: FeatureFolder, start: int, stop: int) -> Iterator[tuple[Location, pa.Table]]:
+    """Sealed parts that may have rows of the range; the next few are being read meanwhile."""
+    bounds = {part: folder.bounds(part) for part in folder.parts()}
+    todo = deque(part for part, known in bounds.items() if _overlap(known, start, stop))
+    coming, held = deque[tuple[str, Future[pa.Table]]](), 0
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        while todo or coming:
+            while todo and (not coming or (held < _HELD_BYTES and len(coming) < _REQUESTS)):
+                part = todo.popleft()
+                held += folder.takes(part, start, stop)
+                coming.append((part, pool.submit(folder.rows, part, start, stop)))
+            part, table = coming.popleft()
+            yield folder.folder / part, table.result()
+            held -= folder.takes(part, start, stop)
 
-    Parts that are known to lie outside `within` (start, stop) are not opened.
-    """
-    of_it = FeatureFolder(folder)
-    for name in of_it.parts():
-        bounds = of_it.bounds(name)
-        if bounds and within and (bounds[1] < within[0] or bounds[0] >= within[1]):
-            continue
-        with of_it.opened(name) as file:
+
+def _of_groups(folder: FeatureFolder, start: int, stop: int) -> Iterator[tuple[Location, pa.Table]]:
+    """The same of a folder without a manifest, by row groups."""
+    for part, file, group, known in _groups(folder):
+        if _overlap(known, start, stop):
+            yield part, file.read_row_group(group, ["clip_index", "features"])
+
+
+def _groups(
+    folder: FeatureFolder,
+) -> Iterator[tuple[Location, pq.ParquetFile, int, Bounds | None]]:
+    """Every row group: part, open file, number, and bounds where known."""
+    for part in folder.parts():
+        with folder.opened(part) as file:
             column = file.schema_arrow.get_field_index("clip_index")
             for group in range(file.metadata.num_row_groups):
                 found = file.metadata.row_group(group).column(column).statistics
                 known = found is not None and found.has_min_max
-                yield folder / name, file, group, (found.min, found.max) if known else None
+                yield folder.folder / part, file, group, (found.min, found.max) if known else None
+
+
+def _overlap(bounds: Bounds | None, start: int, stop: int) -> bool:
+    return bounds is None or (bounds[1] >= start and bounds[0] < stop)
 
 
 def _matrix(column: pa.ChunkedArray, part: Location) -> np.ndarray:

@@ -23,7 +23,7 @@ from pipeline.errors import UserError
 from pipeline.manifest import NAME, Damaged, Manifest
 from pipeline.runtime.demands import how_many_fit
 from pipeline.runtime.failures import unwrapped
-from pipeline.runtime.placement import clustering, may_grow, on_driver_node
+from pipeline.runtime.placement import clustering, may_grow, on_this_node
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
 from pipeline.telemetry.watchdog import Watchdog
@@ -77,7 +77,7 @@ class Clustering:
         ray.kill(self.actor)
 
     def _served(self) -> Any:
-        return ClusterIndex.options(**on_driver_node()).remote(self.out, self._num_clips)
+        return ClusterIndex.options(**on_this_node()).remote(self.out, self._num_clips)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
         with unwrapped():
@@ -154,7 +154,7 @@ def cluster(
 
     def start() -> Any:
         # The index lasts as long as somebody asks it about the clusters.
-        return ClusterIndex.options(**on_driver_node()).remote(out, task.num_clips, task, held)
+        return ClusterIndex.options(**on_this_node()).remote(out, task.num_clips, task, held)
 
     try:
         actor = run(start, on_progress, resources)

@@ -8,6 +8,7 @@ the features of each modality it has, or in the round's rejects with a reason.
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,10 +25,11 @@ from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.outage import check_losses
 from pipeline.clips.rejects import Reason, RejectedClip, kind_of_loss
-from pipeline.clips.stream import DecodeSlot, Order, stream
+from pipeline.clips.slots import Order
+from pipeline.clips.stream import Slots, batches_of
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config, EmbeddingConfig
-from pipeline.embedding.shards import REJECTS, FeatureSink, as_feature_array
+from pipeline.embedding.shards import REJECTS, FeatureSink, as_feature_array, as_row
 from pipeline.embedding.written import Origin, Written, finish, reasons_of, unfinished
 from pipeline.encoders import raw
 from pipeline.manifest import NAME
@@ -40,6 +42,9 @@ from pipeline.storage import Location
 from pipeline.telemetry import metrics
 from pipeline.telemetry.console import say
 from pipeline.telemetry.progress import Meter, Progress
+
+# Rows that an actor is given: Ray Data hands out more ten times a second at most.
+_IN_FLIGHT = 8
 
 
 @dataclass(frozen=True)
@@ -84,13 +89,12 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
         folder.sweep()
     written = Written.before(out, task.rejects, origin)
     chosen = clips.in_splits(config.clips.split)
-    wanted = np.flatnonzero(chosen & ~written.banked)
-    batch_size = min(config.embedding.batch_size, max(len(wanted), 1))
+    wanted = np.flatnonzero(chosen & ~written.banked).astype(np.int32)
+    size = min(config.embedding.batch_size, max(len(wanted), 1))
     # Features must not depend on what killed passes left: a clip comes again with its whole slot.
-    slot_of, done = np.arange(len(wanted)) // batch_size, written.done[wanted]
-    slots = np.unique(slot_of[~done])
-    comes = np.isin(slot_of, slots)
-    again = {m: np.intersect1d(wanted[comes], np.flatnonzero(written.clips[m])) for m in out}
+    lacks = np.logical_or.reduceat(~written.done[wanted], np.arange(0, len(wanted), size))
+    slots, comes = np.flatnonzero(lacks), np.repeat(lacks, size)[: len(wanted)]
+    again = {m: wanted[comes & written.clips[m][wanted]] for m in out}
     _say_what_is_there(task, written)
     if not len(slots) and written.passes:  # training alone writes no such mark
         for place in (folder / NAME for folder in out.values()):
@@ -100,14 +104,16 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     demands.refuse_impossible(asks, config.resources)
     with Progress(task.title, int(comes.sum()), "clips", asks, config.resources) as progress:
         if len(slots):
+            some = len(wanted) < len(clips)
+            order = Order(len(wanted), size, [ray.put(wanted)] if some else None)
+            stream = Slots(task.clips, order, config.clips, tuple(out))
             # At least 16 files, unless they would be tiny: a kill loses what is not in one yet.
             rows = min(config.embedding.max_rows_per_file, max(len(clips) // 16, 256))
-            sink = FeatureSink(out, task.rejects, origin, rows, written, again)
+            of_a_row = size * stream.together(len(slots))
+            sink = FeatureSink(out, task.rejects, origin, max(rows // of_a_row, 1), written, again)
             if task.ahead:
                 task.ahead.before(progress.left_s)
-            some = len(wanted) < len(clips)
-            order = Order(len(wanted), batch_size, [ray.put(wanted)] if some else None)
-            _run(task, order, slots, sink, progress.meter)
+            _run(task, stream, slots, sink, progress.meter)
             written = Written.before(out, task.rejects, origin, sink.names)
     counts = written.counts()
     if counts["rejected"]:
@@ -141,19 +147,18 @@ def _say_what_is_there(task: EmbeddingTask, written: Written) -> None:
 
 
 def _run(
-    task: EmbeddingTask, order: Order, slots: np.ndarray, sink: FeatureSink, meter: Meter
+    task: EmbeddingTask, stream: Slots, slots: np.ndarray, sink: FeatureSink, meter: Meter
 ) -> None:
-    """Decode and encode the slots of the order, and write what they give."""
+    """Decode and encode these slots, and write what they give."""
     config = task.config
-    decode = DecodeSlot(task.clips, order, config.clips, tuple(sink.out))
     cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
     device = choose_device(config.resources)
     # A cluster without a GPU may still bring one up: the device is the user's choice.
-    encoded = stream(decode, cost=cost, slots=slots).map_batches(
+    encoded = stream.stream(cost, slots).map_batches(
         Encode,
-        fn_constructor_args=(task.weights, tuple(sink.out), config, device, meter),
+        fn_constructor_args=(task.weights, stream.modalities, config, device, meter),
         fn_constructor_kwargs={"losses": Losses.of(task)},
-        batch_size=1,
+        batch_size=None,
         compute=encoder_pool(config.embedding),
         **encoding(config.resources, device),
     )
@@ -162,11 +167,15 @@ def _run(
 
 
 def encoder_pool(config: EmbeddingConfig) -> ActorPoolStrategy:
-    return ActorPoolStrategy(min_size=config.min_actors, max_size=config.max_actors)
+    return ActorPoolStrategy(
+        min_size=config.min_actors,
+        max_size=config.max_actors,
+        max_tasks_in_flight_per_actor=_IN_FLIGHT,
+    )
 
 
 class Encode:
-    """The encoding stage, an actor: one decoded batch in, one table of features out."""
+    """The encoding stage, an actor: a row of decoded slots in, their table of features out."""
 
     def __init__(
         self,
@@ -190,18 +199,19 @@ class Encode:
         self.modalities, self.precision, self.meter = modalities, config.precision, meter
         self.losses = losses
 
+    def __call__(self, row: dict[str, np.ndarray]) -> pa.Table:
+        return as_row(pa.concat_tables(map(self._encoded, batches_of(row))).combine_chunks())
+
     @torch.inference_mode()
-    def __call__(self, batch: dict[str, np.ndarray]) -> pa.Table:
-        indices = batch["clip_index"][0]
-        rejects = RejectedClip.loads(batch["rejects"][0])
+    def _encoded(self, batch: dict[str, Any]) -> pa.Table:
+        indices, names = batch["clip_index"], json.loads(batch["names"])
+        rejects = RejectedClip.loads(batch["rejects"])
         columns: dict[str, pa.Array] = {"clip_index": pa.array(indices, pa.int64())}
         for modality in self.modalities:
-            tensor = on_device(batch[modality][0], self.device)
-            with autocast(self.device, self.precision):
-                features = self.networks[modality](self.front[modality](tensor))
-            values, present = features.float().cpu().numpy(), batch[f"has_{modality}"][0]
+            values, present = self._features(modality, batch[modality]), batch[f"has_{modality}"]
             finite = np.isfinite(values).all(axis=1)
-            rejects += _not_finite(indices[present & ~finite], modality)
+            for place in np.flatnonzero(present & ~finite).tolist():
+                rejects.append(_not_finite(int(indices[place]), names[place], modality))
             columns[modality] = as_feature_array(np.nan_to_num(values), present & finite)
         lost: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for reject in rejects:
@@ -215,10 +225,16 @@ class Encode:
             self.losses.add([reject.reason for reject in rejects if reject.modality is None])
         return table
 
+    def _features(self, modality: str, clips: np.ndarray) -> np.ndarray:
+        """float32 [B, d]."""
+        tensor = on_device(clips, self.device)
+        with autocast(self.device, self.precision):
+            return self.networks[modality](self.front[modality](tensor)).float().cpu().numpy()
 
-def _not_finite(clips: np.ndarray, modality: str) -> list[RejectedClip]:
-    what = "the encoder gives no finite numbers for it"
-    return [RejectedClip(int(c), modality, Reason.NOT_FINITE.value, what) for c in clips]
+
+def _not_finite(clip: int, named: Sequence[str], modality: str) -> RejectedClip:
+    (uri, clip_id), what = named, "the encoder gives no finite numbers for it"
+    return RejectedClip(clip, uri, clip_id, modality, Reason.NOT_FINITE.value, what)
 
 
 @dataclass

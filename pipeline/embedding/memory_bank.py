@@ -9,6 +9,7 @@ would write them (shards.py); the clips that training did not see are left to it
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,16 +24,12 @@ class MemoryBank:
     """One worker's part.
 
     Args:
-        last_seen: bool [slots · B], see `Schedule.last_seen`.
         rows_per_file: kept on the device until there are so many.
         slot: where the training goes on; what was kept from there on is removed, by rank 0.
     """
 
-    def __init__(
-        self, out: Folders, last_seen: np.ndarray, rows_per_file: int, rank: int, slot: int
-    ) -> None:
-        self.out, self.last_seen = out, last_seen
-        self.rows_per_file, self.rank = rows_per_file, rank
+    def __init__(self, out: Folders, rows_per_file: int, rank: int, slot: int) -> None:
+        self.out, self.rows_per_file, self.rank = out, rows_per_file, rank
         self._held: list[tuple[int, dict[str, torch.Tensor]]] = []  # by slot
         if rank == 0:
             for folder in out.values():
@@ -40,13 +37,12 @@ class MemoryBank:
                 stale = [n for n in names if slot == 0 or int(n.split("-")[1]) >= slot]
                 delete_shards(folder, stale)
 
-    def add(self, batch: Mapping[str, np.ndarray], features: Mapping[str, torch.Tensor]) -> None:
-        """Features float [B, d] of a batch as `DecodeSlot` makes it, without the leading axis."""
+    def add(self, batch: Mapping[str, Any], features: Mapping[str, torch.Tensor]) -> None:
+        """Features float [B, d] of a batch as `DecodeSlots` makes it."""
         slot, clips = int(batch["slot"]), batch["clip_index"]
         rejects = RejectedClip.loads(batch["rejects"])
         rejected = [reject.clip_index for reject in rejects if reject.modality is None]
-        last = self.last_seen[slot * len(clips) :][: len(clips)]
-        rows = np.flatnonzero(last & ~np.isin(clips, rejected))
+        rows = np.flatnonzero(batch["is_last"] & ~np.isin(clips, rejected))
         if not len(rows):
             return
         names = ["clip_index", *(f"has_{m}" for m in self.out)]

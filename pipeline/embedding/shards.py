@@ -2,10 +2,10 @@
 
     features/<modality>/  part-*.parquet  _written/part-*.parquet  _DONE
 
-Rows lie in any order over any number of files, each clip at most once; a clip without features is
-absent. Beside every shard lies its record (written.py), by which it counts. What training kept of
-its own features (memory_bank.py) lies there in the same way, under names of its own. Imports no
-torch, so that the tasks that write shards start fast.
+Rows lie over any number of files, ascending in each (sealed_parquet.py), each clip at most once; a
+clip without features is absent. Beside every shard lies its record (written.py), by which it
+counts. What training kept of its own features (memory_bank.py) lies there in the same way, under
+names of its own. Imports no torch, so that the tasks that write shards start fast.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 from ray.data.datasource import WriteResult
 
-from pipeline.clips.rejects import AWAY
-from pipeline.clips.table import write_rejects
+from pipeline.clips.rejects import AWAY, RejectedClip, write_rejects
 from pipeline.embedding.written import Folders, Origin, Written, rejects_prefix, write_record
 from pipeline.errors import UserError
-from pipeline.manifest import Entry, Manifest
-from pipeline.storage import Location, as_parquet, from_parquet
+from pipeline.manifest import Manifest
+from pipeline.sealed_parquet import sorted_parquet
+from pipeline.storage import Location, from_parquet
 
-_REJECT = pa.struct([(name, pa.string()) for name in ("modality", "reason", "detail")])
+_REJECT = pa.struct([(name, pa.string()) for name in RejectedClip._fields[1:]])
 REJECTS = pa.list_(_REJECT)  # why a clip, or a modality of it, has no features
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -44,8 +44,22 @@ def as_feature_array(features: np.ndarray, present: np.ndarray) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(values, features.shape[1], mask=absent)
 
 
+def as_row(table: pa.Table) -> pa.Table:
+    """A table as one row of lists: Ray Data then leaves it in one block (`Slots.stream`)."""
+    ends = pa.array([0, len(table)], pa.int32())
+    columns = [pa.concat_arrays(column.chunks) for column in table.columns]
+    lists = [pa.ListArray.from_arrays(ends, column) for column in columns]
+    return pa.table(lists, names=table.column_names)
+
+
+def of_rows(tables: Iterable[pa.Table]) -> pa.Table:
+    """All that `as_row` made rows of."""
+    rows = pa.concat_tables(tables)
+    return pa.table({name: pc.list_flatten(rows[name]) for name in rows.column_names})
+
+
 class FeatureSink(Datasink[str]):
-    """Writes feature tables as shards, one Parquet file a modality and write task.
+    """Writes feature tables (`as_row`) as shards, one Parquet file a modality and write task.
 
     A task that Ray runs again writes the same file names; another pass, also one that still runs
     somewhere, writes others. Clips that are `again` (modality → int64) are not written twice.
@@ -68,17 +82,17 @@ class FeatureSink(Datasink[str]):
 
     @property
     def min_rows_per_write(self) -> int:
-        return self.rows_per_file
+        return self.rows_per_file  # rows of Ray Data's
 
     def write(self, blocks: Iterable[Block], ctx: Any) -> str:
-        table = pa.concat_tables(BlockAccessor.for_block(block).to_arrow() for block in blocks)
+        table = of_rows(BlockAccessor.for_block(block).to_arrow() for block in blocks)
         name = f"part-{self.token}-{ctx.task_idx:06d}.parquet"
         fresh = {m: _outside(table, again) for m, again in self.again.items()}
         rejected = _rejected(table.filter(reduce(pc.or_, fresh.values())))
         if len(rejected):
             place = self.rejects / f"{rejects_prefix(self.out)}{name}"
             attempts = 1 + _counts_of(self.rejected_before, rejected["clip_index"].to_numpy())
-            write_rejects(place, rejected, self.origin.clips, "embed", attempts)
+            write_rejects(place, rejected, "embed", attempts)
         for modality, rows in fresh.items():
             if len(written := table.filter(rows)):
                 write_shard(self.out[modality], modality, name, written, self.origin)
@@ -102,10 +116,8 @@ def write_shard(
     entry = None
     if len(present):
         shard = pa.table({"clip_index": present["clip_index"], "features": present[modality]})
-        data = as_parquet(shard)
+        data, entry = sorted_parquet(shard, "clip_index")
         (folder / name).write_bytes(data)
-        bounds = pc.min_max(present["clip_index"]).as_py()
-        entry = Entry.of(data, first=bounds["min"], last=bounds["max"])
     rejected = _rejected(table)
     whole = rejected.filter(rejected["modality"].is_null())
     rows = {
@@ -119,8 +131,13 @@ def write_shard(
     write_record(folder, name, record, entry, origin.noted(modality) if origin else None)
 
 
-def read_features(folder: Location, num_clips: int) -> tuple[np.ndarray, np.ndarray]:
-    """All features, for evaluation: float16 [N, d] (zeros where absent), and bool [N] present.
+def read_features(
+    folder: Location, num_clips: int, only: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features, for evaluation: float16 [n, d] (zeros where absent), and bool [n] present.
+
+    Args:
+        only: bool [N], the n clips that are wanted; None: all.
 
     Raises:
         Damaged: a file is not as it was written.
@@ -128,26 +145,31 @@ def read_features(folder: Location, num_clips: int) -> tuple[np.ndarray, np.ndar
     """
     manifest = Manifest.whole(folder)
     features: np.ndarray | None = None
-    present = np.zeros(num_clips, bool)
+    only = np.ones(num_clips, bool) if only is None else only
+    row = np.cumsum(only) - 1
+    present = np.zeros(np.count_nonzero(only), bool)
     for name in manifest.files if manifest else ():
         table = from_parquet(manifest.load(name))  # type: ignore[union-attr]
-        indices, column = table["clip_index"].to_numpy(), table["features"].combine_chunks()
+        column = table["features"].combine_chunks()
         if features is None:
-            features = np.zeros((num_clips, column.type.list_size), np.float16)
-        features[indices] = column.flatten().to_numpy().reshape(len(table), -1)
-        present[indices] = True
+            features = np.zeros((len(present), column.type.list_size), np.float16)
+        clips = table["clip_index"].to_numpy()
+        wanted = only[clips]
+        rows = row[clips[wanted]]
+        features[rows] = column.flatten().to_numpy().reshape(len(table), -1)[wanted]
+        present[rows] = True
     if features is None:
         raise UserError(f"there are no features in {folder}: was every clip rejected?")
     return features, present
 
 
 def _rejected(table: pa.Table) -> pa.Table:
-    """One row a reject: ``clip_index, modality, reason, detail``."""
+    """One row a reject: columns of `RejectedClip`."""
     some = table.select(["clip_index", "rejects"]).filter(table["rejects"].is_valid())
     some = some.combine_chunks()
     flat, parent = pc.list_flatten(some["rejects"]), pc.list_parent_indices(some["rejects"])
-    columns = [some["clip_index"].take(parent), *(pc.struct_field(flat, n) for n in range(3))]
-    return pa.table(columns, names=["clip_index", *_REJECT.names])
+    columns = [some["clip_index"].take(parent), *(pc.struct_field(flat, n) for n in _REJECT.names)]
+    return pa.table(columns, names=list(RejectedClip._fields))
 
 
 def _outside(table: pa.Table, clips: np.ndarray) -> pa.ChunkedArray:

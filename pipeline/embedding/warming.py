@@ -13,7 +13,8 @@ from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.outage import check_losses
 from pipeline.clips.rejects import RejectedClip
-from pipeline.clips.stream import DecodeSlot, Order
+from pipeline.clips.slots import Order
+from pipeline.clips.stream import Slots
 from pipeline.clips.table import PublishedClips
 from pipeline.config import Config
 from pipeline.runtime.devices import autocast, use_threads
@@ -52,14 +53,14 @@ def _warm(weights: Location, clips: PublishedClips, order: Order, config: Config
     norms = [m for m in networks.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = None  # the plain average over the batches
-    decode = DecodeSlot(clips, order, config.clips, ("video", "audio"))
+    slots = Slots(clips, order, config.clips, ("video", "audio"))
     reasons: Counter[str] = Counter()
     for slot in range(order.num_slots if norms else 0):
-        batch = decode({"id": np.array([slot])})
-        rejects = RejectedClip.loads(batch["rejects"][0])
+        batch = slots.decoded(slot)
+        rejects = RejectedClip.loads(batch["rejects"])
         reasons.update(reject.reason for reject in rejects if reject.modality is None)
         for modality, network in networks.items():
-            rows = batch[modality][0][batch[f"has_{modality}"][0]]
+            rows = batch[modality][batch[f"has_{modality}"]]
             if len(rows) > 1:
                 with torch.no_grad(), autocast(torch.device("cpu"), "float32"):
                     network(front[modality](torch.from_numpy(rows)))

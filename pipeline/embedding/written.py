@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -90,21 +90,14 @@ class Written:
     ) -> Written:
         """Read the records, also of `names`; remove every shard that does not count."""
         n = len(origin.clips)
-        kept, damaged = {}, []
-        for modality, folder in out.items():
-            kept[modality], bad = _swept(folder, modality, origin, names)
-            damaged += bad
-        counting = {name for records in kept.values() for name in records}
-        prefix = rejects_prefix(out)
-        for part in rejects.files(".parquet"):
-            # A write that was not finished is made again under another name.
-            if part.name.startswith(prefix) and part.name.removeprefix(prefix) not in counting:
-                part.delete()
         flags = ("seen", "usable", "rejected", "present", "lost", "banked")
         of = {flag: {m: np.zeros(n, bool) for m in out} for flag in flags}
         often: list[np.ndarray] = [np.zeros(0, np.int64)]
-        for modality, records in kept.items():
-            for name, (record, _) in records.items():
+        kept: dict[str, dict[str, Entry | None]] = {m: {} for m in out}
+        damaged: list[str] = []
+        for modality, folder in out.items():
+            for name, record, entry in _swept(folder, modality, origin, names, damaged):
+                kept[modality][name] = entry
                 index, *read = (record[c].to_numpy(zero_copy_only=False) for c in _COLUMNS)
                 present, rejected, away, lost = read
                 of["seen"][modality][index[~away]] = True
@@ -115,9 +108,15 @@ class Written:
                 of["banked"][modality][index] = name.startswith(BANKED)
                 if modality == next(iter(out)):
                     often.append(index[rejected])
+        counting = {name for entries in kept.values() for name in entries}
+        prefix = rejects_prefix(out)
+        for part in rejects.files(".parquet"):
+            # A write that was not finished is made again under another name.
+            if part.name.startswith(prefix) and part.name.removeprefix(prefix) not in counting:
+                part.delete()
         counted = np.unique(np.concatenate(often), return_counts=True)
         return cls(
-            files={m: {n: e for n, (_, e) in records.items() if e} for m, records in kept.items()},
+            files={m: {n: e for n, e in entries.items() if e} for m, entries in kept.items()},
             clips=of["seen"],
             present=of["present"],
             lost=of["lost"],
@@ -216,17 +215,17 @@ def shard_names(folder: Location) -> set[str]:
 
 
 def _swept(
-    folder: Location, modality: str, origin: Origin, also: Iterable[str]
-) -> tuple[dict[str, tuple[pa.Table, Entry | None]], list[str]]:
-    """Records and shards that count, by name, and the names of damaged ones; no others are left.
+    folder: Location, modality: str, origin: Origin, also: Iterable[str], damaged: list[str]
+) -> Iterator[tuple[str, pa.Table, Entry | None]]:
+    """Names and records of the shards that count, and their files' entries; no others are left.
 
-    Those of `also` are looked for by their names, too: listings may lag.
+    Those of `also` are looked for by their names, too: listings may lag. Names of shards that are
+    not as they were written are added to `damaged`.
     """
     (folder / NAME).delete()
     sizes = {i.base_name: i.size for i in folder.children() if i.base_name.endswith(".parquet")}
     listed = {record.name for record in _records(folder).files(".parquet")}
     names = sorted(sizes.keys() | listed | {*also})
-    kept, damaged = {}, []
 
     def read(name: str) -> tuple[pa.Table, Entry | None] | None:
         found = _record(folder, name)
@@ -240,12 +239,11 @@ def _swept(
             if found is not None and found[1] is not None and size is None:
                 size = (folder / name).info().size
             if found is not None and size == (found[1].size if found[1] else None):
-                kept[name] = found
+                yield name, *found
             else:
                 if found is not None:
                     damaged.append(f"{folder / name}")
                 delete_shards(folder, [name])
-    return kept, damaged
 
 
 def _record(

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipeline.clips.indexing import REJECTS, index
 from pipeline.clips.sampling import centre_range
-from pipeline.clips.table import SCHEMA, ClipTable, append, clip_id
+from pipeline.clips.table import SCHEMA, ClipTable, append, clip_id, distinct
 from pipeline.config import ClipsConfig, Config
 from pipeline.errors import UserError
 from pipeline.evaluation.datasets.labelled import LabelledMedia
@@ -47,10 +47,10 @@ class Examples(LabelledExamples):
     ) -> Examples:
         """`labelled` comes from `numbered`, `seen` from `spread`; `sources` are their names."""
         labels, _ = labelled
-        encoded = sources.combine_chunks().dictionary_encode()
-        numbers, names = encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+        numbers, names = distinct(sources)
         counts = counts | {"unlabelled": int((labels < 0).sum())}
-        return cls(*labelled, numbers, names, sides, *seen, windows, counts)
+        of = numbers.astype(np.int64), names.to_pylist()
+        return cls(*labelled, *of, sides, *seen, windows, counts)
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -94,13 +94,18 @@ class ExampleFeatures:
             return clips.publish()
         return publish_clips(clips, self.run.location, self.run.config, may_fill=False)
 
+    @cached_property
+    def labelled(self) -> np.ndarray:
+        """bool [clips]: of a run of millions, the features of a few are held."""
+        return self.examples.labels[self.examples.example] >= 0
+
     @property
     def own(self) -> bool:
         """Whether the clips are those that the run learned from."""
         return self.examples.clips.location == self.run.clips
 
     def of(self, source: FeatureSource) -> dict[str, ClipFeatures]:
-        """By modality; an example without a modality has no features of it."""
+        """Of clips with labels, by modality; one without a modality has no features of it."""
         there = [m for m in self.examples.modalities if {m, BOTH} & {*self.modalities}]
         read = self._of_round(source, there)
         read |= self._embedded(source, [m for m in there if m not in read])
@@ -108,7 +113,7 @@ class ExampleFeatures:
         for modality in there:
             values, present = read[modality]
             known = values[present].astype(np.float32)
-            found[modality] = ClipFeatures(known, self.examples.example[present])
+            found[modality] = ClipFeatures(known, self.examples.example[self.labelled][present])
         if BOTH in self.modalities:
             found[BOTH] = side_by_side(*(found[m] for m in there))
         return found
@@ -123,8 +128,11 @@ class ExampleFeatures:
                 folder = this.features(modality)
                 with suppress(Damaged, FileNotFoundError):
                     if not unfinished({modality: folder}, origin):
-                        found[modality] = read_features(folder, len(self.examples.clips))
+                        found[modality] = self._read(folder)
         return found
+
+    def _read(self, folder: Location) -> _Read:
+        return read_features(folder, len(self.examples.clips), self.labelled)
 
     def _embedded(self, source: FeatureSource, modalities: Sequence[str]) -> Mapping[str, _Read]:
         """What is kept in `place`, made or completed first."""
@@ -136,7 +144,7 @@ class ExampleFeatures:
                 title = f"{source.name} · embed {' and '.join(out)}"
                 where = (self.published, source.weights, out, place / "rejects")
                 embed(EmbeddingTask(*where, config, title))
-            return {m: read_features(folder, len(self.examples.clips)) for m, folder in out.items()}
+            return {m: self._read(folder) for m, folder in out.items()}
 
         try:
             return made()

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.clips.table import ClipTable
+from pipeline.clips.table import ClipTable, distinct
 from pipeline.errors import UserError
 from pipeline.evaluation.datasets.labelled import TEST, TRAIN, is_test_by_hash
 
@@ -61,14 +61,14 @@ def sides_of(clips: ClipTable, test_split: str) -> np.ndarray:
     The split column decides; its value `test_split` is tested on. Where the column is empty for all
     clips, a hash of the file's URI puts three files in ten on the test side.
     """
-    given = clips.column("split").to_numpy(zero_copy_only=False)
-    if any(side is not None for side in given):
-        sides = np.where(given == "train", TRAIN, np.where(given == test_split, TEST, ""))
+    given, names = distinct(clips.column("split"))
+    if len(names):
+        by_name = {test_split: TEST, "train": TRAIN}
+        sides = [by_name.get(name, "") for name in names.to_pylist()]
     else:
-        uris = clips.column("uri").to_pylist()
-        by_uri = {uri: TEST if is_test_by_hash(uri) else TRAIN for uri in set(uris)}
-        sides = np.array([by_uri[uri] for uri in uris])
-    return sides.astype(object)
+        given, names = distinct(clips.column("uri"))
+        sides = [TEST if is_test_by_hash(uri) else TRAIN for uri in names.to_pylist()]
+    return np.array([*sides, ""], object)[given]
 
 
 def check_sides(clips: ClipTable, sides: np.ndarray) -> None:
@@ -76,7 +76,7 @@ def check_sides(clips: ClipTable, sides: np.ndarray) -> None:
     train, test = ((sides == side).sum() for side in (TRAIN, TEST))
     if train and test:
         return
-    found = sorted({s for s in clips.column("split").to_pylist() if s is not None})
+    found = sorted(clips.column("split").unique().drop_null().to_pylist())
     told = "a hash of the files' names split them; add a column split with train and test"
     if found:
         told = f"their split column holds {', '.join(found)}; choose another with --test-split"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.clips.fill import publish_clips
 from pipeline.clips.listing import list_media
@@ -65,12 +66,16 @@ class Supervision:
         """
         if self.table:
             listed = list_media(self.table, label_column=self.column).rows
+            # Of rows about the same, the last counts.
+            listed = listed.take(pa.array(range(len(listed))[::-1]))
             cuts = zip(*(listed[name].to_pylist() for name in ("uri", "start_s", "end_s")))
             # A row without a cut is about every clip of its file.
             keys = [uri if start is None else clip_id(uri, start, end) for uri, start, end in cuts]
-            known = dict(zip(keys, listed["label"].to_pylist()))
-            ids = zip(clips.column("clip_id").to_pylist(), clips.column("uri").to_pylist())
-            names = pa.array([known.get(cut, known.get(uri)) for cut, uri in ids], pa.string())
+            known = pa.array(keys, pa.string())
+            of_cut, of_file = (
+                pc.index_in(clips.column(name), value_set=known) for name in ("clip_id", "uri")
+            )
+            names = listed["label"].take(pc.coalesce(of_cut, of_file))
         else:
             names = clips.column(self.column)
         labels, classes = numbered(names)

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import numpy as np
-import ray
-from ray.data import ExecutionOptions, ExecutionResources
 from ray.exceptions import RayActorError
 from ray.train import (
-    DataConfig,
     FailureConfig,
     RunConfig,
     ScalingConfig,
@@ -26,10 +23,12 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 
 from pipeline.clips.decoding.decoder import load_decoder
-from pipeline.clips.stream import Augment, DecodeSlot, Order, stream
+from pipeline.clips.slots import Order
+from pipeline.clips.stream import Augment, Slots
 from pipeline.errors import UserError
 from pipeline.learning.checkpoint import Checkpoints, TrainingState
-from pipeline.learning.schedule import Schedule, ScheduleShape, draw_schedule
+from pipeline.learning.feed import Batches, DatasetEach, Plan, beginning
+from pipeline.learning.schedule import Schedule, ScheduleShape
 from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.learning.worker import train_worker
 from pipeline.manifest import NAME, Damaged, Manifest, seal_written
@@ -39,10 +38,8 @@ from pipeline.runtime.placement import (
     KEEPS_MEMORY,
     choose_device,
     decoding,
-    on_driver_node,
     training,
 )
-from pipeline.runtime.ray_data import set_up_ray_data
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
 from pipeline.telemetry.progress import Progress
@@ -66,7 +63,7 @@ def learn(task: LearningTask) -> dict[str, Any]:
     demands.refuse_impossible(asks, config.resources)
     labels = [labels.boxed for labels in task.labels.values()]
     given = (task.clips.table, labels, task.needs_all_labels, config.learning, task.key)
-    schedule: Schedule = ray.get(draw_schedule.options(**on_driver_node()).remote(*given))
+    schedule = Schedule.draw(*given)
     if schedule.labelled == 0:
         raise UserError(
             f"{task.title}: no clip has the labels {' and '.join(task.labels)} that "
@@ -80,9 +77,8 @@ def learn(task: LearningTask) -> dict[str, Any]:
     if begun:
         say(f"{task.title} · goes on after {begun:,} of {drawn:,} clips")
     with Progress(task.title, drawn - begun, "clips", asks, config.resources) as progress:
-        last_seen = [ray.put(schedule.last_seen())] if task.bank else None
-        work = WorkerTask(task, device, shape, progress.meter, last_seen)
-        metrics = _fit(work, _decoded(task, schedule))
+        work = WorkerTask(task, device, shape, progress.meter)
+        metrics = _fit(work, _batches(task, schedule))
     metrics |= {"labelled": schedule.labelled, "skipped": schedule.skipped}
     metrics["seconds"] = round(progress.seconds, 2)
     (task.out / "metrics.json").write_json(metrics)
@@ -114,25 +110,17 @@ def metrics_of(out: Location, made_of: Mapping[str, Any] | None = None) -> dict[
         return None
 
 
-def _decoded(task: LearningTask, schedule: Schedule) -> Callable[[], ray.data.Dataset]:
-    """Make the function that makes the dataset of the batches that are left.
-
-    Ray Train calls it in a process of its own, for every new group of workers.
-    """
-    config = task.config
-    indices, held_out = [ray.put(schedule.order)], [ray.put(schedule.held_out)]
-    order = Order(len(schedule.order), config.learning.batch_size, indices, held_out)
+def _batches(task: LearningTask, schedule: Schedule) -> Batches:
+    """Make the function that makes the dataset of some of the schedule's batches."""
+    config, shape = task.config, schedule.shape
+    size = config.learning.batch_size
+    length = shape.num_slots(config.learning.step_batches) * size
+    order = Order(length, size, schedule.order, schedule.held_out, schedule.last)
     labels = {name: labels.boxed for name, labels in task.labels.items()}
     augment = Augment(*task.key[:2])
-    decode = DecodeSlot(task.clips, order, config.clips, tuple(task.heads), augment, labels)
+    slots = Slots(task.clips, order, config.clips, tuple(task.heads), augment, labels)
     cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu, packed=True)
-
-    def decoded() -> ray.data.Dataset:
-        set_up_ray_data(feeding=True)
-        first = TrainingState.of(task.out).slot
-        return stream(decode, cost=cost, slots=np.arange(first, order.num_slots))
-
-    return decoded
+    return partial(slots.stream, cost)
 
 
 def _identity(task: LearningTask, schedule: ScheduleShape) -> str:
@@ -169,7 +157,7 @@ def _taken_up(task: LearningTask, schedule: ScheduleShape) -> int:
     return steps * per_step * task.config.learning.batch_size
 
 
-def _fit(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> dict[str, Any]:
+def _fit(work: WorkerTask, batches: Batches) -> dict[str, Any]:
     """Train until it is done, or until attempts fail without getting any further."""
     task, vain = work.task, 0
     try:
@@ -177,7 +165,7 @@ def _fit(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> dict[str,
             before = TrainingState.of(task.out).slot
             (task.out / _TRAIN).delete()
             try:
-                result: Any = trainer(work, decoded).fit()
+                result: Any = trainer(work, batches).fit()
                 return result.return_value
             except (TrainingFailedError, RayActorError) as error:
                 if told := as_user_error(error):
@@ -207,18 +195,19 @@ class _Trainer(TorchTrainer):
         """
 
 
-def trainer(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> TorchTrainer:
-    """One attempt at the task (`worker.train_worker`), fed by the dataset that `decoded` makes."""
+def trainer(work: WorkerTask, batches: Batches) -> TorchTrainer:
+    """One attempt at the task (`worker.train_worker`), fed by the datasets of these batches."""
     config, out = work.task.config, work.task.out
     learning = config.learning
     asked = training(learning, config.resources, work.device)
     resources = {"CPU": asked["num_cpus"], "GPU": asked["num_gpus"]}
     least = learning.min_workers
-    # Slots are dealt to the workers in turn: blocks are handed out in order, and each is one.
-    feeding = ExecutionOptions(preserve_order=True)
-    if learning.max_prefetch_mb:
-        bytes_waiting = learning.max_prefetch_mb * 2**20
-        feeding.resource_limits = ExecutionResources.for_limits(object_store_memory=bytes_waiting)
+    plan = Plan(
+        batches,
+        num_slots=work.schedule.num_slots(learning.step_batches),
+        max_bytes=learning.max_prefetch_mb * 2**20,
+        worker_cpus=asked["num_cpus"],
+    )
     return _Trainer(
         train_worker,  # type: ignore[arg-type]
         train_loop_config={"work": work},
@@ -236,6 +225,7 @@ def trainer(work: WorkerTask, decoded: Callable[[], ray.data.Dataset]) -> TorchT
             callbacks=[HopelessEnds()],  # type: ignore[list-item]
             worker_runtime_env={"env_vars": KEEPS_MEMORY if work.device == "cpu" else {}},
         ),
-        datasets={"train": decoded},
-        dataset_config=DataConfig(execution_options=feeding),
+        # Its controller calls this for every new group of workers.
+        datasets={"train": lambda: beginning(TrainingState.of(out).slot)},
+        dataset_config=DatasetEach(plan),
     )

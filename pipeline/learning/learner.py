@@ -20,7 +20,7 @@ from pipeline.learning.task import Heads, LearnerSpec
 from pipeline.runtime.devices import autocast, on_device
 from pipeline.storage import Location
 
-Batch = dict[str, np.ndarray]  # as `DecodeSlot` makes it, without the leading axis
+Batch = dict[str, Any]  # as `DecodeSlots` makes it
 
 
 class EncodersWithHeads(nn.Module):

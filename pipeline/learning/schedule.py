@@ -6,12 +6,14 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import ray
 
-from pipeline.clips.table import ClipTable
+from pipeline.clips.table import ClipTable, distinct
 from pipeline.config import LearningConfig
+from pipeline.runtime.placement import on_this_node
 
 
 @dataclass(frozen=True)
@@ -29,46 +31,58 @@ class ScheduleShape:
     def epoch_steps(self) -> int:
         return self.train_steps + self.held_out_steps
 
+    def num_slots(self, step_batches: int) -> int:
+        """Of all epochs, where a step takes so many."""
+        return self.epochs * self.epoch_steps * step_batches
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """The batches of all epochs."""
+    """The batches of all epochs. The arrays lie in the object store, and belong to its process."""
 
-    order: np.ndarray  # int64 [slots · batch_size], clip indices
-    held_out: np.ndarray  # bool [slots]
     shape: ScheduleShape
     labelled: int  # clips that could be drawn
     skipped: int  # clips without the labels to be drawn
+    order: list[ray.ObjectRef]  # boxed int32 [slots · batch_size], clip indices
+    held_out: list[ray.ObjectRef]  # boxed bool [slots]
+    last: list[ray.ObjectRef]  # boxed bool [slots · batch_size]: where a clip comes last
 
-    def last_seen(self) -> np.ndarray:
-        """bool [slots · batch_size]: where a clip comes for the last time."""
-        backwards = np.unique(self.order[::-1], return_index=True)[1]
-        last = np.zeros(len(self.order), bool)
-        last[len(self.order) - 1 - backwards] = True
-        return last
+    @classmethod
+    def draw(
+        cls,
+        clips: ClipTable,
+        boxed_labels: Sequence[list[ray.ObjectRef]],
+        require_all: bool,
+        config: LearningConfig,
+        key: tuple[int, ...],
+    ) -> Schedule:
+        """Draw a round's schedule from its pseudo-labels, in a task on this process's node.
+
+        Args:
+            boxed_labels: per clustering a boxed reference to int32 [N]; -1 is no label.
+            require_all: a clip must have every label to be drawn; else one is enough.
+            key: (seed, round, update).
+        """
+        given = (clips, boxed_labels, require_all, config, key)
+        drawn: Any = _draw.options(**on_this_node()).remote(*given)
+        return cls(*ray.get(drawn[0]), *([array] for array in drawn[1:]))
 
 
-@ray.remote
-def draw_schedule(
+@ray.remote(num_returns=4)
+def _draw(
     clips: ClipTable,
     boxed_labels: Sequence[list[ray.ObjectRef]],
     require_all: bool,
     config: LearningConfig,
     key: tuple[int, ...],
-) -> Schedule:
-    """Draw a round's schedule from its pseudo-labels.
-
-    Args:
-        boxed_labels: per clustering a boxed reference to int32 [N]; -1 is no label.
-        require_all: a clip must have every label to be drawn; else one is enough.
-        key: (seed, round, update).
-    """
+) -> tuple[tuple[ScheduleShape, int, int], np.ndarray, np.ndarray, np.ndarray]:
+    """See `Schedule.draw`."""
     labels = [ray.get(boxed[0]) for boxed in boxed_labels]
     has_label = np.stack([label >= 0 for label in labels])
     usable = np.atleast_1d(has_label.all(axis=0) if require_all else has_label.any(axis=0))
     if not usable.any():
-        none = np.zeros(0, np.int64)
-        return Schedule(none, none.astype(bool), ScheduleShape(0, 0, 0, ""), 0, len(usable))
+        none = np.zeros(0, bool)
+        return (ScheduleShape(0, 0, 0, ""), 0, len(usable)), none.astype(np.int32), none, none
     held = held_out_clips(clips, config.held_out, key[0], [usable, *(has_label & usable)])
     held &= usable
     train, tail = np.flatnonzero(usable & ~held), np.flatnonzero(held)
@@ -81,21 +95,31 @@ def draw_schedule(
     epochs, held_steps = math.ceil(config.epochs), math.ceil(len(tail) / global_batch)
     # Padded by repetition, so that every worker has whole batches; the mean hardly moves.
     tail = np.resize(tail, held_steps * global_batch)
-    parts = []
+    order = np.empty((epochs, (steps + held_steps) * global_batch), np.int32)
+    order[:, steps * global_batch :] = tail
     files = file_numbers(clips)[train] if config.max_neighbours > 1 else None
-    for _ in range(epochs):
+    for epoch in order:
         drawn = draw_epoch(len(train), weights, steps * global_batch, rng)
         if files is not None:
             drawn = drawn[beside_neighbours(files[drawn], config.max_neighbours, rng)]
-        parts += [train[drawn], tail]
-    order = np.concatenate(parts)
+        epoch[: len(drawn)] = train[drawn]
     slots = [steps * config.step_batches, held_steps * config.step_batches]
     held_out = np.tile(np.repeat([False, True], slots), epochs)
-    digest = hashlib.blake2b(order.data, digest_size=8)
-    for array in (held_out, *labels):
+    digest = hashlib.blake2b(digest_size=8)
+    for array in (*(epoch.astype(np.int64) for epoch in order), held_out, *labels):
         digest.update(np.ascontiguousarray(array).data)
     shape = ScheduleShape(steps, held_steps, epochs, digest.hexdigest())
-    return Schedule(order, held_out, shape, int(usable.sum()), int((~usable).sum()))
+    last = last_seen(order.reshape(-1), len(usable))
+    return (shape, int(usable.sum()), int((~usable).sum())), order.reshape(-1), held_out, last
+
+
+def last_seen(order: np.ndarray, num_clips: int) -> np.ndarray:
+    """bool [n]: where in `order`, int [n] of clip indices, a clip comes for the last time."""
+    place = np.full(num_clips, -1, np.int64)
+    place[order] = np.arange(len(order))  # of equal indices the last one counts
+    last = np.zeros(len(order), bool)
+    last[place[place >= 0]] = True
+    return last
 
 
 def held_out_clips(
@@ -156,7 +180,7 @@ def draw_epoch(n: int, weights: np.ndarray, size: int, rng: np.random.Generator)
 
 def file_numbers(clips: ClipTable) -> np.ndarray:
     """int64 [N]: clips of one file have the same number."""
-    return clips.column("uri").combine_chunks().dictionary_encode().indices.to_numpy()
+    return distinct(clips.column("uri"))[0]
 
 
 def beside_neighbours(files: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:

@@ -81,4 +81,3 @@ class WorkerTask:
     device: str  # ``cpu`` or ``cuda``
     schedule: ScheduleShape
     meter: Meter  # counts the clips that were trained on
-    last_seen: list[ray.ObjectRef] | None = None  # boxed `Schedule.last_seen`; only with a bank

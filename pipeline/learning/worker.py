@@ -7,19 +7,16 @@ needs them, which spares seconds of every round on small machines.
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray
 import ray.train
 from ray.train.collective import broadcast_from_rank_zero
 
-from pipeline.clips.rejects import RejectedClip, kind_of_loss
-from pipeline.clips.table import write_rejects
+from pipeline.clips.rejects import RejectedClip, write_rejects
 from pipeline.learning.divergence import check_values, diverged
+from pipeline.learning.feed import Feed
 from pipeline.learning.media_watch import MediaWatch, over_workers
 from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.telemetry import metrics
@@ -53,10 +50,8 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
     use_threads(work.device, context.get_local_world_size(), config.learning.threads)
     state = TrainingState.of(task.out)
     state.schedule = schedule.digest
-    bank = None
-    if task.bank and work.last_seen:
-        last_seen, rows = ray.get(work.last_seen[0]), config.embedding.max_rows_per_file
-        bank = MemoryBank(task.bank, last_seen, rows, rank, state.slot)
+    rows_per_file = config.embedding.max_rows_per_file
+    bank = MemoryBank(task.bank, rows_per_file, rank, state.slot) if task.bank else None
     learner = Learner(task.spec, config, ray.train.torch.get_device(), prepare_model, bank)
     if state.tensors:
         learner.restore(state.tensors)
@@ -185,54 +180,6 @@ class Totals:
         return whole._sums
 
 
-class Feed:
-    """A worker's batches in their order; notes the time spent waiting and what was rejected.
-
-    Raises:
-        RuntimeError: Ray Data handed this worker a batch that was another's.
-    """
-
-    def __init__(
-        self, shard: ray.data.DataIterator, first: int, rank: int, world: int, watch: MediaWatch
-    ) -> None:
-        """Slots from `first` on are dealt to the workers in turn; `watch` is told of each."""
-        self._batches = iter(shard.iter_batches(batch_size=1, prefetch_batches=2))
-        self._due, self._world = first + rank, world
-        self._started = time.monotonic()
-        self._waited = 0.0
-        self.first, self._watch = first, watch
-        self.rejects: list[RejectedClip] = []
-
-    def until(self, end: int) -> Iterator[dict[str, np.ndarray]]:
-        """This worker's batches of the slots before `end`."""
-        while self._due < end:
-            before = time.monotonic()
-            batch = {name: column[0] for name, column in next(self._batches).items()}
-            self._waited += time.monotonic() - before
-            if int(batch["slot"]) != self._due:
-                raise RuntimeError(f"batch {int(batch['slot'])} came where {self._due} was due")
-            self._due += self._world
-            rejects = RejectedClip.loads(batch["rejects"])
-            self.rejects += rejects
-            self._watch.saw(batch["clip_index"], rejects)
-            yield batch
-
-    @property
-    def losses(self) -> dict[str, int]:
-        """How many clips, and how many modalities of clips, could not be decoded."""
-        counts = Counter(kind_of_loss(reject.modality) for reject in self.rejects)
-        return {kind: counts[kind] for kind in map(kind_of_loss, (None, "video", "audio"))}
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._started
-
-    @property
-    def wait_share(self) -> float:
-        """Share of the time so far that was spent waiting for data."""
-        return self._waited / max(self.seconds, 1e-9)
-
-
 def _show(work: WorkerTask, epoch: int, feed: Feed, losses: dict[str, float]) -> None:
     shown = {name: round(value, 3) for name, value in losses.items() if name.startswith("loss")}
     waiting = f"{feed.wait_share:.0%}"
@@ -252,4 +199,4 @@ def _write_rejects(feed: Feed, rank: int, task: LearningTask) -> None:
         unique = {reject[:2]: reject for reject in feed.rejects}
         columns = zip(RejectedClip._fields, zip(*unique.values()))
         place = task.rejects / f"{task.rejects_prefix}-{feed.first:09d}-{rank:04d}.parquet"
-        write_rejects(place, pa.table(dict(columns)), task.clips.table, "learn")
+        write_rejects(place, pa.table(dict(columns)), "learn")

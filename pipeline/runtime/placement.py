@@ -79,9 +79,14 @@ def clustering(config: ClusteringConfig, resources: ResourcesConfig) -> Options:
     return _options(resources, MEMORY, config.cpus_per_shard, config.gpus_per_shard)
 
 
-def on_driver_node() -> Options:
-    """Something small that lives long, on the driver's node, which must last anyway."""
-    node = ray.get_runtime_context().get_node_id()
+def on_this_node() -> Options:
+    """Something small beside the process that asks: where this node goes, it is not needed."""
+    return beside("")
+
+
+def beside(node: str) -> Options:
+    """Something small on the node with this id; on this process's node, where none is given."""
+    node = node or ray.get_runtime_context().get_node_id()
     return {"num_cpus": 0, "label_selector": {"ray.io/node-id": node}}
 
 

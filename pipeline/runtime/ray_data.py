@@ -7,9 +7,12 @@ tests/runtime/test_ray_data.py runs datasets through all of it and fails when Ra
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from ray.data import DataContext
+import ray
+from ray.data import DataContext, DataIterator, Dataset, ExecutionResources
 
 # `Demand` needs both: Ray's public thresholds (RAY_DATA_DEFAULT_CLUSTER_SCALING_UP_*) are read at
 # import and hold for all datasets of a process, and no setting makes it forget an old request.
@@ -18,13 +21,29 @@ from ray.data._internal.cluster_autoscaler.resource_utilization_gauge import Clu
 
 # The public `DataContext.custom_execution_callback_classes` takes subclasses of this class.
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+
+# `iterator_on` needs both: `Dataset.streaming_split` runs the executor on the node that asks.
+from ray.data._internal.iterator.stream_split_iterator import (
+    SplitCoordinator,
+    StreamSplitDataIterator,
+)
 from ray.util.debug import log_once
 
+_SHARE = "xdc_share"  # name of a setting in Ray Data's context
+_LOOK_S = 10  # between two looks at what the cluster has
 _TURN_S = 0.1
 _BUSY = 0.9  # share of the CPUs that decode, from which on more are asked for
 
 
-def set_up_ray_data(feeding: bool = False) -> None:
+@dataclass(frozen=True)
+class Share:
+    """Several datasets run at once, each with an equal share of what the cluster has."""
+
+    datasets: int
+    held_cpus: float  # logical CPUs that something else holds meanwhile
+
+
+def set_up_ray_data(feeding: bool = False, share: Share | None = None) -> None:
     """Make datasets silent, unordered by default, paced; if `feeding` a training, with `Demand`."""
     log_once("ray_data_progress_manager_disabled")  # a warning that is not worth a line
     context = DataContext.get_current()
@@ -32,7 +51,20 @@ def set_up_ray_data(feeding: bool = False) -> None:
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False
     context.execution_no_progress_timeout_s = 7200  # `Watchdog` acts before that
-    context.custom_execution_callback_classes = [Pace, Demand] if feeding else [Pace]
+    context.custom_execution_callback_classes = [Pace, Forget]
+    if feeding:
+        context.custom_execution_callback_classes += [Demand, Divide]
+    context.set_config(_SHARE, share)
+
+
+def iterator_on(dataset: Dataset, node: str) -> DataIterator:
+    """Of all rows of a dataset, for one consumer; its executor runs on the node with this id.
+
+    It ends when the process that called this does.
+    """
+    place = {"label_selector": {"ray.io/node-id": node}}
+    coordinator = SplitCoordinator.options(max_concurrency=2, **place).remote(dataset, 1, None)  # type: ignore[attr-defined]
+    return StreamSplitDataIterator(coordinator, 0, 1)
 
 
 class Pace(ExecutionCallback):
@@ -70,3 +102,53 @@ class Demand(ExecutionCallback):
         autoscaler = executor._cluster_autoscaler
         if isinstance(autoscaler, RateBasedClusterAutoscaler):
             autoscaler._last_resource_request = []  # it would repeat this while CPUs are not busy
+
+
+class Forget(ExecutionCallback):
+    """Drops what Ray Data 2.60 keeps of every block for its statistics: 1 KB, until the end."""
+
+    def on_execution_step(self, executor: Any) -> None:
+        for operator in executor._topology:
+            if kept := getattr(operator, "_output_blocks_stats", None):
+                kept.clear()
+
+
+class Divide(ExecutionCallback):
+    """Gives a dataset its `Share` of the cluster.
+
+    Ray 2.60 divides each node's CPUs among datasets as whole numbers: a node with fewer cores than
+    there are datasets then counts for none of them, and one of 16 counts as 9 for nine of them.
+    """
+
+    def before_execution_starts(self, executor: Any) -> None:
+        share = executor._data_context.get_config(_SHARE)
+        if share and share.datasets > 1:
+            executor._cluster_autoscaler.get_total_resources = _divided(share)
+
+
+def _divided(share: Share) -> Callable[[], ExecutionResources]:
+    looked, found = -float(_LOOK_S), ExecutionResources.zero()
+
+    def total() -> ExecutionResources:
+        nonlocal looked, found
+        if time.monotonic() - looked >= _LOOK_S:
+            looked, found = time.monotonic(), share_of(share, ray.nodes())
+        return found
+
+    return total
+
+
+def share_of(share: Share, nodes: list[dict[str, Any]]) -> ExecutionResources:
+    """What one dataset may take of nodes as `ray.nodes` gives them."""
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    at_work = [have for have in alive if have.get("CPU", 0) or have.get("GPU", 0)]
+
+    def part(name: str, held: float = 0) -> float:
+        return max(sum(have.get(name, 0) for have in at_work) - held, 0) / share.datasets
+
+    return ExecutionResources(
+        cpu=part("CPU", share.held_cpus),
+        gpu=part("GPU"),
+        memory=part("memory"),
+        object_store_memory=part("object_store_memory"),
+    )

@@ -23,7 +23,7 @@ from pipeline.config import ResourcesConfig
 from pipeline.errors import UserError
 from pipeline.patience import BOARD, announce
 from pipeline.runtime.demands import Stage, awaited, lacking
-from pipeline.runtime.placement import on_driver_node
+from pipeline.runtime.placement import on_this_node
 from pipeline.runtime.session import interrupt
 from pipeline.telemetry import metrics
 from pipeline.telemetry.console import LiveLine, duration, say
@@ -64,7 +64,7 @@ class _Board:
 @lru_cache(maxsize=1)
 def _board(job: str) -> ActorHandle:
     """The board of this connection to Ray (`job` is its id)."""
-    return _Board.options(name=BOARD, get_if_exists=True, **on_driver_node()).remote()  # type: ignore[attr-defined]
+    return _Board.options(name=BOARD, get_if_exists=True, **on_this_node()).remote()  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ LIMIT_S = 600  # for a whole schedule
 _PATIENCE_S = 6  # for a process of the kind that is due
 _STORE = 200 * 2**20
 TITLES = {  # how the titles of Ray's processes begin
-    "decoder": ("ray::MapBatches(DecodeSlot)",),
+    "joiner": ("ray::MapBatches(JoinSlots)",),
+    "decoder": ("ray::MapBatches(DecodeSlots)",),
     "encoder": ("ray::MapWorker(MapBatches(Encode))",),
     "shard": ("ray::Shard",),
     "index": ("ray::Index",),

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.clips.chunks import chunks_by_file
+from pipeline.clips.chunks import chunk_ends
 from pipeline.clips.fill import fill
 from pipeline.clips.indexing import REJECTS, index
+from pipeline.clips.input_keys import uri_keys
+from pipeline.clips.listing import list_media
 from pipeline.clips.outage import Outage
 from pipeline.clips.table import ClipTable
 from pipeline.storage import Location
@@ -45,15 +47,18 @@ def test_an_index_stops_when_the_media_are_away(cuts: Path, tmp_path: Path) -> N
 def test_an_index_stops_when_a_share_is_away_and_its_rest_need_not_be_probed_again(
     cuts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(chunks_by_file, "__defaults__", (4,))
+    monkeypatch.setattr("pipeline.clips.chunks.FILES_PER_TASK", 4)
     run, media = Location.of(tmp_path / "run"), tmp_path / "media"
     for name in ("00000", "00001", "00002"):
         (media / f"{name}.mp4").rename(media / f"{name}.gone")
     with pytest.raises(Outage, match=r"3 of 12"):
         index(str(cuts), run, tiny())
+    ends = [*chunk_ends(uri_keys(list_media(str(cuts)).rows["uri"])).tolist(), 12]
+    probed_again = next(end for end in ends if end >= 3)  # they are the first of the list
+    assert probed_again < 12 or len(ends) == 1
     capsys.readouterr()
     report = index(str(cuts), run, tiny("clips.max_rejected=0.3"))
-    assert "index · 4 inputs in" in capsys.readouterr().out
+    assert f"index · {probed_again:,} inputs in" in capsys.readouterr().out
     assert (report.indexed, report.reasons) == (9, {"missing": 3})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from pipeline.clips.cut_tables import Listing
 from pipeline.clips.listing import list_media
 from pipeline.errors import UserError
+from pipeline.s3_objects import S3Objects
 from pipeline.storage import Location
 from tests.clips.decoding.flaky_s3 import flaky
 from tests.conftest import s3_uri
@@ -199,3 +201,21 @@ def test_a_requester_pays_bucket(s3: str) -> None:
         assert [place.uri[18:] for place in places] == ["a.mp4", "deep/b.mp4"]
         assert [place.read_bytes() for place in places] == [b"a.mp4", b"deep/b.mp4"]
         assert did["denied"] == refused
+
+
+def test_a_bucket_is_listed_page_by_page(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = boto3.client("s3", endpoint_url=s3)
+    keys = [f"{folder}{n}.mp4" for folder in ("", "a/", "a/b/", "a//", "c-d/") for n in range(5)]
+    for key in [*keys, "a/.hidden/x.mp4", "a/b/"]:
+        client.put_object(Bucket="media", Key=f"videos/{key}", Body=b"x")
+    asked, page = [], S3Objects._page
+
+    def small(self: S3Objects, bucket: str, prefix: str, **more: Any) -> dict[str, Any]:
+        asked.append(more.get("ContinuationToken"))
+        return page(self, bucket, prefix, MaxKeys=2, **more)
+
+    monkeypatch.setattr(S3Objects, "_page", small)
+    uris = list_media(s3_uri("media/videos", s3)).rows["uri"].to_pylist()
+    found = [Location.of(uri).uri.removeprefix("s3://media/videos/") for uri in uris]
+    assert found == sorted(keys)
+    assert sum(map(bool, asked)) > 7

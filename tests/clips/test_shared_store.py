@@ -14,7 +14,7 @@ from pipeline import manifest
 from pipeline.clips.fill import fill
 from pipeline.clips.rejects import RejectedClip
 from pipeline.clips.shard_index import DamagedShard, ShardIndex
-from pipeline.clips.stream import Order
+from pipeline.clips.slots import Order
 from pipeline.clips.table import ClipTable
 from pipeline.storage import Location
 from tests.clips.test_store import decoded, rewritten, shards_of

@@ -20,7 +20,8 @@ from pipeline.clips.fill import fill
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.clips.sampling import centre_range, reach
 from pipeline.clips.shard_index import COLUMNS, SCHEMA, ShardIndex, checksum, shard_names
-from pipeline.clips.stream import Augment, DecodeSlot, Order
+from pipeline.clips.slots import Order
+from pipeline.clips.stream import Augment, Slots
 from pipeline.clips.table import ClipTable
 from pipeline.config import AudioConfig, ClipsConfig
 from pipeline.errors import UserError
@@ -99,8 +100,8 @@ def test_what_cannot_be_stored_says_why(tmp_path: Path) -> None:
 
 
 def decoded(published: object, order: Order, config: ClipsConfig) -> dict[str, np.ndarray]:
-    stage = DecodeSlot(published, order, config, ("video", "audio"), Augment(0, 1), {})
-    return {name: column[0] for name, column in stage({"id": np.array([0])}).items()}
+    slots = Slots(published, order, config, ("video", "audio"), Augment(0, 1))
+    return slots.decoded(0)
 
 
 def rewritten(run: Location, **columns: list) -> ClipTable:

@@ -9,7 +9,9 @@ import pytest
 import ray
 
 from pipeline.clips.indexing import index
-from pipeline.clips.stream import Augment, DecodeSlot, Order, stream
+from pipeline.clips.rejects import RejectedClip
+from pipeline.clips.slots import Order
+from pipeline.clips.stream import Augment, Slots, batches_of
 from pipeline.clips.table import ClipTable
 from pipeline.storage import Location
 from tests.conftest import shared_media, tiny
@@ -27,12 +29,8 @@ def read(
 ) -> list[dict]:
     config = tiny()
     clips = ClipTable.open(run / "clips").publish()
-    decode = DecodeSlot(clips, order, config.clips, modalities, **more)
-    dataset = stream(decode, cost={"num_cpus": 0.5}, slots=slots)
-    batches = [
-        {name: column[0] for name, column in batch.items()}
-        for batch in dataset.iter_batches(batch_size=1)
-    ]
+    dataset = Slots(clips, order, config.clips, modalities, **more).stream({"num_cpus": 0.5}, slots)
+    batches = [batch for row in dataset.iter_batches(batch_size=1) for batch in batches_of(row)]
     return sorted(batches, key=lambda batch: int(batch["slot"]))
 
 
@@ -53,25 +51,28 @@ def test_every_clip_once_and_the_last_batch_padded(indexed: Location) -> None:
     assert not batches[2]["has_video"][8:].any()
 
 
-def test_consumers_in_turn_get_slots_in_turn_also_where_a_task_has_several(
-    indexed: Location, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("together", [1, 3])
+def test_slots_leave_in_their_order(
+    together: int, indexed: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.clips.stream.MAX_TASKS", 3)
+    monkeypatch.setattr("pipeline.clips.stream._JOINED", 5)
+    monkeypatch.setattr("pipeline.clips.stream._ROWS", 12 // together)
     monkeypatch.setattr(
         ray.data.DataContext.get_current().execution_options, "preserve_order", True
     )
     clips = ClipTable.open(indexed / "clips").publish()
-    decode = DecodeSlot(clips, Order(48, 4), tiny().clips, BOTH)
-    dataset = stream(decode, cost={"num_cpus": 0.5})
+    dataset = Slots(clips, Order(48, 4), tiny().clips, BOTH).stream({"num_cpus": 0.5})
 
     @ray.remote(num_cpus=0.1)
     def consume(part: ray.data.DataIterator) -> list[int]:
-        return [int(batch["slot"][0]) for batch in part.iter_batches(batch_size=1)]
+        rows = part.iter_batches(batch_size=1)
+        return [int(batch["slot"]) for row in rows for batch in batches_of(row)]
 
     parts = dataset.streaming_split(2, equal=False)
+    rows = np.arange(12).reshape(-1, together)
     assert ray.get([consume.remote(part) for part in parts]) == [
-        list(range(0, 12, 2)),
-        list(range(1, 12, 2)),
+        rows[0::2].ravel().tolist(),
+        rows[1::2].ravel().tolist(),
     ]
 
 
@@ -123,7 +124,8 @@ def test_a_clip_that_fails_is_a_row_with_a_reason(indexed: Location, tmp_path: P
     (run / "clips" / "part-000000.parquet").write_table(broken)
     (batch,) = read(run, Order(8, 8))
     assert batch["has_video"].tolist() == [n != 3 for n in range(8)]
-    assert [reject[:3] for reject in json.loads(str(batch["rejects"]))] == [[3, None, "missing"]]
+    (reject,) = RejectedClip.loads(str(batch["rejects"]))
+    assert reject[:5] == (3, uris[3], clips["clip_id"][3].as_py(), None, "missing")
     assert batch["video"][3].max() == 0
 
 

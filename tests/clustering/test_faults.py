@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,7 +54,10 @@ def disturbed(features: list[Location], num_clips: int, out: Location, seed: int
     steps = [0]
 
     def kill() -> None:
-        victim = draw.choice(actors_of_this_ray())
+        # While Ray restarts the last victim there may be none.
+        while not (actors := actors_of_this_ray()):
+            time.sleep(0.01)
+        victim = draw.choice(actors)
         killed.append(" ".join(victim.cmdline()).strip())
         os.kill(victim.pid, signal.SIGKILL)
 

@@ -27,7 +27,7 @@ from pipeline.clustering.blocks import ClipBlocks
 from pipeline.clustering.index import ClusterIndex
 from pipeline.config import ClusteringConfig
 from pipeline.errors import UserError
-from pipeline.runtime.placement import on_driver_node
+from pipeline.runtime.placement import on_this_node
 from pipeline.storage import Location
 
 pytestmark = pytest.mark.usefixtures("local_ray")
@@ -146,7 +146,7 @@ def test_an_index_that_is_killed_after_every_second_step(
     def start() -> ActorHandle:
         blocks = ClipBlocks(300, config.block_size)
         spec = handle.shard_spec(task, blocks, 0, 1)
-        started.append(ClusterIndex.options(**on_driver_node()).remote(out, 300, task, spec))
+        started.append(ClusterIndex.options(**on_this_node()).remote(out, 300, task, spec))
         return started[-1]
 
     def kill(step: KMeansProgress) -> None:

@@ -16,10 +16,11 @@ import torch
 
 from pipeline import encoders
 from pipeline.clips.rejects import RejectedClip
+from pipeline.clips.stream import row_of
 from pipeline.clips.table import ClipTable, append
 from pipeline.embedding import embed as embedding
 from pipeline.embedding.embed import EmbeddingTask, Encode
-from pipeline.embedding.shards import REJECTS, as_feature_array, read_features, write_shard
+from pipeline.embedding.shards import REJECTS, as_feature_array, of_rows, read_features, write_shard
 from pipeline.embedding.written import discard, finish
 from pipeline.errors import UserError
 from pipeline.manifest import Damaged, unsigned
@@ -315,22 +316,26 @@ def test_a_clip_whose_features_are_no_numbers_is_a_reject(local_ray: None) -> No
     config = tiny()
     weights = None
     encode = Encode(weights, BOTH, config, "cpu", Progress("embed", 2, "clips").meter)
-    audio = np.zeros((1, 2, config.clips.audio.samples), np.float32)
-    audio[0, 1, 100] = np.nan
+    audio = np.zeros((2, config.clips.audio.samples), np.float32)
+    audio[1, 100] = np.nan
     size, frames = config.clips.video.size, config.clips.video.frames
-    table = encode(
-        {
-            "clip_index": np.array([[7, 8]]),
-            "rejects": np.array([RejectedClip.dumps([])]),
-            "video": np.zeros((1, 2, frames, size, size, 3), np.uint8),
-            "audio": audio,
-            **{f"has_{m}": np.ones((1, 2), bool) for m in BOTH},
-        }
-    )
+    batch = {
+        "slot": np.int64(0),
+        "clip_index": np.array([7, 8]),
+        "rejects": RejectedClip.dumps([]),
+        "names": '[["a.mp4", "a0"], ["b.mp4", "b0"]]',
+        "video": np.zeros((2, frames, size, size, 3), np.uint8),
+        "audio": audio,
+        **{f"has_{m}": np.ones(2, bool) for m in BOTH},
+    }
+    row = encode(row_of([batch]))
+    assert len(row) == 1, "one block, however small those are that are asked for"
+    table = of_rows([row])
     assert [row is None for row in table["audio"].to_pylist()] == [False, True]
     assert table["video"].null_count == 0
     ((reject,),) = [row for row in table["rejects"].to_pylist() if row]
     assert (reject["modality"], reject["reason"]) == ("audio", "not_finite")
+    assert (reject["uri"], reject["clip_id"]) == ("b.mp4", "b0")
 
 
 def test_what_float16_cannot_hold_is_clamped() -> None:

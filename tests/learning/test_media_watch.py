@@ -25,7 +25,7 @@ def watch() -> MediaWatch:
 
 
 def lost(*clips: int, modality: str | None = None) -> list[RejectedClip]:
-    return [RejectedClip(clip, modality, "missing", "") for clip in clips]
+    return [RejectedClip(clip, "", "", modality, "missing", "") for clip in clips]
 
 
 def test_some_clips_may_be_lost_and_many_may_not() -> None:

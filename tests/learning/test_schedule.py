@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import ray
@@ -10,7 +12,6 @@ from pipeline.learning.schedule import (
     Schedule,
     beside_neighbours,
     draw_epoch,
-    draw_schedule,
     held_out_clips,
     sampling_weights,
 )
@@ -23,7 +24,9 @@ def schedule(
     config = LearningConfig(**{"batch_size": 4, "epochs": 2, "held_out": 0.2, **settings})
     clips = ClipTable.open(indexed / "clips")
     boxed = [[ray.put(label)] for label in labels]
-    return ray.get(draw_schedule.remote(clips, boxed, require_all, config, (0, 1, 0)))
+    drawn = Schedule.draw(clips, boxed, require_all, config, (0, 1, 0))
+    arrays = {name: ray.get(getattr(drawn, name)[0]) for name in ("order", "held_out", "last")}
+    return replace(drawn, **arrays)
 
 
 def test_every_cluster_is_drawn_equally_often() -> None:
@@ -64,6 +67,9 @@ def test_neighbours_change_the_order_of_an_epoch_and_not_its_clips(
     apart, beside = (schedule(indexed, labels, max_neighbours=n) for n in (1, 6))
     length = 4 * apart.shape.epoch_steps
     assert not np.array_equal(apart.order, beside.order)
+    for drawn in (apart, beside):
+        rest = [set(drawn.order[place + 1 :]) for place in range(len(drawn.order))]
+        assert drawn.last.tolist() == [clip not in r for clip, r in zip(drawn.order, rest)]
     assert sorted(apart.order[:length]) == sorted(beside.order[:length])
 
 

@@ -56,4 +56,4 @@ def test_ray_data_cannot_decode_inside_the_encoders(
 def test_what_lives_long_lives_with_the_driver() -> None:
     where = ray.remote(lambda: ray.get_runtime_context().get_node_id())
     here = ray.get_runtime_context().get_node_id()
-    assert ray.get(where.options(**placement.on_driver_node()).remote()) == here
+    assert ray.get(where.options(**placement.on_this_node()).remote()) == here

@@ -16,7 +16,8 @@ from pipeline.clips.decoding.packets import read_packets
 from pipeline.clips.decoding.ranges import RangeReader
 from pipeline.clips.indexing import index
 from pipeline.clips.rejects import Reason
-from pipeline.clips.stream import DecodeSlot, Order
+from pipeline.clips.slots import Order
+from pipeline.clips.stream import Slots
 from pipeline.clips.table import ClipTable
 from pipeline.config import ClipsConfig
 from pipeline.storage import Location
@@ -94,9 +95,8 @@ def test_a_bucket_that_fails_and_dawdles_loses_nothing(s3, world, tmp_path):
         report = index(s3_uri("media/videos", endpoint), run, config)
         assert (report.listed, report.indexed, report.rejected) == (24, 24, 0)
         clips = ClipTable.open(run / "clips").publish()
-        stage = DecodeSlot(clips, Order(24, 24), config.clips, ("video", "audio"), None, {})
-        batch = stage({"id": np.array([0])})
-        assert str(batch["rejects"][0]) == "[]"
+        batch = Slots(clips, Order(24, 24), config.clips, ("video", "audio")).decoded(0)
+        assert batch["rejects"] == "[]"
         assert batch["has_video"].all()
         assert batch["has_audio"].all()
     assert did["failed"] >= 3

@@ -21,7 +21,8 @@ from pipeline.clips.decoding.ranges import RangeReader
 from pipeline.clips.fetching import fetch_for_decoding, fetch_for_probing
 from pipeline.clips.indexing import index
 from pipeline.clips.rejects import Reason, Reject, RejectedClip
-from pipeline.clips.stream import DecodeSlot, Order
+from pipeline.clips.slots import Order
+from pipeline.clips.stream import Slots
 from pipeline.clips.table import ClipTable
 from pipeline.config import AudioConfig, ClipsConfig, IndexConfig
 from pipeline.storage import Location
@@ -151,8 +152,8 @@ def test_small_files_are_one_request_each_and_what_changed_is_rejected(s3, bucke
         did.clear()
         table = ClipTable.open(run / "clips")
         assert table.column("size").to_pylist() == [file.stat().st_size for file in files]
-        stage = DecodeSlot(table.publish(), Order(16, 16), config.clips, ("video", "audio"))
-        batch = stage({"id": np.array([0])})
+        slots = Slots(table.publish(), Order(16, 16), config.clips, ("video", "audio"))
+        batch = slots.decoded(0)
         assert batch["has_video"].all()
         assert did["asked"] == 16
 
@@ -162,14 +163,14 @@ def test_small_files_are_one_request_each_and_what_changed_is_rejected(s3, bucke
         bucket.put_object(Bucket="media", Key=f"videos/{files[2].name}", Body=bytes(data))
         bucket.upload_file(str(files[6]), "media", f"videos/{files[5].name}")
         bucket.delete_object(Bucket="media", Key=f"videos/{files[9].name}")
-        batch = stage({"id": np.array([0])})
-        lost = RejectedClip.loads(batch["rejects"][0])
+        batch = slots.decoded(0)
+        lost = RejectedClip.loads(batch["rejects"])
         assert [(row.clip_index, row.reason) for row in lost] == [
             (2, "changed"),
             (5, "changed"),
             (9, "missing"),
         ]
-        assert batch["has_video"][0].sum() == 13
+        assert batch["has_video"].sum() == 13
 
 
 def test_a_file_of_another_size_on_a_disk_has_changed(tmp_path):

@@ -1,0 +1,250 @@
+"""Parts of scale.py: batches to training workers and encoders that take no time.
+
+The control path is Ray's own. What stands for decoding takes a set time, and gives zeros.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import ray
+import ray.data
+
+# Nothing public tells what a node's object store holds.
+from ray._private.internal_api import node_stats
+from ray.cluster_utils import Cluster
+from scale_tables import labels_of
+
+from pipeline.clips.slots import LABEL, Order
+from pipeline.clips.stream import Slots, row_of
+from pipeline.clips.table import ClipTable
+from pipeline.config import Config
+from pipeline.embedding.embed import encoder_pool
+from pipeline.learning.feed import DatasetEach, Feed, Plan, beginning
+from pipeline.runtime.ray_data import set_up_ray_data
+
+BATCH = 32  # clips of a slot
+COST = {"num_cpus": 0.5}  # of a decoding task
+_DECODE_NODES, _STORE = 4, 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Stub:
+    """Stands where decoding would: a row of joined slots in, zeros out, after a while."""
+
+    batch_size: int
+    clip_bytes: int
+    seconds: float  # of a slot
+
+    def __call__(self, joined: pa.Table) -> dict[str, np.ndarray]:
+        slots = joined["slots"][0].as_py()
+        time.sleep(self.seconds * len(slots))
+        return row_of([self._batch(**slot) for slot in slots])
+
+    def _batch(self, slot: int, held_out: bool, clips: list[dict[str, Any]]) -> dict[str, Any]:
+        indices = np.full(self.batch_size, -1)
+        indices[: len(clips)] = [row["clip_index"] for row in clips]
+        return {
+            "slot": np.int64(slot),
+            "held_out": np.bool_(held_out),
+            "clip_index": indices,
+            "video": np.zeros((self.batch_size, self.clip_bytes), np.uint8),
+            f"{LABEL}audio": np.zeros(self.batch_size, np.int32),
+            "rejects": "[]",
+        }
+
+
+@dataclass(frozen=True)
+class StubSlots(Slots):
+    clip_bytes: int = 1000
+    seconds: float = 0.0
+
+    @property
+    def decode(self) -> Any:
+        return Stub(self.order.batch_size, self.clip_bytes, self.seconds)
+
+
+class _Watch:
+    def saw(self, *_: Any) -> None:
+        """Of a training that ends with the benchmark."""
+
+
+@ray.remote(num_cpus=0)
+class Consumer:
+    """A training worker that takes no time."""
+
+    def __init__(self, shard: ray.data.DataIterator, rank: int, world: int) -> None:
+        self._feed = Feed(shard, 0, rank, world, _Watch())  # type: ignore[arg-type]
+        self._end, self._world = 0, world
+
+    def take(self, slots: int) -> float:
+        """Seconds until so many more slots came."""
+        began = time.monotonic()
+        self._end += slots * self._world
+        for _ in self._feed.until(self._end):
+            pass
+        return time.monotonic() - began
+
+
+def spent() -> dict[int, tuple[str, float]]:
+    """Process below this one → its title and the processor time that it took so far."""
+    found = {}
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with suppress(psutil.Error):
+            title = " ".join(process.cmdline()[:1]).split(".")[0].partition("/")[0]
+            times = process.cpu_times()
+            found[process.pid] = (title or process.name(), times.user + times.system)
+    return found
+
+
+def busiest(before: dict[int, tuple[str, float]], clips: int) -> dict[str, float]:
+    """Of each kind of process the one that took most: milliseconds a clip, of all clips."""
+    most: dict[str, float] = defaultdict(float)
+    for pid, (title, now) in spent().items():
+        took = now - before.get(pid, ("", 0.0))[1]
+        most[title] = max(most[title], round(1e3 * took / clips, 4))
+    return {name: value for name, value in sorted(most.items()) if value >= 1e-4}
+
+
+def slots_of(clips: ClipTable, options: argparse.Namespace, seconds: float = 0.0) -> StubSlots:
+    """A shuffled epoch."""
+    order = ray.put(np.random.default_rng(0).permutation(len(clips)).astype(np.int32))
+    boxed = Order(len(clips), BATCH, [order])
+    labels = {"audio": labels_of(len(clips))}
+    given = (clips.publish(), boxed, config_of(options).clips, ("video", "audio"), None, labels)
+    return StubSlots(*given, options.clip_bytes, seconds)
+
+
+def config_of(options: argparse.Namespace) -> Config:
+    config = Config(run="none")
+    video = config.clips.video.model_copy(update={"size": options.size})
+    clips = config.clips.model_copy(update={"video": video})
+    return config.model_copy(update={"clips": clips})
+
+
+@contextmanager
+def consumers(slots: StubSlots, workers: int) -> Iterator[list[Any]]:
+    batches = partial(slots.stream, COST)
+    plan = Plan(batches, slots.order.num_slots, max_bytes=0, worker_cpus=0.0)
+    node = ray.get_runtime_context().get_node_id()
+    given = DatasetEach(plan).configure({"train": beginning(0)}, workers, None, [node] * workers)
+    each = [Consumer.remote(g["train"], rank, workers) for rank, g in enumerate(given)]
+    yield each
+    for consumer in each:
+        ray.kill(consumer)
+
+
+def fed(slots: StubSlots, workers: int, wanted: int) -> tuple[float, dict[str, float]]:
+    """Clips a second of all workers together, and the processor time of the busiest processes."""
+    each = wanted // workers
+    with consumers(slots, workers) as running:
+        ray.get([c.take.remote(max(each // 4, 16)) for c in running])  # until all runs evenly
+        before, clips = spent(), each * workers * BATCH
+        seconds = max(ray.get([c.take.remote(each) for c in running]))
+        return clips / seconds, busiest(before, clips)
+
+
+def feed(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
+    slots, found = slots_of(clips, options), {}
+    for workers in (1, 2, 4, 8):
+        rate, took = fed(slots, workers, options.slots)
+        found[f"{workers} workers"] = {"clips_per_s": round(rate), "ms_a_clip": took}
+        print(workers, found[f"{workers} workers"], flush=True)
+    return found | {"slots_a_task": slots.together(slots.order.num_slots)}
+
+
+def order(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
+    """Of slots that take 0.2 s each, on 8 logical CPUs: the processors are not the limit."""
+    slots = slots_of(clips, options, seconds=0.2)
+    rates: dict[str, list[float]] = {"in order": [], "in any order": []}
+    for _ in range(options.repeats):
+        rates["in order"].append(fed(slots, 1, options.slots)[0])
+        set_up_ray_data(feeding=True)
+        rows = iter(slots.stream(COST).iter_batches(batch_size=1, prefetch_batches=2))
+        each = slots.together(slots.order.num_slots)
+        for _ in range(options.slots // 4 // each):
+            next(rows)
+        began, taken = time.monotonic(), options.slots // each
+        for _ in range(taken):
+            next(rows)
+        rates["in any order"].append(taken * each * BATCH / (time.monotonic() - began))
+        print({name: round(values[-1]) for name, values in rates.items()}, flush=True)
+    pairs = zip(rates["in order"], rates["in any order"])
+    return {
+        "slots": slots.order.num_slots,
+        **{name: [round(value) for value in values] for name, values in rates.items()},
+        "ratio": [round(ours / free, 3) for ours, free in pairs],
+    }
+
+
+class Nothing:
+    """An encoder that takes no time: features of zeros, in one row, as `Encode` returns them."""
+
+    def __call__(self, row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        clips = row["clip_index"].reshape(1, -1)
+        return {"clip_index": clips, "features": np.zeros((*clips.shape, 512), np.float16)}
+
+
+def embed(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
+    config, taken = config_of(options), min(4 * options.slots * BATCH, len(clips))
+    whole = Order(len(clips), config.embedding.batch_size)
+    slots = StubSlots(
+        clips.publish(), whole, config.clips, ("video", "audio"), clip_bytes=options.clip_bytes
+    )
+    set_up_ray_data()
+    pool = encoder_pool(config.embedding.model_copy(update={"max_actors": 1}))
+    encoded = slots.stream(COST).map_batches(Nothing, batch_size=1, compute=pool, num_cpus=0.51)
+    done, rows = 0, iter(encoded.iter_batches(batch_size=None))
+    while done < taken // 4:
+        done += next(rows)["clip_index"].size
+    before, began, done = spent(), time.monotonic(), 0
+    while done < taken // 2:
+        done += next(rows)["clip_index"].size
+    return {
+        "clips_per_s": round(done / (time.monotonic() - began)),
+        "ms_a_clip": busiest(before, done),
+    }
+
+
+def nodes(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
+    """Four decode nodes of 256 MB beside the head: the most that each store held."""
+    ray.shutdown()
+    head = {"num_cpus": 0, "object_store_memory": 4 << 30}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(_DECODE_NODES):
+        cluster.add_node(num_cpus=2, object_store_memory=_STORE)
+    try:
+        ray.init(address=cluster.address, log_to_driver=False)
+        slots, over, most = slots_of(clips, options), threading.Event(), [0] * (1 + _DECODE_NODES)
+        spilled = 0
+
+        def watch() -> None:
+            nonlocal spilled
+            places = [(n["NodeManagerAddress"], n["NodeManagerPort"]) for n in ray.nodes()]
+            while not over.wait(0.5):
+                stores = [node_stats(*place, False).store_stats for place in places]
+                most[:] = map(max, most, sorted(s.object_store_bytes_used for s in stores))
+                spilled = max(spilled, *(s.spilled_bytes_total for s in stores))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        with consumers(slots, 2) as running:
+            ray.get([c.take.remote(options.slots // 2) for c in running])
+        over.set()
+        watcher.join()
+        mb = [round(value / 1e6) for value in most]
+        return {"head_mb": mb[-1], "decode_nodes_mb": mb[:-1], "spilled_mb": round(spilled / 1e6)}
+    finally:
+        ray.shutdown()
+        cluster.shutdown()

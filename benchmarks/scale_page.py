@@ -1,0 +1,134 @@
+"""The tables of docs/scale.md, from scale.json, step.json and decode.json: ``python scale_page.py``
+
+What a cluster takes for 65 million clips is put together from parts that were measured; what was
+not measured is an option here, and the page says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from pipeline.config import Config
+
+HERE = Path(__file__).resolve().parent
+PAGE = HERE.parent / "docs" / "scale.md"
+CLIPS, CARDS = 65_000_000, (8, 64, 256)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["--", *["--:"] * (len(head) - 1)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def of(found: dict[str, Any], part: str) -> list[tuple[int, dict[str, Any]]]:
+    """Numbers of clips and results of a part, ascending."""
+    rows = [(int(n.split()[0].replace(",", "")), row) for n, row in found.get(part, {}).items()]
+    return sorted(rows)
+
+
+def arrays(found: dict[str, Any]) -> str:
+    """What is as long as the clips table."""
+    shown = (
+        ("published", "clips table, in the store of the driver's node", "store_mb", "driver"),
+        ("schedule", "an epoch's order, in the same store", "store_mb", "a task beside it"),
+        ("bookkeeping", "an embedding pass that goes on", None, "driver"),
+    )
+    grew = {"published": "driver_and_store_mb", "schedule": "task_mb", "bookkeeping": "driver_mb"}
+    rows = []
+    for part, what, store, where in shown:
+        for clips, row in of(found, part):
+            held = f"{row[store]:,}" if store else "–"
+            took = [f"{clips:,}", f"{row['seconds']:,.1f}", held, f"{row[grew[part]]:,} ({where})"]
+            rows.append([what, *took])
+    return table(["what", "clips", "seconds", "MB in the store", "MB a process grows by"], rows)
+
+
+def ceilings(found: dict[str, Any]) -> str:
+    """What any single process takes of a clip."""
+    rows = []
+    for clips, row in of(found, "feed"):
+        for workers, what in row.items():
+            if not isinstance(what, dict):
+                continue
+            most = sorted(what["ms_a_clip"].items(), key=lambda item: -item[1])[:3]
+            shown = ", ".join(f"{n.removeprefix('ray::')} {ms:.3f}" for n, ms in most)
+            slots = f"{row['slots_a_task']}"
+            rows.append([workers, f"{clips:,}", slots, f"{what['clips_per_s']:,}", shown])
+    head = [
+        "feeding",
+        "clips",
+        "slots a task",
+        "clips/s on 2 cores",
+        "busiest processes, ms a clip",
+    ]
+    return table(head, rows)
+
+
+def cluster(found: dict[str, Any], options: argparse.Namespace) -> str:
+    """Hours of a round, and what else it takes."""
+    config, us = Config(run="none"), of(found, "iteration")[-1][1]["microseconds_a_clip"]
+    iterations, epochs = config.clustering.iterations, config.learning.epochs
+    rows = []
+    for cards in CARDS:
+        rate, shards = cards * options.learn, max(cards, 64)
+        learn = epochs * CLIPS / rate / 3600
+        embed = CLIPS / (cards * options.embed) / 3600
+        a_pass = us["k = 256"] * CLIPS / 1e6 / (shards * options.cores)
+        whole = learn + embed + 2 * iterations * a_pass / 3600
+        what = [embed, learn, whole]
+        rows.append(
+            [
+                f"{cards}",
+                f"{a_pass:.1f} ({shards} × {options.cores} cores)",
+                *(f"{hours:.2f}" for hours in what),
+                f"{rate * options.decode_ms / 1000:,.0f}",
+                f"{rate * options.clip_kb / 1e6:.1f}",
+            ]
+        )
+    head = ["cards", "an iteration of k-means, k = 256, s", "embed, h"]
+    head += [f"learn, {epochs:g} epochs, h", f"a round with 2 × {iterations} iterations, h"]
+    return table([*head, "cores that decode", "GB/s of batches"], rows)
+
+
+def main() -> None:
+    step = json.loads((HERE / "step.json").read_text())
+    decode = json.loads((HERE / "decode.json").read_text())
+    learn = step["cases"]["video 8×112² and audio"]["clips_per_second"]
+    isolated = fmean(row["ms"]["isolated"] for row in decode["rows"])
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--learn", type=float, default=learn, help="clips a second and card")
+    parser.add_argument("--embed", type=float, default=3 * learn, help="clips a second and card")
+    parser.add_argument("--decode-ms", type=float, default=isolated, help="of a core, a clip")
+    parser.add_argument("--cores", type=int, default=4, help="of a shard of k-means")
+    parser.add_argument("--clip-kb", type=float, default=429.0, help="of a decoded clip")
+    options = parser.parse_args()
+    found = json.loads((HERE / "scale.json").read_text())
+    made = {
+        "arrays": arrays(found),
+        "ceilings": ceilings(found),
+        "cluster": cluster(found, options),
+        "inputs": table(
+            ["taken for it", "value", "from"],
+            [
+                ["learning, clips/s a card", f"{options.learn:,.0f}", "step.json, 8×112², H200"],
+                ["embedding, clips/s a card", f"{options.embed:,.0f}", "**assumed**: 3 × learning"],
+                ["decoding, ms of a core a clip", f"{options.decode_ms:.1f}", "decode.json, mean"],
+            ],
+        ),
+    }
+    text = PAGE.read_text()
+    for name, made_of in made.items():
+        mark = f"<!-- {name}: scale_page.py -->"
+        text = re.sub(
+            f"{mark}.*?<!-- end -->", f"{mark}\n{made_of}\n<!-- end -->", text, flags=re.S
+        )
+    PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Batches of several training workers: each its own, in order, wherever the training goes on."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from pipeline.clips.slots import Order
+from pipeline.clips.stream import Augment, Slots
+from pipeline.clips.table import ClipTable
+from pipeline.learning.feed import DatasetEach, Feed, Plan, beginning
+from pipeline.storage import Location
+from tests.conftest import tiny
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+BATCH = 4
+
+
+class Saw:
+    """Takes the place of `MediaWatch`, and keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.clips: list[int] = []
+
+    def saw(self, clips: np.ndarray, rejects: list[Any]) -> None:
+        self.clips += clips.tolist()
+
+
+@pytest.mark.parametrize(("workers", "first"), [(1, 0), (3, 0), (2, 5)])
+def test_each_worker_gets_its_slots_in_order(
+    workers: int, first: int, indexed: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task decodes up to three slots; the last row of a worker has fewer."""
+    monkeypatch.setattr("pipeline.clips.stream._ROWS", 2)
+    monkeypatch.setattr("pipeline.clips.stream._ROW_CLIPS", 3 * BATCH)
+    chosen = np.random.default_rng(0).permutation(48).astype(np.int32)
+    order = Order(48, BATCH, [ray.put(chosen)])
+    clips = ClipTable.open(indexed / "clips").publish()
+    slots = Slots(clips, order, tiny().clips, ("audio",), Augment(0, 1))
+    batches = partial(slots.stream, {"num_cpus": 0.2})
+    plan = Plan(batches, num_slots=order.num_slots, max_bytes=0, worker_cpus=0.0)
+    node = ray.get_runtime_context().get_node_id()
+    given = DatasetEach(plan).configure(
+        {"train": beginning(first)}, workers, None, [node] * workers
+    )
+    for rank, shard in enumerate(given):
+        watch = Saw()
+        feed = Feed(shard["train"], first, rank, workers, watch)  # type: ignore[arg-type]
+        found = list(feed.until(order.num_slots))
+        due = range(first + rank, order.num_slots, workers)
+        assert [int(batch["slot"]) for batch in found] == [*due]
+        assert watch.clips == [c for slot in due for c in chosen[slot * BATCH :][:BATCH].tolist()]
+        alone = slots.decoded(due[-1])
+        assert all(np.array_equal(found[-1][name], alone[name]) for name in alone)
