@@ -214,6 +214,7 @@ def embed(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "clips_per_s": round(done / (time.monotonic() - began)),
         "ms_a_clip": busiest(before, done),
+        "slots_a_task": slots.together(whole.num_slots),
     }
 
 

@@ -20,6 +20,9 @@ PAGE = HERE.parent / "docs" / "scale.md"
 CLIPS, CARDS = 65_000_000, (8, 64, 256)
 
 
+_NAMES = {"python": "driver"}
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["--", *["--:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -28,7 +31,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def of(found: dict[str, Any], part: str) -> list[tuple[int, dict[str, Any]]]:
     """Numbers of clips and results of a part, ascending."""
     rows = [(int(n.split()[0].replace(",", "")), row) for n, row in found.get(part, {}).items()]
-    return sorted(rows)
+    return sorted(rows, key=lambda row: row[0])
 
 
 def arrays(found: dict[str, Any]) -> str:
@@ -52,32 +55,34 @@ def ceilings(found: dict[str, Any]) -> str:
     """What any single process takes of a clip."""
     rows = []
     for clips, row in of(found, "feed"):
-        for workers, what in row.items():
-            if not isinstance(what, dict):
-                continue
-            most = sorted(what["ms_a_clip"].items(), key=lambda item: -item[1])[:3]
-            shown = ", ".join(f"{n.removeprefix('ray::')} {ms:.3f}" for n, ms in most)
-            slots = f"{row['slots_a_task']}"
-            rows.append([workers, f"{clips:,}", slots, f"{what['clips_per_s']:,}", shown])
-    head = [
-        "feeding",
-        "clips",
-        "slots a task",
-        "clips/s on 2 cores",
-        "busiest processes, ms a clip",
-    ]
+        each = {name: what for name, what in row.items() if isinstance(what, dict)}
+        rows += [_ceiling(name, clips, row, what) for name, what in each.items()]
+    rows += [_ceiling("an embedding pass", clips, row, row) for clips, row in of(found, "embed")]
+    head = ["fed", "clips", "slots a task", "clips/s on 2 cores", "busiest processes, ms a clip"]
     return table(head, rows)
+
+
+def _ceiling(name: str, clips: int, part: dict[str, Any], what: dict[str, Any]) -> list[str]:
+    most = sorted(what["ms_a_clip"].items(), key=lambda item: -item[1])[:3]
+    shown = ", ".join(f"{_NAMES.get(n, n.removeprefix('ray::'))} {ms:.3f}" for n, ms in most)
+    return [name, f"{clips:,}", str(part["slots_a_task"]), f"{what['clips_per_s']:,}", shown]
+
+
+def driver_rate(found: dict[str, Any]) -> float:
+    """Clips a second that the driver, which has an embedding pass's one executor, can pass on."""
+    return 1000 / min(row["ms_a_clip"]["python"] for _, row in of(found, "embed"))
 
 
 def cluster(found: dict[str, Any], options: argparse.Namespace) -> str:
     """Hours of a round, and what else it takes."""
     config, us = Config(run="none"), of(found, "iteration")[-1][1]["microseconds_a_clip"]
+    driver = driver_rate(found)
     iterations, epochs = config.clustering.iterations, config.learning.epochs
     rows = []
     for cards in CARDS:
         rate, shards = cards * options.learn, max(cards, 64)
         learn = epochs * CLIPS / rate / 3600
-        embed = CLIPS / (cards * options.embed) / 3600
+        embed = CLIPS / min(cards * options.embed, driver) / 3600
         a_pass = us["k = 256"] * CLIPS / 1e6 / (shards * options.cores)
         whole = learn + embed + 2 * iterations * a_pass / 3600
         what = [embed, learn, whole]
@@ -117,6 +122,11 @@ def main() -> None:
             [
                 ["learning, clips/s a card", f"{options.learn:,.0f}", "step.json, 8×112², H200"],
                 ["embedding, clips/s a card", f"{options.embed:,.0f}", "**assumed**: 3 × learning"],
+                [
+                    "embedding in all, clips/s",
+                    f"{driver_rate(found):,.0f}",
+                    "scale.json: its driver",
+                ],
                 ["decoding, ms of a core a clip", f"{options.decode_ms:.1f}", "decode.json, mean"],
             ],
         ),
