@@ -14,7 +14,7 @@ from pipeline.clips.decoding.isolation import decode_clips_isolated, probe_isola
 from pipeline.clips.indexing import index
 from pipeline.clips.rejects import Reason, Reject, RejectedClip
 from pipeline.clips.slots import Order
-from pipeline.clips.stream import Slots
+from pipeline.clips.stream import Slots, batches_of
 from pipeline.clips.table import ClipTable
 from pipeline.config import ClipsConfig
 from pipeline.errors import UserError
@@ -89,12 +89,12 @@ def test_media_are_indexed_and_decoded_with_it_on_ray(files: list[Path], tmp_pat
     clips = settings.clips
     published = ClipTable.open(run / "clips").publish()
     data = Slots(published, Order(3, 4), clips, ("video", "audio")).stream({"num_cpus": 0.5})
-    (batch,) = ({k: v[0] for k, v in b.items()} for b in data.iter_batches(batch_size=1))
+    (batch,) = (batch for row in data.iter_batches(batch_size=1) for batch in batches_of(row))
     assert batch["has_video"].tolist() == batch["has_audio"].tolist() == [True, True, False, False]
     assert batch["video"][:2, :, 12, 12, 1].tolist() == [expected_frames(2.0, clips)] * 2
     assert batch["video"][:2, 0, 12, 12, 0].tolist() == [0, 10]
     assert batch["audio"][:2].mean(axis=1) == pytest.approx([0, 0.05], abs=1e-3)
-    (reject,) = RejectedClip.loads(str(batch["rejects"]))
+    (reject,) = RejectedClip.loads(batch["rejects"])
     assert (reject.clip_index, reject.modality, reject.reason) == (2, None, "not_media")
     with pytest.raises(UserError, match="no decoder 'gpu'"):
         index(str(tmp_path / "*.npz"), run, tiny("clips.decoder=gpu"), retry_rejects=True)
