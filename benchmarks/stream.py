@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -30,7 +31,7 @@ import ray
 
 from pipeline.clips.indexing import index
 from pipeline.clips.slots import Order
-from pipeline.clips.stream import Augment, Slots
+from pipeline.clips.stream import Augment, Slots, batches_of
 from pipeline.clips.table import DECODING_COLUMNS, ClipTable
 from pipeline.config import Config
 from pipeline.learning.schedule import beside_neighbours, file_numbers
@@ -80,7 +81,8 @@ def pool(clips: ClipTable, order: Order, config: Config, cores: int) -> Iterator
 
 def through_ray(clips: ClipTable, order: Order, config: Config, _: int) -> Iterator[dict[str, Any]]:
     slots = Slots(clips.publish(), order, config.clips, BOTH)
-    yield from slots.stream(decoding(config.resources)).iter_batches(batch_size=1)
+    for row in slots.stream(decoding(config.resources)).iter_batches(batch_size=1):
+        yield from batches_of(row)
 
 
 def training(clips: ClipTable, order: Order, config: Config, neighbours: int) -> float:
@@ -90,8 +92,9 @@ def training(clips: ClipTable, order: Order, config: Config, neighbours: int) ->
     drawn = drawn[beside_neighbours(file_numbers(clips)[drawn], neighbours, rng)]
     shuffled = Order(order.length, order.batch_size, [ray.put(drawn)])
     slots = Slots(clips.publish(), shuffled, config.clips, BOTH, Augment(0, 1))
-    dataset = slots.stream(decoding(config.resources))
-    return rate(dataset.iter_batches(batch_size=1), order.num_slots, order.batch_size)
+    rows = slots.stream(decoding(config.resources)).iter_batches(batch_size=1)
+    batches = chain.from_iterable(map(batches_of, rows))
+    return rate(batches, order.num_slots, order.batch_size)
 
 
 def rate(batches: Iterator[dict[str, Any]], slots: int, batch_size: int) -> float:
