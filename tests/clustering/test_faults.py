@@ -54,8 +54,8 @@ def disturbed(features: list[Location], num_clips: int, out: Location, seed: int
     steps = [0]
 
     def kill() -> None:
-        # While Ray restarts the last victim there may be none.
-        while not (actors := actors_of_this_ray()):
+        deadline = time.monotonic() + 60  # while Ray restarts the last victim there may be none
+        while not (actors := actors_of_this_ray()) and time.monotonic() < deadline:
             time.sleep(0.01)
         victim = draw.choice(actors)
         killed.append(" ".join(victim.cmdline()).strip())
