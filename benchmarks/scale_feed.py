@@ -30,7 +30,7 @@ from pipeline.clips.slots import LABEL, Order
 from pipeline.clips.stream import Slots, row_of
 from pipeline.clips.table import ClipTable
 from pipeline.config import Config
-from pipeline.embedding.embed import encoder_pool
+from pipeline.embedding.executors import encoder_pool
 from pipeline.learning.feed import DatasetEach, Feed, Plan, beginning
 from pipeline.runtime.ray_data import set_up_ray_data
 

@@ -21,7 +21,7 @@ from pipeline.clustering import ClusteringTask
 from pipeline.clustering.blocks import ClipBlocks
 from pipeline.clustering.handle import shard_spec
 from pipeline.config import AudioConfig, Config, IndexConfig, LearningConfig
-from pipeline.embedding.embed import encoder_pool
+from pipeline.embedding.executors import encoder_pool
 from pipeline.errors import UserError
 from pipeline.learning.learner import new_optimizer
 from pipeline.runtime import placement
@@ -152,7 +152,7 @@ def test_spectrogram_settings() -> None:
 
 def test_encoder_actors_are_between_least_and_most() -> None:
     config = settings.load(["embedding.min_actors=2", "embedding.max_actors=5"])
-    pool = encoder_pool(config.embedding)
+    pool = encoder_pool(config)
     assert (pool.min_size, pool.max_size) == (2, 5)
 
 

@@ -8,43 +8,35 @@ the features of each modality it has, or in the round's rejects with a reason.
 
 from __future__ import annotations
 
-import json
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
-import torch
-from ray.data import ActorPoolStrategy
+from ray.exceptions import WorkerCrashedError
 
-from pipeline import encoders
 from pipeline.clips.decoding.decoder import load_decoder
-from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.outage import check_losses
-from pipeline.clips.rejects import Reason, RejectedClip, kind_of_loss
 from pipeline.clips.slots import Order
-from pipeline.clips.stream import Slots, batches_of
+from pipeline.clips.stream import Slots
 from pipeline.clips.table import ClipTable, PublishedClips
-from pipeline.config import Config, EmbeddingConfig
-from pipeline.embedding.shards import REJECTS, FeatureSink, as_feature_array, as_row
+from pipeline.config import Config
+from pipeline.embedding import executors
+from pipeline.embedding.encode import Losses
+from pipeline.embedding.executors import Pass
+from pipeline.embedding.shards import FeatureSink
 from pipeline.embedding.written import Origin, Written, finish, reasons_of, unfinished
-from pipeline.encoders import raw
 from pipeline.manifest import NAME
 from pipeline.runtime import demands
-from pipeline.runtime.devices import autocast, on_device, use_threads
-from pipeline.runtime.failures import unwrapped
-from pipeline.runtime.placement import choose_device, decoding, encoding, writing
+from pipeline.runtime.placement import choose_device
 from pipeline.runtime.standby import NextStages
 from pipeline.storage import Location
-from pipeline.telemetry import metrics
 from pipeline.telemetry.console import say
-from pipeline.telemetry.progress import Meter, Progress
+from pipeline.telemetry.progress import Progress
 
-# Rows that an actor is given: Ray Data hands out more ten times a second at most.
-_IN_FLIGHT = 8
+_CRASHES = 3  # of processes that a pass outlives
 
 
 @dataclass(frozen=True)
@@ -75,6 +67,15 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
     Raises:
         Outage: so many clips were rejected that the media are away.
     """
+    for _ in range(_CRASHES):
+        try:
+            return _embed(task)
+        except WorkerCrashedError:
+            say(f"{task.title} · one of its processes died beside the driver; the pass goes on")
+    return _embed(task)
+
+
+def _embed(task: EmbeddingTask) -> dict[str, Any]:
     config, clips = task.config, task.clips.table
     origin = origin_of(task.weights, config, clips)
     lacking = unfinished(task.out, origin)
@@ -110,11 +111,15 @@ def embed(task: EmbeddingTask) -> dict[str, Any]:
             # At least 16 files, unless they would be tiny: a kill loses what is not in one yet.
             rows = min(config.embedding.max_rows_per_file, max(len(clips) // 16, 256))
             of_a_row = size * stream.together(len(slots))
-            sink = FeatureSink(out, task.rejects, origin, max(rows // of_a_row, 1), written, again)
+            rows = max(rows // of_a_row, 1)
+            new_sink = partial(FeatureSink, out, task.rejects, origin, rows, written, again)
             if task.ahead:
                 task.ahead.before(progress.left_s)
-            _run(task, stream, slots, sink, progress.meter)
-            written = Written.before(out, task.rejects, origin, sink.names)
+            device = choose_device(config.resources)
+            losses = Losses(task.title, len(clips), config.clips.max_rejected, task.lost_before)
+            work = Pass(stream, task.weights, config, device, progress.meter, losses)
+            names = executors.run(work, slots, new_sink)
+            written = Written.before(out, task.rejects, origin, names)
     counts = written.counts()
     if counts["rejected"]:
         ids = clips.rows(np.flatnonzero(written.rejected), ["clip_id"])["clip_id"].to_pylist()
@@ -144,117 +149,3 @@ def _say_what_is_there(task: EmbeddingTask, written: Written) -> None:
         say(f"{task.title} · training kept the features of {banked:,} of {num_clips:,} clips")
     if written.passes:
         say(f"{task.title} · goes on after {written.done.sum():,} of {num_clips:,} clips")
-
-
-def _run(
-    task: EmbeddingTask, stream: Slots, slots: np.ndarray, sink: FeatureSink, meter: Meter
-) -> None:
-    """Decode and encode these slots, and write what they give."""
-    config = task.config
-    cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu)
-    device = choose_device(config.resources)
-    # A cluster without a GPU may still bring one up: the device is the user's choice.
-    encoded = stream.stream(cost, slots).map_batches(
-        Encode,
-        fn_constructor_args=(task.weights, stream.modalities, config, device, meter),
-        fn_constructor_kwargs={"losses": Losses.of(task)},
-        batch_size=None,
-        compute=encoder_pool(config.embedding),
-        **encoding(config.resources, device),
-    )
-    with unwrapped():
-        encoded.write_datasink(sink, ray_remote_args=writing(config.resources))
-
-
-def encoder_pool(config: EmbeddingConfig) -> ActorPoolStrategy:
-    return ActorPoolStrategy(
-        min_size=config.min_actors,
-        max_size=config.max_actors,
-        max_tasks_in_flight_per_actor=_IN_FLIGHT,
-    )
-
-
-class Encode:
-    """The encoding stage, an actor: a row of decoded slots in, their table of features out."""
-
-    def __init__(
-        self,
-        weights: Location | None,
-        modalities: Sequence[str],
-        config: Config,
-        device: str,
-        meter: Meter,
-        losses: Losses | None = None,
-    ) -> None:
-        use_threads(device)
-        if weights is None:
-            networks = raw.build()
-        else:
-            networks = encoders.channels_last(encoders.build(config.encoders, seed=0))
-            encoders.load_weights(networks, weights)
-        self.device = torch.device(device)
-        self.networks = networks.eval().to(self.device)
-        front = {"video": FramesToInput(), "audio": LogMel(config.clips.audio)}
-        self.front = torch.nn.ModuleDict(front).to(self.device)
-        self.modalities, self.precision, self.meter = modalities, config.precision, meter
-        self.losses = losses
-
-    def __call__(self, row: dict[str, np.ndarray]) -> pa.Table:
-        return as_row(pa.concat_tables(map(self._encoded, batches_of(row))).combine_chunks())
-
-    @torch.inference_mode()
-    def _encoded(self, batch: dict[str, Any]) -> pa.Table:
-        indices, names = batch["clip_index"], json.loads(batch["names"])
-        rejects = RejectedClip.loads(batch["rejects"])
-        columns: dict[str, pa.Array] = {"clip_index": pa.array(indices, pa.int64())}
-        for modality in self.modalities:
-            values, present = self._features(modality, batch[modality]), batch[f"has_{modality}"]
-            finite = np.isfinite(values).all(axis=1)
-            for place in np.flatnonzero(present & ~finite).tolist():
-                rejects.append(_not_finite(int(indices[place]), names[place], modality))
-            columns[modality] = as_feature_array(np.nan_to_num(values), present & finite)
-        lost: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for reject in rejects:
-            lost[reject.clip_index].append(reject._asdict())
-        columns["rejects"] = pa.array(map(lost.get, indices.tolist()), REJECTS)
-        table = pa.table(columns).filter(pa.array(indices >= 0))
-        losses = Counter(kind_of_loss(reject.modality) for reject in rejects)
-        self.meter.add(None, done=len(table), **losses)
-        metrics.gpu_memory("embed")
-        if self.losses is not None:
-            self.losses.add([reject.reason for reject in rejects if reject.modality is None])
-        return table
-
-    def _features(self, modality: str, clips: np.ndarray) -> np.ndarray:
-        """float32 [B, d]."""
-        tensor = on_device(clips, self.device)
-        with autocast(self.device, self.precision):
-            return self.networks[modality](self.front[modality](tensor)).float().cpu().numpy()
-
-
-def _not_finite(clip: int, named: Sequence[str], modality: str) -> RejectedClip:
-    (uri, clip_id), what = named, "the encoder gives no finite numbers for it"
-    return RejectedClip(clip, uri, clip_id, modality, Reason.NOT_FINITE.value, what)
-
-
-@dataclass
-class Losses:
-    """What one encoder actor lost; ends a pass early that has lost too much already."""
-
-    title: str
-    clips: int
-    allowed: float
-    before: float
-
-    @classmethod
-    def of(cls, task: EmbeddingTask) -> Losses:
-        allowed = task.config.clips.max_rejected
-        return cls(task.title, len(task.clips), allowed, task.lost_before)
-
-    def __post_init__(self) -> None:
-        self.reasons: Counter[str] = Counter()
-
-    def add(self, reasons: list[str]) -> None:
-        """Raises Outage if this actor alone has lost more than the whole pass may lose."""
-        self.reasons.update(reasons)
-        check_losses(self.title, self.reasons, self.clips, self.allowed, self.before)

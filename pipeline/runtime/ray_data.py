@@ -53,7 +53,9 @@ def set_up_ray_data(feeding: bool = False, share: Share | None = None) -> None:
     context.execution_no_progress_timeout_s = 7200  # `Watchdog` acts before that
     context.custom_execution_callback_classes = [Pace, Forget]
     if feeding:
-        context.custom_execution_callback_classes += [Demand, Divide]
+        context.custom_execution_callback_classes.append(Demand)
+    if share is not None:
+        context.custom_execution_callback_classes.append(Divide)
     context.set_config(_SHARE, share)
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 import torch
@@ -19,7 +23,9 @@ from pipeline.clips.rejects import RejectedClip
 from pipeline.clips.stream import row_of
 from pipeline.clips.table import ClipTable, append
 from pipeline.embedding import embed as embedding
-from pipeline.embedding.embed import EmbeddingTask, Encode
+from pipeline.embedding import executors
+from pipeline.embedding.embed import EmbeddingTask
+from pipeline.embedding.encode import Encode
 from pipeline.embedding.shards import REJECTS, as_feature_array, of_rows, read_features, write_shard
 from pipeline.embedding.written import discard, finish
 from pipeline.errors import UserError
@@ -30,6 +36,7 @@ from tests.clips.decoding.media_factory import GeneratedVideo, with_noise, write
 from tests.conftest import copy_clips, rewrite_clips, tiny
 
 BOTH = ("video", "audio")
+TWO_ACTORS = ("embedding.min_actors=2", "embedding.max_actors=2")
 TIMES = {"seconds": 0, "start_seconds": 0}
 
 
@@ -141,6 +148,45 @@ def test_goes_on_where_it_was_killed(
         [(["missing"], [1]), (["missing"], [2])],
         [(["missing"], [2]), (["missing"], [1])],
     )
+
+
+def test_several_datasets_write_what_one_does(
+    run: Location, whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "ACTORS_EACH", 1)
+    out = {m: Location.of(tmp_path / "out" / m) for m in BOTH}
+    assert embed(run, out, *TWO_ACTORS) | TIMES == whole.counts | TIMES
+    parts = {name.split("-")[1] for name in starts(out["video"]).values()}
+    assert len(parts) == 2, "each of the datasets wrote"
+    same_features(out, whole.out)
+
+
+def test_the_process_of_a_dataset_is_killed(
+    run: Location,
+    whole: Whole,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(executors, "ACTORS_EACH", 1)
+    killed = threading.Thread(target=kill_one, args=("ray::embed_part",))
+    killed.start()
+    out = {m: Location.of(tmp_path / "out" / m) for m in BOTH}
+    assert embed(run, out, *TWO_ACTORS) | TIMES == whole.counts | TIMES
+    killed.join()
+    assert "one of its processes died" in capsys.readouterr().out
+    same_features(out, whole.out)
+
+
+def kill_one(title: str) -> None:
+    """The first process below this one that bears this title."""
+    while True:
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                if process.cmdline()[:1] and process.cmdline()[0].startswith(title):
+                    process.kill()
+                    return
+        time.sleep(0.02)
 
 
 def test_what_a_clip_loses_of_one_modality_is_told(run: Location, tmp_path: Path) -> None:
@@ -256,10 +302,12 @@ def test_features_of_other_weights_or_settings_do_not_count(
     assert "is of other weights, settings or clips" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("datasets", [1, 2])
 def test_an_outage_stops_the_pass_and_the_next_one_tries_again(
-    new_run: Callable[[], Location], tmp_path: Path
+    new_run: Callable[[], Location], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, datasets: int
 ) -> None:
     """Half of the media are away for a while; what was written of the others is not lost."""
+    monkeypatch.setattr(executors, "ACTORS_EACH", 2 // datasets)
     run = new_run()
     part = run / "clips" / "part-000000.parquet"
     table = part.read_table()
@@ -271,13 +319,13 @@ def test_an_outage_stops_the_pass_and_the_next_one_tries_again(
     rewrite_clips(run, table.set_column(place, "uri", [[moved.get(uri, uri) for uri in uris]]))
     whole, out = ({m: Location.of(tmp_path / name / m) for m in BOTH} for name in ("whole", "out"))
     with pytest.raises(UserError, match=r"of 48 clips could not be read \(missing"):
-        embed(run, out)
+        embed(run, out, *TWO_ACTORS)
     assert not (out["video"] / "_DONE").exists()
     assert not (out["audio"] / "_DONE").exists()
     for uri, to in list(moved.items())[1:]:  # one is gone for good, which is no outage
         os.symlink(uri, to)
-    embed(run, whole)
-    counts = embed(run, out)
+    embed(run, whole, *TWO_ACTORS)
+    counts = embed(run, out, *TWO_ACTORS)
     assert (counts["rejected"], counts["video"]) == (1, 47)
     same_features(out, whole)
 
