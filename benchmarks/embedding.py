@@ -25,12 +25,12 @@ import torch
 from stream import BOTH, pool
 
 from pipeline import encoders
-from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.indexing import index
 from pipeline.clips.slots import Order
 from pipeline.clips.table import ClipTable
 from pipeline.config import Config
 from pipeline.embedding.embed import EmbeddingTask, embed
+from pipeline.encoders.frontend import FramesToInput, LogMel
 from pipeline.runtime.session import connect
 from pipeline.settings import load
 from pipeline.storage import Location

@@ -25,13 +25,13 @@ import torch
 
 from pipeline import encoders
 from pipeline.clips.decoding.decode import DecodedClip, decode_clips
-from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.sampling import centred
 from pipeline.clustering.inputs import unit
 from pipeline.clustering.measures import normalized_mutual_information
 from pipeline.clustering.splitting import split
 from pipeline.clustering.transform import Moments, Transform, power_of_two
 from pipeline.config import ClipsConfig, ClusteringConfig
+from pipeline.encoders.frontend import FramesToInput, LogMel
 from pipeline.methods import MODALITIES
 from pipeline.reproduction.worlds import LISTS, TRAIN, words
 from pipeline.settings import load
@@ -141,7 +141,7 @@ def main() -> None:
     for name, settings in CHOICES.items():
         config = load([*world.settings, *settings])
         clips = decode(config.clips)
-        made = {m: partial(encode, m, getattr(config.encoders, m), clips[m]) for m in MODALITIES}
+        made = {m: partial(encode, m, config.encoders.of(m).name, clips[m]) for m in MODALITIES}
         for modality in MODALITIES:
             if modality == "video" and any("audio" in setting for setting in settings):
                 continue

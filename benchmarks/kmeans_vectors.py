@@ -50,8 +50,8 @@ def encoded_audio(n: int) -> np.ndarray:
 
     from pipeline import encoders
     from pipeline.clips.decoding.decode import ClipRequest, decode_clips
-    from pipeline.clips.frontend import LogMel
     from pipeline.config import AudioConfig, ClipsConfig, EncoderConfig
+    from pipeline.encoders.frontend import LogMel
 
     torch.set_num_threads(os.cpu_count() or 1)
     media = Path(__file__).resolve().parents[2] / "shared" / "media"

@@ -32,12 +32,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from pipeline import encoders
-from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.stream import row_of
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config
+from pipeline.encoders.frontend import FramesToInput, LogMel
 from pipeline.learning.learn import trainer
-from pipeline.learning.learner import new_optimizer
+from pipeline.learning.optimizers import new_optimizer
 from pipeline.learning.schedule import ScheduleShape
 from pipeline.learning.task import LearningTask, PublishedLabels, WorkerTask
 from pipeline.runtime.placement import KEEPS_MEMORY

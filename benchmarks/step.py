@@ -28,7 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import encoders
 from pipeline.config import Config
-from pipeline.learning.learner import Learner, new_optimizer
+from pipeline.learning.learner import Learner
+from pipeline.learning.optimizers import new_optimizer
 from pipeline.learning.task import LearnerSpec
 from pipeline.settings import load
 from pipeline.storage import Location

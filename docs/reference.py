@@ -21,6 +21,7 @@ from pipeline import config, run
 from pipeline.clips import cut_tables, rejects, table
 from pipeline.setting_comments import (
     as_written,
+    comment_at,
     comment_of,
     field_comments,
     sections,
@@ -79,7 +80,7 @@ def settings_page() -> str:
             lines.append(f"{_in_one_line(section.__doc__)}\n")
         lines += ["| key | | default | takes | what it does |", "|---|---|---|---|---|"]
         for name, info in fields:
-            meaning = info.description or said.get((section.__name__, name), "")
+            meaning = info.description or comment_at(said, section, name)
             key = f"{prefix}.{name}" if prefix else name
             mark = "●" if free or config.WHERE in info.metadata else ""
             cells = (f"`{key}`", mark, f"`{as_written(info.default)}`", takes(info), meaning)

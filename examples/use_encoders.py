@@ -13,8 +13,8 @@ from torch import Tensor
 
 import pipeline
 from pipeline.clips.decoding.decode import ClipRequest, decode_clips
-from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.rejects import Reject
+from pipeline.encoders.frontend import FramesToInput, LogMel
 from pipeline.run import Run
 from pipeline.storage import Location
 

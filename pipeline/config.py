@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from pipeline.addresses import without_credentials
 
@@ -125,18 +134,59 @@ class StoreConfig(Section):
     codec: Literal["jpeg", "h264"] = "jpeg"  # h264: a fifth of the size, slower to make
 
 
-class EncoderConfig(Section):
-    """The networks, by their names in `pipeline.encoders`."""
+class Encoder(Section):
+    """One encoder. ``encoders.video=NAME`` is short for ``encoders.video.name=NAME``."""
 
+    # Of pipeline.encoders; torchvision:NAME, timm:NAME or hf:NAME of other packages; or
+    # package.module:function, a network of yours (see docs/extend.md).
+    name: str
+    # Weights to begin with: a run (runs/a, or runs/a#2 for its round 2), a folder of
+    # jobs/export.py, a .safetensors, .pth or .pt file, or pretrained: those that torchvision,
+    # timm or the hub have for this name. Empty: random ones.
+    start: Address = ""
+    # What is never trained: parameters whose names begin so, such as [stem, layer1].
+    frozen: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+
+    @model_serializer(mode="wrap")
+    def _short(self, dump: SerializerFunctionWrapHandler) -> Any:
+        """The name alone where that is all: as runs saved it before there was anything else."""
+        dumped = dump(self)
+        return dumped if self.start or self.frozen else dumped["name"]
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class VideoEncoder(Encoder):
     # r2plus1d_18: torchvision's widths; r2plus1d_18_xdc: the released XDC weights' widths.
     # r2plus1d_small: for CPUs.
-    video: str = "r2plus1d_18_xdc"
+    name: str = "r2plus1d_18_xdc"
+
+
+class AudioEncoder(Encoder):
     # resnet18: stock with a one-channel stem; resnet18_vmz: the stem of FAIR's audio network.
     # resnet_small: for CPUs.
-    audio: str = "resnet18_vmz"
+    name: str = "resnet18_vmz"
+
+
+class EncoderConfig(Section):
+    """The networks, and what they begin with."""
+
+    video: Annotated[VideoEncoder, BeforeValidator(_named)] = VideoEncoder()
+    audio: Annotated[AudioEncoder, BeforeValidator(_named)] = AudioEncoder()
     # Batches of clips that set the random encoders' BatchNorm statistics before the first
     # clustering; 0: they stay at mean 0 and variance 1.
     warm_batches: Annotated[int, Field(ge=0)] = 8
+
+    def of(self, modality: str) -> Encoder:
+        found: Encoder = getattr(self, modality)
+        return found
+
+    @property
+    def started(self) -> list[str]:
+        """The modalities that do not begin with random weights."""
+        return [modality for modality in ("video", "audio") if self.of(modality).start]
 
 
 class EmbeddingConfig(Section):
@@ -211,6 +261,9 @@ class LearningConfig(Section):
     max_neighbours: Count = 1
     optimizer: Literal["sgd", "adamw", "lars"] = "sgd"  # of the encoders and their heads
     lr: Positive = 0.01  # for one batch a step; multiplied by their number (VMZ's rule)
+    # Of the encoders alone, where it is not lr. null: lr, and a tenth of it for an encoder that
+    # began with weights.
+    trunk_lr: Annotated[float, Field(gt=0)] | None = None
     momentum: Fraction = 0.9  # of sgd and lars
     # with adamw and lars, not of biases and BatchNorm's parameters
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4

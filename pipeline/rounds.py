@@ -1,6 +1,6 @@
 """The whole method, top to bottom: embed → cluster → learn → commit, round after round.
 
-    round 0   random encoders, BatchNorm warmed
+    round 0   random encoders, BatchNorm warmed; or weights to begin with
     round r   for each update of the method:
                   embed     every modality the update's clusterings need, if its encoder changed
                   cluster   features → pseudo-labels, published once to every node
@@ -26,12 +26,13 @@ from pipeline.clustering import measures
 from pipeline.config import Config
 from pipeline.embedding.warming import write_random_encoders
 from pipeline.lease import hold
-from pipeline.manifest import NAME
-from pipeline.methods import Method
+from pipeline.manifest import NAME, Manifest
+from pipeline.methods import MODALITIES, Method
 from pipeline.recovery import unsound
 from pipeline.run import Round, Run, check
 from pipeline.runtime.standby import NextStages
 from pipeline.stages import Stages
+from pipeline.starts import check_starts, start_with
 from pipeline.telemetry import metrics
 from pipeline.telemetry.console import duration, say
 from pipeline.telemetry.events import EventLog
@@ -90,6 +91,7 @@ class Pretraining(Stages):
         if last is None:
             self.begin()
             return 0
+        check_starts(self.run.config, Manifest.read(self.run.round(0).location))
         if last < self.run.config.rounds:
             say(f"{self.run.location} goes on after round {last}")
         for number in range(last + 1):
@@ -100,11 +102,15 @@ class Pretraining(Stages):
         return last
 
     def begin(self) -> None:
-        """Round 0: random encoders, their BatchNorm statistics set by a few batches."""
-        started, zero = time.monotonic(), self.run.round(0)
-        write_random_encoders(self.clips, self.run.config, zero.encoders)
-        self.run.commit(zero, {"round": 0}, settings=self.run.config.outcome())
-        say(f"round 0 · random encoders in {duration(time.monotonic() - started)}")
+        """Round 0: random encoders, their BatchNorm statistics set by a few batches; or weights."""
+        started, zero, config = time.monotonic(), self.run.round(0), self.run.config
+        write_random_encoders(self.clips, config, zero.encoders)
+        starts = start_with(config, zero.encoders)
+        self.run.commit(zero, {"round": 0}, settings=config.outcome(), starts=starts)
+        said = dict.fromkeys(MODALITIES, "random weights")
+        said |= {m: start["source"] for m, start in starts.items()}
+        names = "random encoders" if not starts else ", ".join(f"{m} {s}" for m, s in said.items())
+        say(f"round 0 · {names} in {duration(time.monotonic() - started)}")
 
     def run_round(self, this: Round) -> None:
         """One round, from whatever stages of it an earlier attempt finished."""

@@ -287,7 +287,7 @@ def check(config: Config, method: Method, clips: ClipTable) -> Method:
         UserError: too few clips can be clustered and learned from, the decoder is unknown or
             needs a GPU that the cluster lacks, or the encoders do not fit the settings.
     """
-    check_encoders(config.encoders, config.learning.batch_size)
+    check_encoders(config)
     decoder = config.clips.decoder
     if load_decoder(decoder).on_gpu and choose_device(config.resources) != "cuda":
         lacking = f"clips.decoder={decoder} needs GPU nodes, and the cluster has none"

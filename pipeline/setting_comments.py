@@ -12,7 +12,7 @@ import io
 import json
 import textwrap
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import ModuleType, NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -46,7 +46,7 @@ def listing() -> str:
             key = f"{prefix}.{name}" if prefix else name
             mark = "*" if free or config.WHERE in info.metadata else " "
             lines.append(f" {mark}{key}={as_written(info.default) if info.default != '' else ''}")
-            meaning = info.description or said.get((section.__name__, name), "")
+            meaning = info.description or comment_at(said, section, name)
             words = f"{takes(info).replace('`', '')}: {meaning}"
             lines += textwrap.wrap(words, 92, initial_indent="      ", subsequent_indent="      ")
     return "\n".join(lines) + "\n"
@@ -114,6 +114,12 @@ def field_comments(module: ModuleType) -> dict[tuple[str, str], str]:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
         if (comment := comment_of(module, node))
     }
+
+
+def comment_at(said: Mapping[tuple[str, str], str], section: type[BaseModel], name: str) -> str:
+    """The comment at a field, be it of a class that the section inherits from."""
+    found = (said.get((each.__name__, name), "") for each in section.__mro__)
+    return next(filter(None, found), "")
 
 
 def comment_of(module: ModuleType, node: ast.expr | ast.stmt) -> str:

@@ -43,6 +43,7 @@ GONE = {  # settings that are gone, and what to do now
     "resources.train_on": "encoders and training keep to nodes of the role gpu",
     "store.clips_per_shard": "it is 128",
 }
+SHORT = {"encoders.video": "name", "encoders.audio": "name"}  # sections that one text may stand for
 _DEEPEST = 8  # sections in each other
 _MOST_LINES, _LONGEST = 20, 200  # of a message, and of what it repeats
 _STANDARD = {  # what those of them that decided the outcome stood at, and what holds now
@@ -162,10 +163,15 @@ def _nested(dotted: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+def _merge(into: dict[str, Any], other: dict[str, Any], place: str = "") -> None:
     for key, value in other.items():
+        dotted = f"{place}{key}"
+        if dotted in SHORT and isinstance(value, dict) and isinstance(into.get(key), str):
+            into[key] = {SHORT[dotted]: into[key]}
         if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
+            _merge(into[key], value, f"{dotted}.")
+        elif dotted in SHORT and isinstance(value, str) and isinstance(into.get(key), dict):
+            into[key][SHORT[dotted]] = value
         else:
             into[key] = value
 

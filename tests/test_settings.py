@@ -14,7 +14,6 @@ from torch import nn
 from pipeline import settings
 from pipeline.clips.chunks import clips_of
 from pipeline.clips.decoding.decoder import MediaInfo
-from pipeline.clips.frontend import LogMel, mel_settings
 from pipeline.clips.rejects import Reason, Reject
 from pipeline.clips.sampling import augmented
 from pipeline.clustering import ClusteringTask
@@ -22,8 +21,9 @@ from pipeline.clustering.blocks import ClipBlocks
 from pipeline.clustering.handle import shard_spec
 from pipeline.config import AudioConfig, Config, IndexConfig, LearningConfig
 from pipeline.embedding.executors import encoder_pool
+from pipeline.encoders.frontend import LogMel, mel_settings
 from pipeline.errors import UserError
-from pipeline.learning.learner import new_optimizer
+from pipeline.learning.optimizers import new_optimizer
 from pipeline.runtime import placement
 from pipeline.storage import Location
 

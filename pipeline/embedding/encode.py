@@ -13,7 +13,6 @@ import pyarrow as pa
 import torch
 
 from pipeline import encoders
-from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.clips.outage import check_losses
 from pipeline.clips.rejects import Reason, RejectedClip, kind_of_loss
 from pipeline.clips.stream import batches_of
@@ -46,8 +45,7 @@ class Encode:
             encoders.load_weights(networks, weights)
         self.device = torch.device(device)
         self.networks = networks.eval().to(self.device)
-        front = {"video": FramesToInput(), "audio": LogMel(config.clips.audio)}
-        self.front = torch.nn.ModuleDict(front).to(self.device)
+        self.front = encoders.front_ends(networks, config.clips).to(self.device)
         self.modalities, self.precision, self.meter = modalities, config.precision, meter
         self.losses = losses
 

@@ -6,22 +6,25 @@ The architecture is inferred from the names and shapes of tensors, never from a 
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow.fs
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.encoders.architectures import ARCHITECTURES, EPS, blank
+from pipeline.encoders.architectures import ARCHITECTURES, blank, shaped
 from pipeline.errors import UserError
 from pipeline.storage import Location
 
 State = Mapping[str, Tensor]
 
+_EPS = ".batchnorm_eps"  # how keys of a file's metadata end
 _NAMED = 24  # differing tensors that an error names; the 18 of r2plus1d_18_xdc fit
 _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which trainers keep weights
 
@@ -29,13 +32,16 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which trai
 def save_weights(modules: nn.Module, place: Location) -> None:
     """Write the state of `modules` as one safetensors file, whole or not at all.
 
+    With it goes the eps of encoders to which `set_eps` gave one.
+
     Raises:
         UserError: a tensor holds NaN or infinity.
     """
     state = {name: tensor.contiguous().cpu() for name, tensor in modules.state_dict().items()}
     if broken := not_finite(state):
         raise UserError(f"{place} was not written: {_broken(broken, state)}")
-    place.write_bytes(save(state, metadata={"format": "pt"}))
+    eps = {f"{n}{_EPS}": repr(m.given_eps) for n, m in modules.named_children() if _has_eps(m)}
+    place.write_bytes(save(state, metadata={"format": "pt", **eps}))
 
 
 def load_weights(modules: nn.Module, place: Location) -> None:
@@ -49,6 +55,31 @@ def load_weights(modules: nn.Module, place: Location) -> None:
     if differing:
         raise UserError(f"{place} does not fit these encoders: {in_one_line(differing)}")
     modules.load_state_dict(dict(state))
+    for name, eps in saved_eps(place).items():
+        set_eps(modules.get_submodule(name), eps)
+
+
+def set_eps(network: nn.Module, eps: float) -> None:
+    """Give every BatchNorm the eps that its weights were made with."""
+    for module in network.modules():
+        if isinstance(module, _BatchNorm):
+            module.eps = eps
+            network.given_eps = eps  # type: ignore[assignment]
+
+
+def saved_eps(place: Location) -> dict[str, float]:
+    """Name of an encoder → eps of its BatchNorms, where a safetensors file says one."""
+
+    def header(fs: pyarrow.fs.FileSystem, path: str) -> bytes:
+        with fs.open_input_file(path) as file:  # which begins with JSON, and its length before it
+            return file.read_at(int.from_bytes(file.read_at(8, 0), "little"), 8)
+
+    said = json.loads(place.patiently(header)).get("__metadata__", {})
+    return {k.removesuffix(_EPS): float(value) for k, value in said.items() if k.endswith(_EPS)}
+
+
+def _has_eps(network: nn.Module) -> bool:
+    return hasattr(network, "given_eps")
 
 
 def read_tensors(place: Location) -> dict[str, Tensor]:
@@ -111,12 +142,12 @@ def encoder_of(
     """The architecture of this name with these tensors, in eval mode on the CPU.
 
     Args:
-        place: where they were read; eps: of every BatchNorm, None: PyTorch's.
+        place: where they were read; eps: of every BatchNorm, None: the architecture's.
 
     Raises:
         UserError: tensors differ from the architecture's; one line names them.
     """
-    network = blank(modality, name)
+    network = shaped(modality, name)
     differing = differing_tensors(state, network)
     if differing:
         raise UserError(
@@ -125,9 +156,8 @@ def encoder_of(
     # A new dict: by the version saved with BatchNorm's state, torch would demand batch counters.
     values = {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
     network.load_state_dict(values, assign=True)
-    for module in network.modules():
-        if isinstance(module, _BatchNorm):
-            module.eps = eps or EPS
+    if eps is not None:
+        set_eps(network, eps)
     return network.eval()
 
 

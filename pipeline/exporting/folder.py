@@ -25,10 +25,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import pipeline
-from pipeline.clips.frontend import DEVIATION_FLOOR, FLOOR, MEAN, STD, mel_settings
 from pipeline.config import ClipsConfig
 from pipeline.encoders import ARCHITECTURES, save_weights
 from pipeline.encoders.architectures import Architecture, architecture, blank
+from pipeline.encoders.frontend import DEVIATION_FLOOR, FLOOR, MEAN, STD, mel_settings
 from pipeline.encoders.weights import differing_tensors, in_one_line
 from pipeline.errors import UserError
 from pipeline.exporting import graphs
@@ -57,7 +57,7 @@ class Export:
     @property
     def architecture(self) -> str:
         """Its name in the settings."""
-        return str(getattr(self.run.config.encoders, self.modality))
+        return self.run.config.encoders.of(self.modality).name
 
     @property
     def network(self) -> Architecture:

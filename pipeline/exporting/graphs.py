@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.config import ClipsConfig
+from pipeline.encoders import frontend
+from pipeline.encoders.contract import Input
 from pipeline.errors import UserError
 
 TOLERANCE = 1e-4  # largest difference of a feature, against the largest feature where that is > 1
@@ -44,16 +45,16 @@ def graph(encoder: nn.Module, modality: str, clips: ClipsConfig, front_end: bool
     """
     draw = torch.Generator().manual_seed(0)
     video, audio = clips.video, clips.audio
-    front: nn.Module
+    front, name = frontend.front_end(modality, encoder, clips), "waveform"
     if modality == "video":
-        front, name = FramesToInput(), "frames"
+        name = "frames"
         shape = (3, video.frames, video.size, video.size, 3)
         media = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
     else:
-        front, name = LogMel(audio), "waveform"
         media = 0.1 * torch.randn((3, audio.samples), generator=draw)
     if not front_end:
-        return Graph(encoder, {"frames": "video", "waveform": "spectrogram"}[name], front(media))
+        inputs = {"frames": "video", "waveform": Input.of(encoder, modality).kind}
+        return Graph(encoder, inputs[name], front(media))
     for module in front.modules():
         for buffer_name, buffer in module.named_buffers(recurse=False):
             # Of its own memory: torchaudio's window is a view of a longer one.

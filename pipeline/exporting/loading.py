@@ -63,7 +63,7 @@ def _of_run(place: Location, modality: str, number: int | None, eps: float | Non
     run = Run.existing(place.full_uri)
     weights = run.finished_round(number).encoders
     state = of_modality(read_tensors(weights), modality, weights)
-    return encoder_of(state, modality, getattr(run.config.encoders, modality), weights, eps)
+    return encoder_of(state, modality, run.config.encoders.of(modality).name, weights, eps)
 
 
 def _of_export(place: Location, modality: str | None, eps: float | None) -> nn.Module:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline import encoders
-from pipeline.clips.frontend import FramesToInput, LogMel
-from pipeline.config import Config, LearningConfig
+from pipeline.config import Config
 from pipeline.embedding.memory_bank import MemoryBank
+from pipeline.learning.optimizers import new_optimizer, rate_factor, set_rate, trunk_factor
 from pipeline.learning.task import Heads, LearnerSpec
 from pipeline.runtime.devices import autocast, on_device
 from pipeline.storage import Location
@@ -62,10 +61,9 @@ class Learner:
         self.networks = encoders.channels_last(encoders.build(config.encoders, seed=0))
         encoders.load_weights(self.networks, spec.weights)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence(spec.key).generate_state(1)[0]))
+            torch.manual_seed(_seed_of(spec.key))
             self.model = EncodersWithHeads(self.networks, spec.heads, config.learning.head)
-        if spec.frozen:
-            self.model.encoders.requires_grad_(False)
+        self._still = self._freeze()
         if config.learning.compile:
             for network in self.model.encoders.values():
                 network.compile()
@@ -74,9 +72,12 @@ class Learner:
         self.wrapped = wrap(self.model)
         # Gradients stay with their worker: only a step's last batch is summed over workers.
         self._apart = getattr(self.wrapped, "no_sync", nullcontext)
-        front = {"video": FramesToInput(), "audio": LogMel(config.clips.audio)}
-        self.front = nn.ModuleDict(front).to(device)
-        self.optimizer = new_optimizer(self.model, config.learning)
+        self.front = encoders.front_ends(self.networks, config.clips).to(device)
+        trunks = {
+            network: trunk_factor(config.encoders, config.learning, m)
+            for m, network in self.model.encoders.items()
+        }
+        self.optimizer = new_optimizer(self.model, config.learning, trunks)
 
     def step(self, batches: list[Batch], progress: float, workers: int = 1) -> dict[str, Tensor]:
         """One optimiser step; returns mean losses and accuracies, still on the device (`read`).
@@ -88,11 +89,10 @@ class Learner:
         """
         learning = self.config.learning
         rate = learning.lr * learning.step_batches * rate_factor(learning, progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         self.wrapped.train()
-        if self.spec.frozen:
-            self.model.encoders.eval()
+        for module in self._still:
+            module.eval()
         self.optimizer.zero_grad(set_to_none=True)
         seen = []
         for number, batch in enumerate(batches, start=1):
@@ -105,6 +105,18 @@ class Learner:
         self.optimizer.step()
         return {name: torch.stack([one[name] for one in seen]).mean() for name in seen[0]}
 
+    def _freeze(self) -> list[nn.Module]:
+        """Take from training what stays as it is; return the modules that stay in eval mode."""
+        networks = self.model.encoders
+        if self.spec.frozen:
+            networks.requires_grad_(False)
+            return list(networks.values())
+        return [
+            module
+            for modality, network in networks.items()
+            for module in encoders.freeze(network, self.config.encoders.of(modality).frozen)
+        ]
+
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> dict[str, float]:
         """Loss and accuracy on held-out clips, BatchNorm in eval mode."""
@@ -116,6 +128,8 @@ class Learner:
     def _losses(self, batch: Batch, model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
         """Summed cross-entropy; loss and accuracy of each head, over the clips with its label."""
         inputs = {m: self._input(m, batch) for m in self.spec.heads}
+        # What a network draws while training depends on the batch alone, not on who takes it.
+        torch.manual_seed(_seed_of((*self.spec.key, int(batch["slot"]))))
         with autocast(self.device, self.config.precision):
             logits = model(inputs)
         if self.bank:
@@ -183,50 +197,5 @@ def read(values: Mapping[str, Tensor]) -> dict[str, float]:
     return dict(zip(values, torch.stack(list(values.values())).tolist()))
 
 
-def new_optimizer(model: nn.Module, learning: LearningConfig) -> torch.optim.Optimizer:
-    """SGD, AdamW or LARS; under the last two biases and BatchNorm's parameters are not decayed."""
-    lr, momentum, decay = learning.lr, learning.momentum, learning.weight_decay
-    if learning.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), lr, momentum, weight_decay=decay, fused=True)
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    if learning.optimizer == "lars":
-        trusted: dict[str, Any] = {"params": matrices, "trust_decay": decay}
-        return Lars([trusted, {"params": vectors}], lr=lr, momentum=momentum)
-    decayed = {"params": matrices, "weight_decay": decay}
-    return torch.optim.AdamW([decayed, {"params": vectors, "weight_decay": 0.0}], lr=lr, fused=True)
-
-
-class Lars(torch.optim.SGD):
-    """SGD whose step on each tensor is proportional to the tensor's own length (You et al. 2017).
-
-    In parameter groups that have a ``trust_decay`` β the gradient g of a tensor w is replaced by
-    η ‖w‖ / (‖g‖ + β ‖w‖) · (g + β w), η = 0.001; for large batches. Other groups are plain SGD.
-    """
-
-    TRUST = 0.001
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:
-        for group in self.param_groups:
-            decay = group.get("trust_decay")
-            for tensor in group["params"] if decay is not None else ():
-                if tensor.grad is not None:
-                    length, gradient = tensor.norm(), tensor.grad.norm()
-                    ratio = self.TRUST * length / (gradient + decay * length).clamp(min=1e-12)
-                    # A tensor of zeros has no length to go by.
-                    ratio = torch.where(length > 0, ratio, torch.ones_like(ratio))
-                    tensor.grad.add_(tensor, alpha=decay).mul_(ratio)
-        return super().step(closure)
-
-
-def rate_factor(learning: LearningConfig, progress: float) -> float:
-    """What the learning rate is multiplied by at `progress` in [0, 1) of the round."""
-    if progress < learning.warmup:
-        return (progress + 1e-3) / (learning.warmup + 1e-3)
-    if learning.schedule == "step":
-        return 0.1 ** sum(progress >= m for m in learning.step_milestones)
-    if learning.schedule == "cosine":
-        rest = (progress - learning.warmup) / max(1 - learning.warmup, 1e-9)
-        return 0.5 * (1 + math.cos(math.pi * rest))
-    return 1.0
+def _seed_of(key: tuple[int, ...]) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1)[0])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.clips.frontend import MEAN, STD, FramesToInput, LogMel
 from pipeline.clips.sampling import augmented, centre_range, centred
 from pipeline.config import AudioConfig, ClipsConfig
+from pipeline.encoders.frontend import MEAN, STD, FramesToInput, LogMel
 
 
 def test_a_clip_lies_inside_a_long_window_and_at_the_middle_of_a_short_one() -> None:

@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 import pipeline
 from jobs.export import main as export
 from pipeline import encoders
-from pipeline.clips.frontend import FramesToInput, LogMel
 from pipeline.config import Config
 from pipeline.encoders.architectures import ARCHITECTURES, Architecture
+from pipeline.encoders.frontend import FramesToInput, LogMel
 from pipeline.errors import UserError
 from pipeline.run import Run
 from tests.conftest import tiny
@@ -155,7 +155,7 @@ def read_by_their_cards(
             media, features = media_and_features(run.config, modality, network)
             inputs = base / name / f"{modality}.safetensors"
             save_file(media, inputs)
-            architecture = getattr(run.config.encoders, modality)
+            architecture = run.config.encoders.of(modality).name
             found[architecture] = Taken(base / name / "out" / modality, inputs, features)
     arguments = [str(path) for one in found.values() for path in (one.folder, one.media)]
     ended = subprocess.run(

@@ -8,7 +8,8 @@ import torch
 
 from pipeline import encoders
 from pipeline.config import LearningConfig
-from pipeline.learning.learner import Learner, rate_factor, read
+from pipeline.learning.learner import Learner, read
+from pipeline.learning.optimizers import rate_factor
 from pipeline.learning.task import LearnerSpec
 from pipeline.storage import Location
 from tests.conftest import tiny
@@ -32,6 +33,7 @@ def batch(seed: int = 0, **changes: np.ndarray) -> dict[str, np.ndarray]:
         "has_video": np.ones(B, bool),
         "has_audio": np.ones(B, bool),
         "mirror": np.zeros(B, bool),
+        "slot": np.int64(seed),
         "label_video": np.arange(B, dtype=np.int32) % 3,
         "label_audio": np.arange(B, dtype=np.int32) % 3,
     }

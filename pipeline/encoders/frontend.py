@@ -1,23 +1,37 @@
 """The front end: decoded clips → network inputs, batched on the device.
 
-Video is mirrored, normalised and reordered; audio becomes a log-mel spectrogram.
+Video is mirrored, normalised and reordered. Audio becomes a log-mel spectrogram, or stays as it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchaudio.transforms import MelSpectrogram
 
-from pipeline.config import AudioConfig
+from pipeline.config import AudioConfig, ClipsConfig
+from pipeline.encoders.contract import MEAN, STD, Input
 
-# Kinetics statistics, RGB in [0, 1] (HumamAlwassel/XDC, issue 2).
-MEAN = (0.43216, 0.394666, 0.37645)
-STD = (0.22803, 0.22145, 0.216989)
 FLOOR = 1e-6  # added to mel power before the logarithm; digital silence becomes log(1e-6)
 DEVIATION_FLOOR = 1e-5  # added to a clip's deviation, which is 0 in digital silence
+
+
+def front_ends(
+    networks: Mapping[str, nn.Module] | nn.ModuleDict, clips: ClipsConfig
+) -> nn.ModuleDict:
+    """What goes before each encoder, by modality."""
+    return nn.ModuleDict({m: front_end(m, network, clips) for m, network in networks.items()})
+
+
+def front_end(modality: str, network: nn.Module, clips: ClipsConfig) -> nn.Module:
+    """Decoded clips of a modality → what this encoder wants (`contract.Input`)."""
+    wanted = Input.of(network, modality)
+    if modality == "video":
+        return FramesToInput(wanted.mean, wanted.std)
+    return LogMel(clips.audio) if wanted.kind == "spectrogram" else Waveform(wanted.unit)
 
 
 class FramesToInput(nn.Module):
@@ -29,10 +43,10 @@ class FramesToInput(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, mean: Sequence[float] = MEAN, std: Sequence[float] = STD) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(MEAN), persistent=False)
-        self.register_buffer("std", torch.tensor(STD), persistent=False)
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("std", torch.tensor(std), persistent=False)
 
     def forward(self, frames_BTHWC: Tensor, mirror_B: Tensor | None = None) -> Tensor:
         if mirror_B is not None:
@@ -85,3 +99,21 @@ class LogMel(nn.Module):
             deviation = x.std(dim=(1, 2), keepdim=True)
             x = (x - mean) / (deviation + DEVIATION_FLOOR)
         return x.unsqueeze(1)
+
+
+class Waveform(nn.Module):
+    """waveform float32 [B, samples] as it is, or each clip brought to mean 0 and variance 1.
+
+    The latter as Wav2Vec2FeatureExtractor of transformers does.
+    """
+
+    def __init__(self, unit: bool) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def forward(self, waveform_BS: Tensor) -> Tensor:
+        x = waveform_BS.float()
+        if not self.unit:
+            return x
+        variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
+        return (x - mean) / (variance + 1e-7).sqrt()
