@@ -19,12 +19,13 @@ from pydantic import BaseModel
 
 from pipeline import config, run
 from pipeline.clips import cut_tables, rejects, table
+from pipeline.section import WHERE
 from pipeline.setting_comments import (
     as_written,
     comment_at,
     comment_of,
-    field_comments,
     sections,
+    setting_comments,
     takes,
     tree,
 )
@@ -62,7 +63,7 @@ def pages() -> dict[Path, str]:
 
 def settings_page() -> str:
     """Every key of `config.Config` with its default, what it takes and what it does."""
-    said = field_comments(config)
+    said = setting_comments()
     parts = list(sections(config.Config))
     keys = sum(len(fields) for _, _, fields, _ in parts)
     lines = [
@@ -82,7 +83,7 @@ def settings_page() -> str:
         for name, info in fields:
             meaning = info.description or comment_at(said, section, name)
             key = f"{prefix}.{name}" if prefix else name
-            mark = "●" if free or config.WHERE in info.metadata else ""
+            mark = "●" if free or WHERE in info.metadata else ""
             cells = (f"`{key}`", mark, f"`{as_written(info.default)}`", takes(info), meaning)
             lines.append(f"| {' | '.join(map(_cell, cells))} |")
         lines.append("")

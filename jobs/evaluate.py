@@ -130,6 +130,8 @@ def by_round(run: Run, options: argparse.Namespace, numbers: list[int]) -> None:
     found = evaluate_rounds(run, numbers, options.test_split)
     _write(found, run.location / "evaluation.json", options.json)
     say(f"\n{report.headline(found)}\n{report.by_round(found)}")
+    for line in report.below_start(found):
+        say(line)
 
 
 def by_protocol(run: Run, options: argparse.Namespace, number: int) -> None:
@@ -142,7 +144,7 @@ def by_protocol(run: Run, options: argparse.Namespace, number: int) -> None:
         protocols=tuple(dict.fromkeys(options.protocol or ("linear",))),
         folds=tuple(dict.fromkeys(options.folds or ())),
         modalities=tuple(dict.fromkeys(options.modality or ())),
-        baselines=tuple(dict.fromkeys(options.baseline or ())),
+        baselines=tuple(dict.fromkeys([*(options.baseline or ()), *_start(run)])),
         clips_per_video=options.clips_per_video or 10,
         test_split=options.test_split,
         lr=options.lr,
@@ -153,6 +155,13 @@ def by_protocol(run: Run, options: argparse.Namespace, number: int) -> None:
     place = run.location / "evaluation" / f"{found['dataset'].replace(' ', '-')}.json"
     _write(found, place, options.json)
     say(f"\n{report.headline(found)}\n\n{report.as_table(found)}")
+    for line in report.below_start(found):
+        say(line)
+
+
+def _start(run: Run) -> list[str]:
+    """What a run began with stands beside what it learned."""
+    return ["random"] if run.config.encoders.started else []
 
 
 def _write(found: dict[str, Any], place: Location, copy: str | None) -> None:

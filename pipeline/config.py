@@ -6,52 +6,13 @@ resolved tree is saved with the results as ``config.yaml``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
-from pipeline.addresses import without_credentials
-
-
-@dataclass(frozen=True)
-class Where:
-    """Marks a setting that says where, when or how long work runs, never what comes out of it.
-
-    Such a setting may change while a run goes on, and comparisons of settings leave it out.
-    """
-
-
-WHERE = Where()
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Address = Annotated[str, AfterValidator(without_credentials)]  # a path or URI; settings are saved
-
-
-def _listed(value: Any) -> Any:
-    """One name stands for a list of one."""
-    return (value,) if isinstance(value, str) else value
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
-    )
-
-    def outcome(self) -> dict[str, Any]:
-        """The settings that decide what comes out, dumped: all but those marked `WHERE`."""
-        return self.model_dump(mode="json", exclude=_where(type(self)))
+from pipeline.encoder_settings import EncoderConfig
+from pipeline.section import WHERE, Address, Count, Fraction, Names, Positive, Section
 
 
 class IndexConfig(Section):
@@ -111,7 +72,7 @@ class ClipsConfig(Section):
     timeout_s: Annotated[Positive, WHERE] = 20.0  # to probe one file, or to decode one clip
     # Only clips with one of these values in their column split are clustered and learned from, for
     # example train; empty: all clips. Learning reads no labels, so the paper's setting is all.
-    split: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
+    split: Names = ()
     # The share of the clips that one pass may lose beyond what the pass before it lost. A stage
     # that loses more stops before anything counts: the media are away, not bad.
     max_rejected: Annotated[Fraction, WHERE] = 0.05
@@ -132,61 +93,6 @@ class StoreConfig(Section):
     enabled: bool = False  # make the store before the first round, and read clips from it
     place: Address = ""  # folder, local or s3://…; empty: store/ in the run directory
     codec: Literal["jpeg", "h264"] = "jpeg"  # h264: a fifth of the size, slower to make
-
-
-class Encoder(Section):
-    """One encoder. ``encoders.video=NAME`` is short for ``encoders.video.name=NAME``."""
-
-    # Of pipeline.encoders; torchvision:NAME, timm:NAME or hf:NAME of other packages; or
-    # package.module:function, a network of yours (see docs/extend.md).
-    name: str
-    # Weights to begin with: a run (runs/a, or runs/a#2 for its round 2), a folder of
-    # jobs/export.py, a .safetensors, .pth or .pt file, or pretrained: those that torchvision,
-    # timm or the hub have for this name. Empty: random ones.
-    start: Address = ""
-    # What is never trained: parameters whose names begin so, such as [stem, layer1].
-    frozen: Annotated[tuple[str, ...], BeforeValidator(_listed)] = ()
-
-    @model_serializer(mode="wrap")
-    def _short(self, dump: SerializerFunctionWrapHandler) -> Any:
-        """The name alone where that is all: as runs saved it before there was anything else."""
-        dumped = dump(self)
-        return dumped if self.start or self.frozen else dumped["name"]
-
-
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-class VideoEncoder(Encoder):
-    # r2plus1d_18: torchvision's widths; r2plus1d_18_xdc: the released XDC weights' widths.
-    # r2plus1d_small: for CPUs.
-    name: str = "r2plus1d_18_xdc"
-
-
-class AudioEncoder(Encoder):
-    # resnet18: stock with a one-channel stem; resnet18_vmz: the stem of FAIR's audio network.
-    # resnet_small: for CPUs.
-    name: str = "resnet18_vmz"
-
-
-class EncoderConfig(Section):
-    """The networks, and what they begin with."""
-
-    video: Annotated[VideoEncoder, BeforeValidator(_named)] = VideoEncoder()
-    audio: Annotated[AudioEncoder, BeforeValidator(_named)] = AudioEncoder()
-    # Batches of clips that set the random encoders' BatchNorm statistics before the first
-    # clustering; 0: they stay at mean 0 and variance 1.
-    warm_batches: Annotated[int, Field(ge=0)] = 8
-
-    def of(self, modality: str) -> Encoder:
-        found: Encoder = getattr(self, modality)
-        return found
-
-    @property
-    def started(self) -> list[str]:
-        """The modalities that do not begin with random weights."""
-        return [modality for modality in ("video", "audio") if self.of(modality).start]
 
 
 class EmbeddingConfig(Section):
@@ -371,14 +277,3 @@ class Config(Section):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-
-def _where(section: type[BaseModel]) -> dict[str, Any]:
-    """The marked settings, as pydantic's ``exclude`` takes them."""
-    found: dict[str, Any] = {}
-    for name, info in section.model_fields.items():
-        if WHERE in info.metadata:
-            found[name] = True
-        elif isinstance(info.annotation, type) and issubclass(info.annotation, Section):
-            found[name] = _where(info.annotation)
-    return found

@@ -19,7 +19,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from pipeline import config
+from pipeline import config, encoder_settings
+from pipeline.section import WHERE
 
 _WORDS = {int: "integer", float: "number", str: "text", bool: "true or false", NoneType: "null"}
 _BOUNDS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -38,13 +39,13 @@ class SettingsParser(argparse.ArgumentParser):
 
 def listing() -> str:
     """All settings as text: ``key=default``, what it takes, and what it does."""
-    said = field_comments(config)
+    said = setting_comments()
     lines = ["settings, as key=value or in YAML files (* may change in a run that was begun):"]
     for prefix, section, fields, free in sections(config.Config):
         lines.append("")
         for name, info in fields:
             key = f"{prefix}.{name}" if prefix else name
-            mark = "*" if free or config.WHERE in info.metadata else " "
+            mark = "*" if free or WHERE in info.metadata else " "
             lines.append(f" {mark}{key}={as_written(info.default) if info.default != '' else ''}")
             meaning = info.description or comment_at(said, section, name)
             words = f"{takes(info).replace('`', '')}: {meaning}"
@@ -64,7 +65,7 @@ def sections(
     for name, info in section.model_fields.items():
         kind = info.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            marked = free or config.WHERE in info.metadata
+            marked = free or WHERE in info.metadata
             nested.append((kind, f"{prefix}.{name}".lstrip("."), marked))
         else:
             plain.append((name, info))
@@ -102,6 +103,10 @@ def _kind(annotation: Any) -> str:
 
 def as_written(value: Any) -> str:
     return json.dumps(value) if value == "" or not isinstance(value, str) else value
+
+
+def setting_comments() -> dict[tuple[str, str], str]:
+    return field_comments(config) | field_comments(encoder_settings)
 
 
 def field_comments(module: ModuleType) -> dict[tuple[str, str], str]:

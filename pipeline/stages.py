@@ -17,6 +17,7 @@ import ray
 
 from pipeline.clips.table import PublishedClips
 from pipeline.clustering import Clustering, ClusteringTask, cluster, read_labels
+from pipeline.clustering.agreement import agreement
 from pipeline.clustering.summary import show_progress, summarize, warn_of_collapse
 from pipeline.embedding.embed import EmbeddingTask, embed, origin_of
 from pipeline.embedding.written import discard
@@ -107,7 +108,27 @@ class Stages:
             title = self._title(this, f"cluster {name}")
             say(f"{title} · {duration(time.monotonic() - started)} · {shown}")
             warn_of_collapse(name, clustering)
+            if version:
+                self._beside_the_start(name, found, title)
         return clustering
+
+    def _beside_the_start(self, name: str, found: Mapping[str, float], title: str) -> None:
+        """Of a run that began with weights: say how far its first clusters agreed, too."""
+        first = self.labels_of(name, 0)
+        if first is None or not self.run.config.encoders.started:
+            return
+        for other in self.method.clusterings:
+            theirs, now = self.labels_of(other, 0), found.get(f"agreement_with_{other}")
+            if other == name or theirs is None or now is None:
+                continue
+            start = agreement(theirs, first)
+            say(f"{title} · agreement with {other} {now:.3g}, the start's {start:.3g}")
+            if now < start:
+                say(
+                    "warning: the two modalities agree less than at the start: what was there may "
+                    "be getting lost. Lower learning.trunk_lr, or leave stages frozen "
+                    f"(encoders.{MODALITIES[0]}.frozen)"
+                )
 
     def learn(
         self,

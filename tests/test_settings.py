@@ -43,6 +43,19 @@ def test_shipped_configs_are_valid(place: Path) -> None:
     settings.load([str(place)])
 
 
+def test_one_text_stands_for_an_encoder(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("encoders: {video: r2plus1d_small}\n")
+    config = settings.load([str(tmp_path / "a.yaml"), "encoders.video.start=runs/a"])
+    assert config.encoders.video.name == "r2plus1d_small"
+    again = settings.load(["encoders.video.start=runs/a", str(tmp_path / "a.yaml")])
+    assert again == config
+    plain = settings.load([str(tmp_path / "a.yaml")])
+    assert plain.outcome()["encoders"]["video"] == "r2plus1d_small", "as runs saved it before"
+    for one in (config, plain):
+        (tmp_path / "saved.yaml").write_text(one.to_yaml())
+        assert settings.load([str(tmp_path / "saved.yaml")]) == one
+
+
 def test_saved_config_reads_back_the_same(tmp_path: Path) -> None:
     config = settings.load(
         ["clips.video.region=[1,2,3,4]", "clips.video.train_short_side=[230,240]"]
@@ -233,8 +246,12 @@ SEEN = {
     "store.enabled": "test_rounds.py::test_a_whole_run_with_two_workers",
     "store.place": "test_jobs.py::test_index_fills_the_clip_store",
     "store.codec": "clips/test_store.py::test_a_clip_is_the_same_from_the_store",
-    "encoders.video": "encoders/test_encoders.py::test_video_encoders_give_pooled_features",
-    "encoders.audio": "encoders/test_encoders.py::test_audio_encoders_give_pooled_features",
+    "encoders.video.name": "encoders/test_encoders.py::test_video_encoders_give_pooled_features",
+    "encoders.audio.name": "encoders/test_encoders.py::test_audio_encoders_give_pooled_features",
+    "encoders.video.start": "test_starts.py::test_the_weights_of_a_file_become_round_0",
+    "encoders.audio.start": "test_starts.py::test_a_run_begins_where_another_one_stands",
+    "encoders.video.frozen": "learning/test_learner.py::test_stages_stay_frozen",
+    "encoders.audio.frozen": "learning/test_learner.py::test_stages_stay_frozen",
     "encoders.warm_batches": "embedding/test_warming.py::test_statistics_are_those_of_some_clips",
     "embedding.batch_size": "embedding/test_embed.py::test_goes_on_where_it_was_killed",
     "embedding.min_actors": "test_encoder_actors_are_between_least_and_most",
@@ -281,6 +298,7 @@ SEEN = {
     "test_neighbours_change_the_order_of_an_epoch_and_not_its_clips",
     "learning.optimizer": "learning/test_learner.py::test_learns_a_batch_by_heart",
     "learning.lr": "learning/test_learner.py::test_learns_a_batch_by_heart",
+    "learning.trunk_lr": "learning/test_learner.py::test_a_trunk_learns_at_a_rate_of_its_own",
     "learning.momentum": "test_optimizer_settings",
     "learning.weight_decay": "test_optimizer_settings",
     "learning.schedule": "learning/test_learner.py::test_learning_rate_schedules",

@@ -32,6 +32,8 @@ __all__ = [
     "save_weights",
 ]
 
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
 
 def build(config: EncoderConfig, seed: int) -> nn.ModuleDict:
     """Both encoders with random weights, ``{"video": …, "audio": …}``; each has a ``dim``.
@@ -55,8 +57,9 @@ def channels_last(networks: nn.ModuleDict) -> nn.ModuleDict:
     for network in networks.values():
         sizes = [(p.ndim >= 4, p.numel()) for p in network.parameters()]
         if 2 * sum(size for is_kernel, size in sizes if is_kernel) > sum(size for _, size in sizes):
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+            for p in network.parameters():
+                if p.ndim in _CHANNELS_LAST:
+                    p.data = p.data.to(memory_format=_CHANNELS_LAST[p.ndim])
     return networks
 
 

@@ -24,6 +24,7 @@ from pipeline.storage import Location
 from pipeline.telemetry.console import say
 
 _Read = tuple[np.ndarray, np.ndarray]  # see `read_features`
+START = "start"  # round 0 of a run that began with weights
 BOTH = "both"  # features of the two modalities side by side, each of length one
 
 
@@ -51,7 +52,8 @@ def sources_of(
     """The encoders of the rounds and the baselines, each once.
 
     Args:
-        baselines: ``random``, ``raw``, ``supervised`` or ``supervised:TABLE:COLUMN``.
+        baselines: ``random`` (round 0, of random weights or not), ``raw``, ``supervised`` or
+            ``supervised:TABLE:COLUMN``.
         test_split: what supervised baselines must not learn from, see `splits.sides_of`.
 
     Raises:
@@ -63,7 +65,8 @@ def sources_of(
         if asked == "raw":
             sources.append(FeatureSource("raw", None, None))
         elif asked in (0, "random"):
-            sources.append(FeatureSource("random", run.round(0).encoders, 0))
+            name = START if run.config.encoders.started else "random"
+            sources.append(FeatureSource(name, run.round(0).encoders, 0))
         elif isinstance(asked, int):
             sources.append(FeatureSource(f"round {asked}", run.round(asked).encoders, asked))
         else:

@@ -73,12 +73,13 @@ class Request:
 def evaluate_rounds(run: Run, rounds: Sequence[int], test_split: str) -> dict[str, Any]:
     """How the encoders improved: the protocol ``linear`` for every round, on the run's own clips.
 
-    Every example is one clip, as in pretraining, so that features kept by rounds are reused. The
+    What a run began with stands beside them, unless that was random weights. Every example is one
+    clip, as in pretraining, so that features kept by rounds are reused. The
     rounds' clusters are compared with the labels, too. See `evaluate`.
     """
     clips = ClipTable.open(run.clips)
     request = Request(
-        rounds=tuple(rounds),
+        rounds=tuple(sorted({*rounds, 0} if run.config.encoders.started else rounds)),
         protocols=("linear", PSEUDO_LABELS),
         modalities=tuple(m for m in MODALITIES if clips.count((m,))),
         clips_per_video=1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.evaluation.feature_sources import START
 from pipeline.telemetry.console import table
 
 Row = Mapping[str, Any]  # of a report's ``results``
@@ -31,11 +32,30 @@ def by_round(report: Mapping[str, Any]) -> str:
         for row in rows:
             cells.setdefault(row["round"], {})[head.format(row["modality"])] = _figure(row, name)
         heads += dict.fromkeys(head.format(row["modality"]) for row in rows)
+    zero = next((f"0 ({row['encoder']})" for row in report["results"] if row["round"] == 0), "0")
     lines = [
-        [str(number) if number else "0 (random)", *(found.get(head, "–") for head in heads)]
+        [str(number) if number else zero, *(found.get(head, "–") for head in heads)]
         for number, found in cells.items()
     ]
     return table(["round", *heads], lines)
+
+
+def below_start(report: Mapping[str, Any]) -> list[str]:
+    """Encoders of rounds that are worse than what the run began with, a line each."""
+    found = []
+    for row in report["results"]:
+        for start in report["results"]:
+            same = all(row[name] == start[name] for name in ("protocol", "modality"))
+            name = next(iter(row["mean"]))
+            if start["encoder"] != START or not same or not row["round"]:
+                continue
+            now, before = row["mean"][name], start["mean"][name]
+            if now < before:
+                found.append(
+                    f"warning: {row['encoder']}, {row['modality']}: {row['protocol']} {name} "
+                    f"{now:.3f} is below the start's {before:.3f}"
+                )
+    return found
 
 
 def headline(report: Mapping[str, Any]) -> str:

@@ -14,6 +14,8 @@ class ConvNet(nn.Module):
         channels: of the input.
     """
 
+    input: dict[str, object]
+
     def __init__(self, conv: type[nn.Module], channels: int, dim: int) -> None:
         super().__init__()
         self.dim = dim
@@ -33,3 +35,15 @@ def video_convnet() -> ConvNet:
 
 def audio_convnet() -> ConvNet:
     return ConvNet(nn.Conv2d, 1, 16)
+
+
+def wants_nonsense() -> ConvNet:
+    network = video_convnet()
+    network.input = {"kind": "frames", "colour": "green"}
+    return network
+
+
+def gives_too_much() -> ConvNet:
+    network = ConvNet(nn.Conv3d, 3, 16)
+    network.dim = 8
+    return network

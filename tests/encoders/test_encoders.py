@@ -6,11 +6,13 @@ import pytest
 import torch
 from torchvision.models.video import r2plus1d_18 as torchvision_r2plus1d_18
 
-from pipeline import encoders
+from pipeline import encoders, settings
 from pipeline.config import EncoderConfig
 from pipeline.encoders import audio, heads, video
 from pipeline.errors import UserError
 from pipeline.storage import Location
+
+HERE = "tests.encoders.layernorm_networks"
 
 
 def shapes(module: torch.nn.Module) -> dict[str, tuple[int, ...]]:
@@ -90,10 +92,10 @@ def test_a_folded_head_is_linear_on_the_features(kind: str) -> None:
 
 
 def test_an_encoder_of_ones_own_is_named_by_its_import_path() -> None:
-    here = "tests.encoders.layernorm_networks"
-    config = EncoderConfig(video=f"{here}:video_convnet", audio=f"{here}:audio_convnet")
-    encoders.check_encoders(config, batch_size=2)
-    networks = encoders.channels_last(encoders.build(config, seed=0))
+    given = [f"encoders.video={HERE}:video_convnet", f"encoders.audio.name={HERE}:audio_convnet"]
+    config = settings.load(given)
+    encoders.check_encoders(config)
+    networks = encoders.channels_last(encoders.build(config.encoders, seed=0))
     assert networks["video"](torch.randn(2, 3, 4, 16, 16)).shape == (2, networks["video"].dim)
     assert networks["audio"](torch.randn(2, 1, 8, 8)).shape == (2, networks["audio"].dim)
 
@@ -105,14 +107,22 @@ def test_an_encoder_of_ones_own_is_named_by_its_import_path() -> None:
         ("tests.encoders.nowhere:net", "tests.encoders.nowhere:net cannot be imported: No module"),
         ("tests.encoders.layernorm_networks:net", "cannot be imported: module .* has no attribute"),
         ("torch.nn:Identity", "torch.nn:Identity has no attribute dim"),
+        ("torchvision:resnet18", "name=resnet18 cannot be made: torchvision has no video network"),
+        ("torchvision:mvit_v2_s", "wants clips.video.frames=16 .it is 8.$"),
+        ("torchvision:s3d", "torchvision:s3d does not take clips of 8 frames of 224²: "),
+        ("timm:nothing", "name=nothing cannot be made: Unknown model"),
+        ("timm:test_vit?depht=1", "name=test_vit, depht=1 cannot be made: .*depht"),
+        ("hf:/nowhere/at/all", "name=/nowhere/at/all cannot be made: "),
+        (f"{HERE}:wants_nonsense", "attribute input has colour: see pipeline/encoders/contract.py"),
+        (f"{HERE}:gives_too_much", "gives 2×16 for two clips, not 2×8"),
     ],
 )
 def test_a_network_that_cannot_be_an_encoder_is_rejected_by_name(name: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as error:
-        encoders.check_encoders(EncoderConfig(video=name), batch_size=2)
+        encoders.check_encoders(settings.load([f"encoders.video={name}"]))
     assert "\n" not in str(error.value)
 
 
 def test_a_batch_of_one_clip_never_reaches_batchnorm() -> None:
     with pytest.raises(UserError, match="gives the BatchNorm of the encoder r2plus1d_18_xdc no"):
-        encoders.check_encoders(EncoderConfig(), batch_size=1)
+        encoders.check_encoders(settings.load(["learning.batch_size=1"]))

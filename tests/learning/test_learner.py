@@ -8,6 +8,7 @@ import torch
 
 from pipeline import encoders
 from pipeline.config import LearningConfig
+from pipeline.errors import UserError
 from pipeline.learning.learner import Learner, read
 from pipeline.learning.optimizers import rate_factor
 from pipeline.learning.task import LearnerSpec
@@ -122,6 +123,53 @@ def test_stops_when_the_held_out_loss_no_longer_falls(tmp_path: Path) -> None:
     assert not patient.should_stop([3.0, 2.0, 2.1])
     assert patient.should_stop([3.0, 2.0, 2.1, 2.05])
     assert not learner(tmp_path, XDC).should_stop([1.0, 2.0, 3.0, 4.0])
+
+
+def test_a_trunk_learns_at_a_rate_of_its_own(tmp_path: Path) -> None:
+    """With plain SGD the first step is the rate times the gradient."""
+    plain = ("learning.optimizer=sgd", "learning.momentum=0", "learning.weight_decay=0")
+    moved: dict[str, dict[str, torch.Tensor]] = {}
+    for name, more in {"one": (), "slow": ("learning.trunk_lr=0.02",)}.items():
+        trained = learner(tmp_path, XDC, *plain, "learning.lr=0.1", "learning.warmup=0", *more)
+        before = {n: p.detach().clone() for n, p in trained.model.named_parameters()}
+        trained.step([batch()], 0.0)
+        after = dict(trained.model.named_parameters())
+        moved[name] = {n: after[n].detach() - before[n] for n in before}
+    for name, step in moved["one"].items():
+        factor = 0.2 if name.startswith("encoders.") else 1.0
+        torch.testing.assert_close(moved["slow"][name], factor * step, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
+def test_an_encoder_that_began_with_weights_learns_more_slowly(
+    optimizer: str, tmp_path: Path
+) -> None:
+    trained = learner(
+        tmp_path, XDC, f"learning.optimizer={optimizer}", "encoders.video.start=runs/a"
+    )
+    trained.step([batch()], 0.5)
+    rates = {id(p): g["lr"] for g in trained.optimizer.param_groups for p in g["params"]}
+    named = {n: rates[id(p)] for n, p in trained.model.named_parameters()}
+    (slow,) = {rate for name, rate in named.items() if name.startswith("encoders.video")}
+    (rate,) = {rate for name, rate in named.items() if not name.startswith("encoders.video")}
+    assert slow == pytest.approx(rate / 10)
+
+
+def test_stages_stay_frozen(tmp_path: Path) -> None:
+    """Their BatchNorm statistics included; an unknown part is an error."""
+    more = ("encoders.video.frozen=[stem,layer1]", "encoders.audio.frozen=stem")
+    trained = learner(tmp_path, XDC, *more, "learning.lr=0.1")
+    before = {n: t.clone() for n, t in trained.model.encoders.state_dict().items()}
+    for seed in range(3):
+        trained.step([batch(seed)], 0.0)
+    after = trained.model.encoders.state_dict()
+    moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
+    still = ("video.stem.", "video.layer1.", "audio.stem.")
+    assert not [name for name in moved if name.startswith(still)]
+    kept = [name for name in before.keys() - moved if not name.startswith(still)]
+    assert kept == []
+    with pytest.raises(UserError, match=r"frozen has 'layer9'.*it has stem, layer1"):
+        learner(tmp_path, XDC, "encoders.video.frozen=layer9")
 
 
 def test_frozen_encoders_stay_as_they_are_while_their_heads_learn(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ _RANDOM = (
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-class Encoder(nn.Module):
+class TransformersEncoder(nn.Module):
     """One model of transformers as an encoder."""
 
     input: dict[str, Any]
@@ -36,7 +36,7 @@ class Encoder(nn.Module):
         self.dim = int(config.hidden_size)
 
 
-class VideoTransformer(Encoder):
+class VideoTransformer(TransformersEncoder):
     """float32 [B, 3, T, H, W] → float [B, dim], the mean over the tokens."""
 
     def __init__(self, model: Any, config: Any) -> None:
@@ -49,7 +49,7 @@ class VideoTransformer(Encoder):
         return tokens.mean(dim=1)
 
 
-class WaveformTransformer(Encoder):
+class WaveformTransformer(TransformersEncoder):
     """waveform float32 [B, samples] → float [B, dim], the mean over time."""
 
     def __init__(self, model: Any, config: Any) -> None:
@@ -61,7 +61,7 @@ class WaveformTransformer(Encoder):
         return states.mean(dim=1)
 
 
-class SpectrogramTransformer(Encoder):
+class SpectrogramTransformer(TransformersEncoder):
     """waveform float32 [B, samples] at 16 kHz → float [B, dim]: AST, with its own front end."""
 
     def __init__(self, model: Any, config: Any, mean: float, std: float) -> None:
@@ -113,7 +113,7 @@ def network(
     config: Mapping[str, Any] | None = None,
     facts: Mapping[str, Any] | None = None,
     **options: Any,
-) -> Encoder:
+) -> TransformersEncoder:
     """A network of transformers with random weights, or with those of that name.
 
     Args:
@@ -143,8 +143,8 @@ def network(
     return made
 
 
-def _encoder(model: Any, config: Any, facts: Mapping[str, Any]) -> Encoder:
-    made: Encoder
+def _encoder(model: Any, config: Any, facts: Mapping[str, Any]) -> TransformersEncoder:
+    made: TransformersEncoder
     takes = getattr(model, "main_input_name", "")
     if takes.startswith("pixel_values"):
         made = VideoTransformer(model, config)
