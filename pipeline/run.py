@@ -208,6 +208,21 @@ class Run:
         clustered = any((self.round(0).location / "clusters").children())
         return setting.startswith("clustering.") and not clustered
 
+    def with_more_rounds(self, more: int) -> Config:
+        """The settings for so many rounds beyond those that are finished.
+
+        Given again after it was stopped, it goes on to where it was to end.
+        """
+        last, saved = self.last_round() or 0, self.saved()
+        unfinished = saved is not None and saved.rounds > last
+        if saved is not None and saved.settled_nmi:  # it may have ended before, on purpose
+            unfinished &= saved.min_rounds == saved.rounds
+        goal = saved.rounds if saved is not None and unfinished else last + more
+        wanted: dict[str, Any] = {"rounds": goal}
+        if self.config.settled_nmi:
+            wanted["min_rounds"] = goal
+        return self.config.model_copy(update=wanted)
+
     @property
     def clips(self) -> Location:
         return self.location / "clips"

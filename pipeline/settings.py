@@ -76,6 +76,19 @@ def load(arguments: list[str]) -> Config:
     return build(tree)
 
 
+def more_rounds(arguments: list[str]) -> tuple[list[str], int]:
+    """The arguments without ``rounds=+N``, and N; 0 where they have none."""
+    found = [a.removeprefix("rounds=+") for a in arguments if a.startswith("rounds=+")]
+    others = [a for a in arguments if not a.startswith("rounds=+")]
+    if not found:
+        return others, 0
+    if not found[-1].isdecimal() or not int(found[-1]):
+        raise UserError(
+            f"rounds=+{found[-1][:_LONGEST]}: after the plus stands how many, such as +2"
+        )
+    return others, int(found[-1])
+
+
 def build(tree: dict[str, Any]) -> Config:
     """Validate a nested mapping of settings.
 

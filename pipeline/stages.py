@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ import ray
 from pipeline.clips.table import PublishedClips
 from pipeline.clustering import Clustering, ClusteringTask, cluster, read_labels
 from pipeline.clustering.agreement import agreement
+from pipeline.clustering.matching import matched, share_of_new
 from pipeline.clustering.summary import show_progress, summarize, warn_of_collapse
 from pipeline.embedding.embed import EmbeddingTask, embed, origin_of
 from pipeline.embedding.written import discard
@@ -31,6 +33,7 @@ from pipeline.runtime.standby import NextStages
 from pipeline.telemetry.console import duration, say
 from pipeline.telemetry.events import EventLog
 
+MATCHED = "matched.json"  # beside a clustering: its clusters' ids in the round before
 _REPAIRS = 100  # of damaged features, one after the other
 
 
@@ -110,7 +113,33 @@ class Stages:
             warn_of_collapse(name, clustering)
             if version:
                 self._beside_the_start(name, found, title)
+                self._match(name, version, clustering, title)
         return clustering
+
+    def _match(self, name: str, version: int, clustering: Clustering, title: str) -> None:
+        """Write which clusters these were in the round before; say where clips that are new lie."""
+        before, labels = self.labels_of(name, version - 1), ray.get(clustering.labels[0])
+        if before is None:
+            return
+        found: dict[str, Any] = {"round": version - 1}
+        found["clusters"] = matched(before, labels, clustering.k).tolist()
+        counts = (self._num_clustered(name, number) for number in reversed(range(version)))
+        first_new = next((n for n in counts if n is not None and n < len(labels)), None)
+        if first_new is not None:
+            shares = share_of_new(labels, first_new, clustering.k)
+            found |= {"first_new_clip": first_new, "share_of_new": shares.round(4).tolist()}
+            most, least = int(shares.argmax()), int(shares.argmin())
+            say(
+                f"{title} · {1 - first_new / len(labels):.0%} of the clips are new: "
+                f"{shares[least]:.0%} of cluster {least}, {shares[most]:.0%} of cluster {most}"
+            )
+        (clustering.out / MATCHED).write_json(found)
+
+    def _num_clustered(self, name: str, version: int) -> int | None:
+        place = self.run.round(version).clusters(name) / "clustering.json"
+        with suppress(FileNotFoundError, ValueError, KeyError):
+            return int(place.read_json()["num_clips"])
+        return None
 
     def _beside_the_start(self, name: str, found: Mapping[str, float], title: str) -> None:
         """Of a run that began with weights: say how far its first clusters agreed, too."""

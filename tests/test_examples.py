@@ -36,6 +36,22 @@ def test_a_folder_ends_in_encoders(run: Path) -> None:
     assert pq.read_table(run / "clips").num_rows == 48
 
 
+def test_weights_are_adapted(
+    run: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "adapted"
+    example("adapt_weights")(str(world.parent), str(place), str(run), *TINY)
+    said = capsys.readouterr().out
+    assert f"round 0 · video {run}, audio {run} in" in said
+    assert "0 (start)" in said
+
+
+def test_encoders_of_ones_own(world: Path, local_ray: None, tmp_path: Path) -> None:
+    others = [given for given in TINY if not given.startswith("encoders.")]
+    example("own_encoder")(str(world.parent), str(tmp_path / "own"), *others)
+    assert (tmp_path / "own" / "LATEST").read_text() == "1\n"
+
+
 def test_features_of_one_clip(run: Path) -> None:
     uris = pq.read_table(run / "clips")["uri"].to_pylist()
     first, again, other = (

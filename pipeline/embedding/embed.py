@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import WorkerCrashedError
 
 from pipeline.clips.decoding.decoder import load_decoder
-from pipeline.clips.outage import check_losses
+from pipeline.clips.deleted import check_media
 from pipeline.clips.slots import Order
 from pipeline.clips.stream import Slots
 from pipeline.clips.table import ClipTable, PublishedClips
@@ -27,7 +27,7 @@ from pipeline.embedding import executors
 from pipeline.embedding.encode import Losses
 from pipeline.embedding.executors import Pass
 from pipeline.embedding.shards import FeatureSink
-from pipeline.embedding.written import Origin, Written, finish, reasons_of, unfinished
+from pipeline.embedding.written import Origin, Written, finish, losses_of, unfinished
 from pipeline.manifest import NAME
 from pipeline.runtime import demands
 from pipeline.runtime.placement import choose_device
@@ -123,8 +123,8 @@ def _embed(task: EmbeddingTask) -> dict[str, Any]:
     counts = written.counts()
     if counts["rejected"]:
         ids = clips.rows(np.flatnonzero(written.rejected), ["clip_id"])["clip_id"].to_pylist()
-        reasons, tried = reasons_of(task.rejects, out, ids), int((chosen & ~written.banked).sum())
-        check_losses(task.title, reasons, tried, config.clips.max_rejected, task.lost_before)
+        lost, tried = losses_of(task.rejects, out, ids), int((chosen & ~written.banked).sum())
+        check_media(task.title, lost, tried, config.clips.max_rejected, task.lost_before)
     finish(out, written, origin)
     start_seconds, seconds = round(progress.start_s, 2), round(progress.seconds, 2)
     return {**counts, "start_seconds": start_seconds, "seconds": seconds}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from pipeline import encoders
-from pipeline.clips.outage import check_losses
+from pipeline.clips import deleted
 from pipeline.clips.rejects import Reason, RejectedClip, kind_of_loss
 from pipeline.clips.stream import batches_of
 from pipeline.config import Config
@@ -72,7 +72,7 @@ class Encode:
         self.meter.add(None, done=len(table), **losses)
         metrics.gpu_memory("embed")
         if self.losses is not None:
-            self.losses.add([reject.reason for reject in rejects if reject.modality is None])
+            self.losses.add(reject for reject in rejects if reject.modality is None)
         return table
 
     def _features(self, modality: str, clips: np.ndarray) -> np.ndarray:
@@ -97,9 +97,9 @@ class Losses:
     before: float  # share that the pass before this one lost
 
     def __post_init__(self) -> None:
-        self.reasons: Counter[str] = Counter()
+        self._lost: deleted.Losses = Counter()
 
-    def add(self, reasons: list[str]) -> None:
+    def add(self, rejects: Iterable[RejectedClip]) -> None:
         """Raises Outage if this actor alone has lost more than the whole pass may lose."""
-        self.reasons.update(reasons)
-        check_losses(self.title, self.reasons, self.clips, self.allowed, self.before)
+        self._lost.update(deleted.loss(reject.uri, reject.reason) for reject in rejects)
+        deleted.check_media(self.title, self._lost, self.clips, self.allowed, self.before)

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import safetensors
 
+from pipeline.clips.deleted import Losses, loss
 from pipeline.clips.table import ClipTable
 from pipeline.manifest import NAME, Damaged, Entry, Manifest, digest_of, seal, signed, unsigned
 from pipeline.storage import Location, as_parquet, from_parquet
@@ -266,16 +267,17 @@ def _all(flags: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.logical_and.reduce(list(flags.values()))
 
 
-def reasons_of(rejects: Location, out: Folders, clips: Iterable[str]) -> Counter[str]:
+def losses_of(rejects: Location, out: Folders, clips: Iterable[str]) -> Losses:
     """Of these clips, by id, of which nothing could be used: the reason of their last try."""
     prefix, wanted = rejects_prefix(out), {*clips}
-    latest: dict[str, tuple[int, str]] = {}
+    latest: dict[str, tuple[int, str, str]] = {}
     for part in rejects.files(".parquet"):
         if part.name.startswith(prefix):
-            rows = part.read_table(["clip_id", "modality", "reason", "attempt"]).to_pylist()
+            columns = ["clip_id", "uri", "modality", "reason", "attempt"]
+            rows = part.read_table(columns).to_pylist()
             for row in rows:
                 key, attempt = row["clip_id"], row["attempt"]
                 whole = row["modality"] is None and key in wanted
-                if whole and attempt >= latest.get(key, (0, ""))[0]:
-                    latest[key] = attempt, row["reason"]
-    return Counter(reason for _, reason in latest.values())
+                if whole and attempt >= latest.get(key, (0, "", ""))[0]:
+                    latest[key] = attempt, row["uri"], row["reason"]
+    return Counter(loss(uri, reason) for _, uri, reason in latest.values())

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.clips.outage import check_losses
+from pipeline.clips.deleted import check_media, loss
 from pipeline.clips.rejects import RejectedClip
 from pipeline.learning.task import LearningTask
+from pipeline.storage import Location
 
 
 class MediaWatch:
@@ -20,12 +21,12 @@ class MediaWatch:
     def __init__(self, task: LearningTask) -> None:
         self._task = task
         self._tried: list[np.ndarray] = []
-        self._lost: dict[int, str] = {}  # clip → reason
+        self._lost: dict[int, tuple[Location, str]] = {}  # clip → what `Losses` counts
         self._drawn = self._lost_draws = 0  # a clip may be drawn several times
 
     def saw(self, clips: np.ndarray, rejects: Iterable[RejectedClip]) -> None:
         """Note a batch: clip indices int64 [B], -1 for none, and what was lost of them."""
-        lost = {r.clip_index: r.reason for r in rejects if r.modality is None}
+        lost = {r.clip_index: loss(r.uri, r.reason) for r in rejects if r.modality is None}
         self._tried.append(clips[clips >= 0])
         self._lost |= lost
         self._drawn += len(self._tried[-1])
@@ -48,16 +49,16 @@ class MediaWatch:
         self._check(over_workers(self._seen()))
         self._tried, self._lost, self._drawn, self._lost_draws = [], {}, 0, 0
 
-    def _seen(self) -> tuple[int, dict[int, str]]:
+    def _seen(self) -> tuple[int, dict[int, tuple[Location, str]]]:
         self._tried = [np.unique(np.concatenate([np.zeros(0, np.int64), *self._tried]))]
         return len(self._tried[0]), self._lost
 
-    def _check(self, parts: list[tuple[int, dict[int, str]]]) -> None:
+    def _check(self, parts: list[tuple[int, dict[int, tuple[Location, str]]]]) -> None:
         tried = sum(number for number, _ in parts)
-        lost = {clip: reason for _, part in parts for clip, reason in part.items()}
+        lost = {clip: which for _, part in parts for clip, which in part.items()}
         if self._exceeds(len(lost), tried):
             allowed = self._task.config.clips.max_rejected
-            check_losses(self._task.title, Counter(lost.values()), tried, allowed)
+            check_media(self._task.title, Counter(lost.values()), tried, allowed)
 
     def _exceeds(self, lost: int, tried: int) -> bool:
         """Whether it is more than is allowed, and than few clips may lose by chance (3 sigma)."""

@@ -25,7 +25,8 @@ def watch() -> MediaWatch:
 
 
 def lost(*clips: int, modality: str | None = None) -> list[RejectedClip]:
-    return [RejectedClip(clip, "", "", modality, "missing", "") for clip in clips]
+    uri = "/nowhere/at/all.mp4"
+    return [RejectedClip(clip, uri, "", modality, "missing", "") for clip in clips]
 
 
 def test_some_clips_may_be_lost_and_many_may_not() -> None:
@@ -41,6 +42,17 @@ def test_some_clips_may_be_lost_and_many_may_not() -> None:
     many.saw(clips, lost(*range(200)))
     with pytest.raises(Outage, match=r"learn stops: 200 of 1,000 .*\(missing 200\)"):
         many.check()
+
+
+def test_clips_whose_files_were_deleted_are_no_outage(tmp_path: Path) -> None:
+    (tmp_path / "still-there.mp4").write_bytes(b"")
+    seen = watch()
+    gone = [RejectedClip(n, f"{tmp_path}/{n}.mp4", "", None, "missing", "") for n in range(40)]
+    seen.saw(np.arange(40), gone)
+    seen.check_all()
+    seen.saw(np.arange(40), [reject._replace(reason="unreadable") for reject in gone])
+    with pytest.raises(Outage):
+        seen.check_all()
 
 
 def test_a_few_clips_tell_little_unless_all_are_lost() -> None:
