@@ -11,7 +11,7 @@ are stubs of set size and time. Parts, and what each gives:
     feed         batches to 1, 2, 4 and 8 training workers that take no time: clips a second, and
                  the busiest process's processor time a clip
     order        one worker's batches in their order against any order
-    embed        an encoder actor that takes no time: clips a second, the busiest processes
+    embed        encoder actors that take no time, of 1, 2 and 4 datasets: the same
     nodes        a cluster of five: what the object stores of decode nodes hold
 
 ``all`` is all of them. Adds to scale.json, by part and number of clips; `scale_page.py` puts the

@@ -32,7 +32,7 @@ from pipeline.clips.table import ClipTable
 from pipeline.config import Config
 from pipeline.embedding.executors import encoder_pool
 from pipeline.learning.feed import DatasetEach, Feed, Plan, beginning
-from pipeline.runtime.ray_data import set_up_ray_data
+from pipeline.runtime.ray_data import Share, set_up_ray_data
 
 BATCH = 32  # clips of a slot
 COST = {"num_cpus": 0.5}  # of a decoding task
@@ -159,8 +159,8 @@ def feed(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
     slots, found = slots_of(clips, options), {}
     for workers in (1, 2, 4, 8):
         rate, took = fed(slots, workers, options.slots)
-        found[f"{workers} workers"] = {"clips_per_s": round(rate), "ms_a_clip": took}
-        print(workers, found[f"{workers} workers"], flush=True)
+        found[f"workers: {workers}"] = {"clips_per_s": round(rate), "ms_a_clip": took}
+        print(workers, found[f"workers: {workers}"], flush=True)
     return found | {"slots_a_task": slots.together(slots.order.num_slots)}
 
 
@@ -196,26 +196,49 @@ class Nothing:
         return {"clip_index": clips, "features": np.zeros((*clips.shape, 512), np.float16)}
 
 
+@ray.remote(num_cpus=0)
+class Part:
+    """One of several datasets of an embedding pass (`executors.embed_part`), without a sink."""
+
+    def __init__(self, slots: StubSlots, some: np.ndarray, config: Config, share: Share) -> None:
+        set_up_ray_data(share=share)
+        actors = config.embedding.model_copy(update={"max_actors": share.datasets})
+        pool = encoder_pool(config.model_copy(update={"embedding": actors}), share.datasets)
+        stream = slots.stream(COST, some)
+        encoded = stream.map_batches(Nothing, batch_size=1, compute=pool, num_cpus=0.51)
+        self._rows = iter(encoded.iter_batches(batch_size=None))
+
+    def take(self, clips: int) -> float:
+        """Seconds until so many more clips came."""
+        began, done = time.monotonic(), 0
+        while done < clips:
+            done += next(self._rows)["clip_index"].size
+        return time.monotonic() - began
+
+
 def embed(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
-    config, taken = config_of(options), min(4 * options.slots * BATCH, len(clips))
+    config, found = config_of(options), {}
     whole = Order(len(clips), config.embedding.batch_size)
     slots = StubSlots(
         clips.publish(), whole, config.clips, ("video", "audio"), clip_bytes=options.clip_bytes
     )
-    set_up_ray_data()
-    pool = encoder_pool(config.embedding.model_copy(update={"max_actors": 1}))
-    encoded = slots.stream(COST).map_batches(Nothing, batch_size=1, compute=pool, num_cpus=0.51)
-    done, rows = 0, iter(encoded.iter_batches(batch_size=None))
-    while done < taken // 4:
-        done += next(rows)["clip_index"].size
-    before, began, done = spent(), time.monotonic(), 0
-    while done < taken // 2:
-        done += next(rows)["clip_index"].size
-    return {
-        "clips_per_s": round(done / (time.monotonic() - began)),
-        "ms_a_clip": busiest(before, done),
-        "slots_a_task": slots.together(whole.num_slots),
-    }
+    for datasets in (1, 2, 4):
+        parts = np.array_split(np.arange(whole.num_slots), datasets)
+        share = Share(datasets, held_cpus=0)
+        running = [Part.remote(slots, part, config, share) for part in parts]
+        each = min(2 * options.slots * BATCH, len(clips)) // datasets // 4
+        ray.get([part.take.remote(each) for part in running])  # until all runs evenly
+        before = spent()
+        seconds = max(ray.get([part.take.remote(2 * each) for part in running]))
+        done = 2 * each * datasets
+        found[f"datasets: {datasets}"] = {
+            "clips_per_s": round(done / seconds),
+            "ms_a_clip": busiest(before, done),
+        }
+        print(datasets, found[f"datasets: {datasets}"], flush=True)
+        for part in running:
+            ray.kill(part)
+    return found | {"slots_a_task": slots.together(whole.num_slots)}
 
 
 def nodes(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from pipeline.config import Config
+from pipeline.embedding.executors import ACTORS_EACH
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "scale.md"
@@ -57,7 +59,9 @@ def ceilings(found: dict[str, Any]) -> str:
     for clips, row in of(found, "feed"):
         each = {name: what for name, what in row.items() if isinstance(what, dict)}
         rows += [_ceiling(name, clips, row, what) for name, what in each.items()]
-    rows += [_ceiling("an embedding pass", clips, row, row) for clips, row in of(found, "embed")]
+    for clips, row in of(found, "embed"):
+        each = {name: what for name, what in row.items() if isinstance(what, dict)}
+        rows += [_ceiling(f"embedding, {name}", clips, row, what) for name, what in each.items()]
     head = ["fed", "clips", "slots a task", "clips/s on 2 cores", "busiest processes, ms a clip"]
     return table(head, rows)
 
@@ -68,21 +72,23 @@ def _ceiling(name: str, clips: int, part: dict[str, Any], what: dict[str, Any]) 
     return [name, f"{clips:,}", str(part["slots_a_task"]), f"{what['clips_per_s']:,}", shown]
 
 
-def driver_rate(found: dict[str, Any]) -> float:
-    """Clips a second that the driver, which has an embedding pass's one executor, can pass on."""
-    return 1000 / min(row["ms_a_clip"]["python"] for _, row in of(found, "embed"))
+def executor_rate(found: dict[str, Any]) -> float:
+    """Clips a second that one dataset of an embedding pass can pass on."""
+    alone = [row["datasets: 1"]["ms_a_clip"]["ray::Part"] for _, row in of(found, "embed")]
+    return 1000 / min(alone)
 
 
 def cluster(found: dict[str, Any], options: argparse.Namespace) -> str:
     """Hours of a round, and what else it takes."""
     config, us = Config(run="none"), of(found, "iteration")[-1][1]["microseconds_a_clip"]
-    driver = driver_rate(found)
+    executor = executor_rate(found)
     iterations, epochs = config.clustering.iterations, config.learning.epochs
     rows = []
     for cards in CARDS:
         rate, shards = cards * options.learn, max(cards, 64)
         learn = epochs * CLIPS / rate / 3600
-        embed = CLIPS / min(cards * options.embed, driver) / 3600
+        datasets = math.ceil(cards / ACTORS_EACH)
+        embed = CLIPS / min(cards * options.embed, datasets * executor) / 3600
         a_pass = us["k = 256"] * CLIPS / 1e6 / (shards * options.cores)
         whole = learn + embed + 2 * iterations * a_pass / 3600
         what = [embed, learn, whole]
@@ -123,9 +129,9 @@ def main() -> None:
                 ["learning, clips/s a card", f"{options.learn:,.0f}", "step.json, 8×112², H200"],
                 ["embedding, clips/s a card", f"{options.embed:,.0f}", "**assumed**: 3 × learning"],
                 [
-                    "embedding in all, clips/s",
-                    f"{driver_rate(found):,.0f}",
-                    "scale.json: its driver",
+                    f"embedding, clips/s a dataset ({ACTORS_EACH} cards)",
+                    f"{executor_rate(found):,.0f}",
+                    "scale.json: its executor",
                 ],
                 ["decoding, ms of a core a clip", f"{options.decode_ms:.1f}", "decode.json, mean"],
             ],

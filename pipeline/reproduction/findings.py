@@ -27,7 +27,7 @@ class Comparison:
 class Finding:
     """A finding and the claims that test it."""
 
-    key: str  # F1 to F7 the paper's (F1T: F1, fine-tuned), A1 to A4 our own
+    key: str  # F1 to F7 the paper's (F1T: F1, fine-tuned), A1 to A5 our own
     title: str  # of its section
     trials: tuple[Trial, ...]  # all that it needs
     comparisons: tuple[Comparison, ...]
@@ -81,6 +81,12 @@ _OPEN = {
 }
 _AUDIO_NETWORKS = ("resnet18_vmz", "resnet18")
 _ANCHORED_VIDEO = Trial("anchored_video-raw", "anchored_video", settings=_RAW, every_round=True)
+# Two rounds on half of the files, then two more; or four at once: as many steps.
+_HALF = Trial("half-of-files", OURS, "half", (*_RAW, "rounds=2"))
+_GROWN = Trial("half-then-all", OURS, "other_half", (*_RAW, "rounds=4"), grows=_HALF)
+_STARTED = Trial("half-then-others", OURS, "other_half", ("rounds=2",), start=_HALF)
+_OTHERS = Trial("others-alone", OURS, "other_half", (*_RAW, "rounds=4"))
+_AT_ONCE = Trial("all-at-once", OURS, settings=(*_RAW, "rounds=4"))
 _CHEAPER = ("embedding.from_training=true", "rounds=2")
 
 FINDINGS = (
@@ -177,6 +183,17 @@ FINDINGS = (
                 ),
                 of=["audio"],
             ),
+        ),
+    ),
+    Finding(
+        "A5",
+        "(ours) More data for what is there, at equal steps",
+        (_HALF, _GROWN, _STARTED, _OTHERS, _AT_ONCE),
+        _claims(
+            (_GROWN.name, _HALF.name, "data that are added to a run help"),
+            (_STARTED.name, _OTHERS.name, "weights are a better start than none"),
+            (_GROWN.name, _STARTED.name, "a run that grows is better than one that starts anew"),
+            (_AT_ONCE.name, _GROWN.name, "all data from the start are better than later"),
         ),
     ),
     Finding(

@@ -49,6 +49,8 @@ class Trial:
     every_round: bool = False  # examine all rounds, not only the last
     short: bool = False  # may end early, with the preset's ``short`` settings
     base: Trial | None = None
+    start: Trial | None = None  # a new run begins with the encoders of this one
+    grows: Trial | None = None  # the cuts are added to a copy of this one's run, which goes on
 
     @property
     def kind(self) -> str:
@@ -86,21 +88,17 @@ class Preset:
 def run_trial(trial: Trial, world: World, seed: int, preset: Preset, out: Location) -> TrialResult:
     """Train and examine, from wherever an earlier attempt stopped."""
     started = time.monotonic()
-    trained_as = trial.base or trial
-    place = out / world.name / "trials" / f"{trained_as.name}-{seed}"
-    overrides = (preset.short if trial.short else ()) + trained_as.settings
-    own = [f"run={place.full_uri}", f"seed={seed}"]
-    if trained_as.method in METHODS:
-        own.append(f"method={trained_as.method}")
-    config = settings.load([*world.settings, *preset.settings, *overrides, *own])
-    if trial.cuts != TRAIN:
-        # Epochs as long as on all training cuts, to compare lists at equal compute.
-        clips = len(world.list_of(TRAIN, out).read_table())
-        size = {"epoch_clips": round(clips * (1 - config.learning.held_out))}
-        learning = config.learning.model_copy(update=size)
-        config = config.model_copy(update={"learning": learning})
+    overrides = (preset.short if trial.short else ()) + (trial.base or trial).settings
+    config = _config_of(trial, world, seed, preset, out)
+    for before in filter(None, (trial.start, trial.grows)):  # from wherever an attempt stopped
+        stored = world.stored(before.cuts, out, _config_of(before, world, seed, preset, out))
+        train(before, world.list_of(before.cuts, out), stored)
+        if before is trial.grows:
+            _copy(Run.place(stored), Run.place(config))
     cuts = world.list_of(trial.cuts, out)
-    run, weights = train(trial, cuts, world.stored(trial.cuts, out, config))
+    # A run that grew has its clips in another order than any list.
+    list_name = f"{trial.grows.cuts}-and-{trial.cuts}" if trial.grows else trial.cuts
+    run, weights = train(trial, cuts, world.stored(list_name, out, config))
     lists = {name: world.clips_of(name, out, config) for name in (TRAIN, HELD_OUT)}
     last = max(weights)
     rounds = []
@@ -125,6 +123,37 @@ def run_trial(trial: Trial, world: World, seed: int, preset: Preset, out: Locati
         overrides=overrides,
         cost=_cost(run),
     )
+
+
+def _config_of(trial: Trial, world: World, seed: int, preset: Preset, out: Location) -> Config:
+    trained_as = trial.base or trial
+    folder = out / world.name / "trials"
+    own = [f"run={(folder / f'{trained_as.name}-{seed}').full_uri}", f"seed={seed}"]
+    if trained_as.method in METHODS:
+        own.append(f"method={trained_as.method}")
+    if trial.start:
+        begins = (folder / f"{trial.start.name}-{seed}").full_uri
+        own += [f"encoders.{m}.start={begins}" for m in MODALITIES]
+    overrides = (preset.short if trial.short else ()) + trained_as.settings
+    config = settings.load([*world.settings, *preset.settings, *overrides, *own])
+    if trial.cuts == TRAIN:
+        return config
+    # Epochs as long as on all training cuts, to compare lists at equal compute.
+    clips = len(world.list_of(TRAIN, out).read_table())
+    size = {"epoch_clips": round(clips * (1 - config.learning.held_out))}
+    learning = config.learning.model_copy(update=size)
+    return config.model_copy(update={"learning": learning})
+
+
+def _copy(run: Location, to: Location) -> None:
+    """A run that is finished, unless its copy is there already; its last file is written last."""
+    if (to / "LATEST").exists():
+        return
+    files = [info.path for info in run.children(recursive=True) if info.is_file]
+    for path in sorted(files, key=lambda path: path.endswith("/LATEST")):
+        name = path.removeprefix(run.path).lstrip("/")
+        if not name.endswith("_LEASE"):
+            (to / name).write_bytes((run / name).read_bytes())
 
 
 def _cost(run: Run) -> dict[str, dict[str, float]]:

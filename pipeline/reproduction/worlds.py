@@ -124,14 +124,15 @@ def _anywhere(cuts: pa.Table) -> pa.Table:
     return pa.table({"uri": train["uri"], "start_s": begin, "end_s": begin + length})
 
 
-def _share(one_in: int) -> Callable[[pa.Table], pa.Table]:
-    """The training cuts of one file in `one_in`."""
+def _share(one_in: int, others: bool = False) -> Callable[[pa.Table], pa.Table]:
+    """The training cuts of one file in `one_in`, or of the other files."""
 
     def chosen(cuts: pa.Table) -> pa.Table:
         train = _train(cuts)
         uris = sorted(set(train["uri"].to_pylist()))
         kept = np.random.default_rng(0).permutation(len(uris))[: max(len(uris) // one_in, 1)]
-        return train.filter(pc.is_in(train["uri"], pa.array([uris[i] for i in kept])))
+        is_kept = pc.is_in(train["uri"], pa.array([uris[i] for i in kept]))
+        return train.filter(pc.invert(is_kept) if others else is_kept)
 
     return chosen
 
@@ -141,5 +142,6 @@ LISTS: dict[str, Callable[[pa.Table], pa.Table]] = {
     HELD_OUT: lambda cuts: cuts.filter(pc.not_equal(cuts["split"], "train")),
     "anywhere": _anywhere,
     "half": _share(2),
+    "other_half": _share(2, others=True),
     "quarter": _share(4),
 }
