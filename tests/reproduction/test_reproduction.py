@@ -7,7 +7,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
+from pipeline import encoders
+from pipeline.clips.table import ClipTable
+from pipeline.encoders.weights import read_tensors
 from pipeline.reproduction import findings, worlds
 from pipeline.reproduction.probing import contents
 from pipeline.reproduction.trials import Preset, Trial, run_trial
@@ -153,6 +157,35 @@ def test_fine_tuning_takes_another_trials_encoders(world: Path, tmp_path: Path) 
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("local_ray")
+@pytest.mark.cluster
+@pytest.mark.usefixtures("local_ray")
+def test_trials_that_take_up_other_trials(world: Path, tmp_path: Path) -> None:
+    """One grows the run of another, one begins with its encoders; that run stays as it is."""
+    small = World("small", tuple(TINY), ("label",), lambda folder: worlds._read(Location.of(world)))
+    out = Location.of(tmp_path)
+    half = Trial("half", "xdc", "half")
+    grown = Trial("grown", "xdc", "other_half", ("rounds=2",), grows=half)
+    started = Trial("started", "xdc", "other_half", start=half)
+    for trial in (grown, started):
+        assert run_trial(trial, small, 0, KEPT, out).rounds[-1]["probe"].keys() == {
+            "video",
+            "audio",
+        }
+    place = out / small.name / "trials"
+    runs = {name: Run.existing(str(place / f"{name}-0")) for name in ("half", "grown", "started")}
+    assert {name: run.last_round() for name, run in runs.items()} == {
+        "half": 1,
+        "grown": 2,
+        "started": 1,
+    }
+    n = {name: len(ClipTable.open(run.clips)) for name, run in runs.items()}
+    assert n["grown"] == n["half"] + n["started"] == len(small.list_of("train", out).read_table())
+    begun = encoders.build(runs["half"].config.encoders, seed=5)
+    encoders.load_weights(begun, runs["started"].round(0).encoders)
+    before = read_tensors(runs["half"].encoders)
+    assert all(torch.equal(t, before[name]) for name, t in begun.state_dict().items())
+
+
 def test_twins_teach_each_other_and_learn_from_less(world: Path, tmp_path: Path) -> None:
     small = World("small", tuple(TINY), ("label",), lambda folder: worlds._read(Location.of(world)))
     out = Location.of(tmp_path)
