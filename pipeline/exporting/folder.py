@@ -4,7 +4,8 @@
             config.json               architecture, dimension, BatchNorm eps, where it comes from
             preprocessor_config.json  how a clip is prepared for the encoder
             README.md                 the model card: how it was trained, and code that loads it
-            encoder.py                the network, where torchvision has none of these shapes
+            encoder.py                the network
+            *_xdc.py                  code for the Auto classes of transformers (automodel.py)
             torchvision.pt            as asked: a state dict for torchvision's network
             model.onnx                as asked: for onnxruntime and others, weights inside
             model.pt2                 as asked: for `torch.export.load`
@@ -31,7 +32,7 @@ from pipeline.encoders import ARCHITECTURES, save_weights
 from pipeline.encoders.architectures import Architecture, architecture, blank
 from pipeline.encoders.weights import differing_tensors, in_one_line
 from pipeline.errors import UserError
-from pipeline.exporting import graphs
+from pipeline.exporting import automodel, graphs
 from pipeline.exporting.card import model_card
 from pipeline.exporting.loading import load_encoder
 from pipeline.run import Run
@@ -40,7 +41,7 @@ from pipeline.storage import Location
 FORMATS = ("safetensors", "torchvision", "onnx", "torch-export")
 GRAPHS = {"onnx": "model.onnx", "torch-export": "model.pt2"}
 _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+()-]{0,99}")  # and SPDX expressions, in one line
-_FILES = ("config.json", "torchvision.pt", "model.onnx", "model.pt2", "encoder.py")
+_FILES = ("config.json", "torchvision.pt", "model.onnx", "model.pt2", *automodel.FILES)
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,11 @@ class Export:
         for name in _FILES:
             (folder / name).delete()
         save_weights(encoder, folder / "model.safetensors")
-        if not self.network.torchvision:
-            (folder / "encoder.py").write_text(self.network.source)
+        # Always, since they need no package to write and a folder of this layout is taken for one
+        # that AutoModel loads.
+        (folder / "encoder.py").write_text(self.network.source)
+        for name, text in automodel.code(self.modality).items():
+            (folder / name).write_text(text)
         if "torchvision" in self.formats:
             file = io.BytesIO()
             torch.save(encoder.state_dict(), file)
@@ -145,11 +149,13 @@ class Export:
         told = {"optimizer", "lr", "epochs", "batch_size", "workers", "sampling"}
         return {
             "model_type": "xdc-ray",
+            **automodel.model_keys(self.modality),
             "xdc_ray_version": pipeline.__version__,
             "modality": self.modality,
             "architecture": self.architecture,
             "dim": encoder.dim,
             "function": self.network.function,
+            "function_arguments": {},
             "batchnorm_eps": next((norm.eps for norm in norms), None),  # null: it has none
             "stock_architecture": bool(self.network.torchvision),
             "formats": [name for name in FORMATS if name in {"safetensors", *self.formats}],
@@ -172,6 +178,7 @@ def preprocessing(clips: ClipsConfig, modality: str) -> dict[str, Any]:
     """The content of preprocessor_config.json, by the names of the run's settings."""
     if modality == "video":
         return {
+            **automodel.processor_keys(modality),
             "input": "video float32 [B, 3, frames, size, size], RGB",
             "crop": "centre",
             "mean": list(MEAN),
@@ -179,6 +186,7 @@ def preprocessing(clips: ClipsConfig, modality: str) -> dict[str, Any]:
             **clips.video.model_dump(mode="json", exclude={"train_short_side", "flip"}),
         }
     return {
+        **automodel.processor_keys(modality),
         "input": "spectrogram float32 [B, 1, mels, spectrogram_frames]",
         "channels": 1,
         **clips.audio.model_dump(mode="json"),
