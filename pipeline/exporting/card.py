@@ -1,21 +1,25 @@
 """The model card: what an exported encoder is, how it was trained, and code that loads it.
 
-The code blocks are whole and use stock packages only; tests/test_export.py runs them, in order, in
-an interpreter that does not have this package, after it has set ``frames`` or ``waveform``.
+The code blocks are whole and use stock packages only; tests/exporting/test_export.py runs them, in
+order, in an interpreter that does not have this package, after it has set ``frames`` or
+``waveform``.
 """
 
 from __future__ import annotations
 
+import re
 from string import Template
 from typing import Any
+
+from pipeline.exporting.training_data import data_rows
 
 _CARD = Template(
     """\
 ---
-license: $license
-library_name: pytorch
+$license_lines
+library_name: transformers
 pipeline_tag: feature-extraction
-tags: [xdc, self-supervised-learning, $modality]
+tags: [xdc, self-supervised-learning, custom_code, $modality]
 ---
 
 # $architecture, a $modality encoder pretrained with $method
@@ -23,21 +27,37 @@ tags: [xdc, self-supervised-learning, $modality]
 $what → $dim features. Trained without any label, by audio-video clustering (the methods of
 Alwassel et al., NeurIPS 2020, arXiv:1911.12667) with xdc-ray $xdc_ray_version.
 
+## Use
+
+With transformers, in this folder; the code that `trust_remote_code` allows is in this folder, too:
+
+```python
+$auto_model
+```
+
+$media_note
+
 ## Training
 
 | | |
 |---|---|
 $training
 
+### Data
+
+| | |
+|---|---|
+$data
+
 ## Input
 
-$input
+What the processor does. $input
 
 ```python
 $prepare
 ```
 
-## Load
+## Load without transformers
 
 In this folder, or with it on `sys.path`.
 $load
@@ -48,9 +68,32 @@ apart what its training videos showed and sounded like. It has their gaps and bi
 
 ## Licence
 
-Weights: `$license`. Code that comes with them: Apache 2.0.
+Weights: `$license`. Code that comes with them: Apache 2.0. $media_licence
 """
 )
+
+_AUTO_MODEL = Template(
+    """\
+import torch
+from transformers import AutoModel, AutoProcessor
+
+processor = AutoProcessor.from_pretrained(".", trust_remote_code=True)
+model = AutoModel.from_pretrained(".", trust_remote_code=True).eval()
+with torch.inference_mode():
+    features = model(**processor($call)).pooler_output"""
+)
+
+_CALL = {"video": "frames", "audio": "waveform, sampling_rate=$rate"}
+
+_MEDIA_NOTE = {
+    "video": """\
+`frames`: uint8 [T, H, W, 3], RGB, of any size, or a list of clips. `fps=` says how many frames a
+second they are; without it, $fps. Frames of exactly $size×$size are taken as they are;
+`do_resize=True` scales and cuts these too.""",
+    "audio": """\
+`waveform`: float in [-1, 1], mono, $rate Hz, of any length, or a list of waveforms. The middle
+$window_s s are taken.""",
+}
 
 _WHAT = {
     "video": "A clip of $frames frames at $fps fps, $size×$size RGB",
@@ -129,9 +172,15 @@ def model_card(
     starts = settings.get("align") == "start"
     where = "from the start" if starts else "centred on the middle"
     settings["where"] = f", {where} of the frames"
+    call = Template(_CALL[modality]).substitute(settings)
     return _CARD.substitute(
         facts,
         license=license,
+        license_lines=_license_lines(license),
+        auto_model=_AUTO_MODEL.substitute(call=call),
+        media_note=Template(_MEDIA_NOTE[modality]).substitute(settings),
+        media_licence="The licences of the training media are not known to the program.",
+        data=_rows(data_rows(facts["training"]["data"])),
         method=facts["training"]["method"].upper(),
         what=Template(_WHAT[modality]).substitute(settings),
         training=_training_rows(facts["training"]),
@@ -140,6 +189,14 @@ def model_card(
         load=_loading(facts, torchvision),
         batchnorm=batchnorm,
     )
+
+
+def _license_lines(license: str) -> str:
+    """Front matter; hubs know licences by lower-case names, and call what has none ``other``."""
+    name = license.lower()
+    if re.fullmatch(r"[a-z0-9.-]+", name):
+        return f"license: {name}"
+    return f"license: other\nlicense_name: {re.sub(r'[^a-z0-9.]+', '-', name).strip('-')}"
 
 
 def _loading(facts: dict[str, Any], torchvision: str) -> str:
@@ -191,4 +248,11 @@ def _training_rows(training: dict[str, Any]) -> str:
     }
     if training["round"] == 0:
         rows["note"] = "round 0: random weights, nothing learned yet"
-    return "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return _rows(rows)
+
+
+def _rows(rows: dict[str, Any]) -> str:
+    """Of a table in Markdown."""
+    return "\n".join(
+        f"| {name} | {'none' if value == '' else value} |" for name, value in rows.items()
+    )

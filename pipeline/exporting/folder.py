@@ -35,6 +35,7 @@ from pipeline.errors import UserError
 from pipeline.exporting import automodel, graphs
 from pipeline.exporting.card import model_card
 from pipeline.exporting.loading import load_encoder
+from pipeline.exporting.training_data import data_summary
 from pipeline.run import Run
 from pipeline.storage import Location
 
@@ -169,6 +170,7 @@ class Export:
                 "seed": config.seed,
                 "encoders": config.encoders.model_dump(mode="json"),
                 "learning": config.learning.model_dump(mode="json", include=told),
+                "data": data_summary(self.run, self.round),
                 "metrics": learned[-1]["epochs"][-1] if learned else {},
             },
         }
