@@ -42,7 +42,12 @@ from pipeline.storage import Location
 FORMATS = ("safetensors", "torchvision", "onnx", "torch-export")
 GRAPHS = {"onnx": "model.onnx", "torch-export": "model.pt2"}
 _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+()-]{0,99}")  # and SPDX expressions, in one line
-_FILES = ("config.json", "torchvision.pt", "model.onnx", "model.pt2", *automodel.FILES)
+# Those that an export need not write, and config.json, which comes last.
+_REPLACED = ("config.json", "torchvision.pt", "model.onnx", "model.pt2", *automodel.FILES)
+FILES = (
+    *("README.md", "encoder.py", "model.safetensors", "preprocessor_config.json"),
+    *_REPLACED,
+)
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,7 @@ class Export:
         """
         self.check()
         encoder = load_encoder(self.run.location, self.modality, round=self.round)
-        for name in _FILES:
+        for name in _REPLACED:
             (folder / name).delete()
         save_weights(encoder, folder / "model.safetensors")
         # Always, since they need no package to write and a folder of this layout is taken for one

@@ -21,6 +21,23 @@ from pipeline.run import Run
 from tests.conftest import tiny
 from tests.encoders.random_statistics import randomise
 
+# Code after which this package cannot be imported.
+WITHOUT_PACKAGE = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("pipeline", "jobs"):
+            raise ModuleNotFoundError(f"no module named {name!r}")
+
+sys.meta_path.insert(0, Absent())
+try:
+    import pipeline
+except ModuleNotFoundError:
+    pass
+else:
+    sys.exit("the package can be imported: nothing would be proven")
+"""
 # Name of a run → its settings, and modality → options of the export.
 Jobs = dict[str, tuple[list[str], dict[str, list[str]]]]
 

@@ -22,7 +22,7 @@ from jobs.export import main as export
 from pipeline.encoders.architectures import ARCHITECTURES, Architecture
 from pipeline.errors import UserError
 from tests.conftest import tiny
-from tests.exporting.exports import Jobs, media_and_features, new_run
+from tests.exporting.exports import WITHOUT_PACKAGE, Jobs, media_and_features, new_run
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {
@@ -34,22 +34,8 @@ HAS_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
 
 # Runs every code block of the cards of some folders, in order; the features that a block makes are
 # kept as <inputs>.<number of the block>.npy. Blocks for transformers only where it is installed.
-READER = """
-import os, re, sys
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("pipeline", "jobs"):
-            raise ModuleNotFoundError(f"no module named {name!r}")
-
-sys.meta_path.insert(0, Absent())
-try:
-    import pipeline
-except ModuleNotFoundError:
-    pass
-else:
-    sys.exit("the package can be imported: nothing would be proven")
-
+READER = f"""{WITHOUT_PACKAGE}
+import os, re
 import importlib.util
 import numpy as np
 from safetensors.torch import load_file
@@ -66,7 +52,7 @@ for folder, inputs in zip(sys.argv[1::2], sys.argv[2::2]):
             continue
         exec(code, names)
         if "features" in names:
-            np.save(f"{inputs}.{number}.npy", np.asarray(names.pop("features")))
+            np.save(f"{{inputs}}.{{number}}.npy", np.asarray(names.pop("features")))
     sys.path.pop(0)
 """
 
