@@ -22,7 +22,7 @@ pipeline_tag: feature-extraction
 tags: [xdc, self-supervised-learning, custom_code, $modality]
 ---
 
-# $architecture, a $modality encoder pretrained with $method
+# $architecture, encoder of $modality, pretrained with $method
 
 $what → $dim features. Trained without any label, by audio-video clustering (the methods of
 Alwassel et al., NeurIPS 2020, arXiv:1911.12667) with xdc-ray $xdc_ray_version.
@@ -51,7 +51,7 @@ $data
 
 ## Input
 
-What the processor does. $input
+This code does what the processor does, for clips of the encoder's size. $input
 
 ```python
 $prepare

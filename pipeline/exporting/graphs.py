@@ -145,7 +145,6 @@ def _compare(reader: str, graph: Graph, run: Callable[[Tensor], np.ndarray]) -> 
         expected = graph.module(graph.examples).numpy()
         allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
         for size in BATCHES:
-            # A file for one batch size alone may give another number of rows.
             found = run(graph.examples[:size])
             if found.shape != expected[:size].shape:
                 raise RuntimeError(f"{reader} gives {list(found.shape)} features of {size} clips")

@@ -98,8 +98,6 @@ def data_rows(data: dict[str, Any] | None) -> dict[str, str]:
 
 def _listed(counts: dict[str, int]) -> str:
     """``corrupt 3, timeout 1``"""
-    named = [
-        f"{name} {number:,}" for name, number in list(counts.items())[:_SHOWN]
-    ]
+    named = [f"{name} {number:,}" for name, number in list(counts.items())[:_SHOWN]]
     more = len(counts) - _SHOWN
     return ", ".join([*named, *([f"and {more} more"] if more > 0 else [])])

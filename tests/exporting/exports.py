@@ -58,7 +58,6 @@ CHECKED: Jobs = {
         [f"encoders.video={LAYERNORM}:video_convnet", f"encoders.audio={LAYERNORM}:audio_convnet"],
         dict.fromkeys(("video", "audio"), GRAPHS),
     ),
-    "awkward": (["encoders.audio=tests.exporting.awkward_networks:audio"], {"audio": GRAPHS}),
 }
 
 
