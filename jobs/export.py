@@ -1,8 +1,9 @@
 """Take a run's encoders elsewhere: ``python jobs/export.py RUN OUT``.
 
-Writes OUT/video and OUT/audio in the layout of model hubs: ``model.safetensors``, ``config.json``,
-``preprocessor_config.json`` and a model card with the code that loads them; and as asked
-``torchvision.pt``, ``model.onnx`` (needs the extra ``export``) and ``model.pt2``.
+Writes OUT/video and OUT/audio in the layout of model hubs, as ``AutoModel.from_pretrained`` loads
+it: ``model.safetensors``, ``config.json``, ``preprocessor_config.json``, Python code and a model
+card; and as asked ``torchvision.pt``, ``model.onnx`` (which needs the extra ``export``) and
+``model.pt2``.
 """
 
 from __future__ import annotations
@@ -35,24 +36,36 @@ def main(arguments: list[str]) -> None:
         help="graphs begin with uint8 frames and with the waveform: log-mel is inside",
     )
     parser.add_argument("--license", default="unknown", help="of the weights, for the model card")
+    parser.add_argument(
+        "--push",
+        metavar="NAME/REPO",
+        help="upload to NAME/REPO-video and NAME/REPO-audio; new ones are private",
+    )
     options = parser.parse_args(arguments)
     refuse_passing([options.run, options.out])
     run, out = Run.existing(options.run), Location.of(options.out)
     number = run.finished_round(options.round).number
     # Imported when the run is known to be there: torch takes seconds.
     from pipeline.exporting.folder import Export
+    from pipeline.exporting.push import Push
 
     modalities = ("video", "audio") if options.modality == "both" else (options.modality,)
     exports = {
         modality: Export(run, number, modality, options.formats, options.front_end, options.license)
         for modality in modalities
     }
+    push = None if options.push is None else Push(options.push)
+    if push:
+        push.check()
     for export in exports.values():
         export.check()
     for modality, export in exports.items():
         export.write(out / modality)
         names = " ".join(place.name for place in (out / modality).files())
         say(f"round {number} · {modality} · {export.architecture} → {out / modality}: {names}")
+    for modality in exports if push else ():
+        assert push is not None
+        say(f"{modality} → {push.upload(out / modality, modality)}")
 
 
 if __name__ == "__main__":

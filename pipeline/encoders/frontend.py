@@ -16,6 +16,7 @@ from pipeline.config import AudioConfig, ClipsConfig
 from pipeline.encoders.contract import MEAN, STD, Input
 
 FLOOR = 1e-6  # added to mel power before the logarithm; digital silence becomes log(1e-6)
+VARIANCE_FLOOR = 1e-7  # added to a waveform's variance, as by Wav2Vec2FeatureExtractor
 DEVIATION_FLOOR = 1e-5  # added to a clip's deviation, which is 0 in digital silence
 
 
@@ -102,10 +103,7 @@ class LogMel(nn.Module):
 
 
 class Waveform(nn.Module):
-    """waveform float32 [B, samples] as it is, or each clip brought to mean 0 and variance 1.
-
-    The latter as Wav2Vec2FeatureExtractor of transformers does.
-    """
+    """waveform float32 [B, samples] as it is, or each clip brought to mean 0 and variance 1."""
 
     def __init__(self, unit: bool) -> None:
         super().__init__()
@@ -116,4 +114,4 @@ class Waveform(nn.Module):
         if not self.unit:
             return x
         variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
-        return (x - mean) / (variance + 1e-7).sqrt()
+        return (x - mean) / (variance + VARIANCE_FLOOR).sqrt()

@@ -4,7 +4,8 @@
             config.json               architecture, dimension, BatchNorm eps, where it comes from
             preprocessor_config.json  how a clip is prepared for the encoder
             README.md                 the model card: how it was trained, and code that loads it
-            encoder.py                the network, where torchvision has none of these shapes
+            encoder.py                the network
+            *_xdc.py                  code for the Auto classes of transformers (automodel.py)
             torchvision.pt            as asked: a state dict for torchvision's network
             model.onnx                as asked: for onnxruntime and others, weights inside
             model.pt2                 as asked: for `torch.export.load`
@@ -28,19 +29,26 @@ import pipeline
 from pipeline.config import ClipsConfig
 from pipeline.encoders import ARCHITECTURES, save_weights
 from pipeline.encoders.architectures import Architecture, architecture, blank
-from pipeline.encoders.frontend import DEVIATION_FLOOR, FLOOR, MEAN, STD, mel_settings
+from pipeline.encoders.contract import Input
+from pipeline.encoders.frontend import DEVIATION_FLOOR, FLOOR, VARIANCE_FLOOR, mel_settings
 from pipeline.encoders.weights import differing_tensors, in_one_line
 from pipeline.errors import UserError
-from pipeline.exporting import graphs
+from pipeline.exporting import automodel, graphs
 from pipeline.exporting.card import model_card
 from pipeline.exporting.loading import load_encoder
+from pipeline.exporting.training_data import data_summary
 from pipeline.run import Run
 from pipeline.storage import Location
 
 FORMATS = ("safetensors", "torchvision", "onnx", "torch-export")
 GRAPHS = {"onnx": "model.onnx", "torch-export": "model.pt2"}
 _LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .+()-]{0,99}")  # and SPDX expressions, in one line
-_FILES = ("config.json", "torchvision.pt", "model.onnx", "model.pt2", "encoder.py")
+# Those that an export need not write, and config.json, which comes last.
+_REPLACED = ("config.json", "torchvision.pt", "model.onnx", "model.pt2", *automodel.FILES)
+FILES = (
+    *("README.md", "encoder.py", "model.safetensors", "preprocessor_config.json"),
+    *_REPLACED,
+)
 
 
 @dataclass(frozen=True)
@@ -98,11 +106,14 @@ class Export:
         """
         self.check()
         encoder = load_encoder(self.run.location, self.modality, round=self.round)
-        for name in _FILES:
+        for name in _REPLACED:
             (folder / name).delete()
         save_weights(encoder, folder / "model.safetensors")
-        if not self.network.torchvision:
-            (folder / "encoder.py").write_text(self.network.source)
+        # Always, since they need no package to write and a folder of this layout is taken for one
+        # that AutoModel loads.
+        (folder / "encoder.py").write_text(self.network.source)
+        for name, text in automodel.code(self.modality).items():
+            (folder / name).write_text(text)
         if "torchvision" in self.formats:
             file = io.BytesIO()
             torch.save(encoder.state_dict(), file)
@@ -115,7 +126,7 @@ class Export:
             if "onnx" in self.formats:
                 (folder / "model.onnx").write_bytes(graphs.onnx_file(graph, program))
         facts = self._facts(encoder)
-        input_facts = preprocessing(self.run.config.clips, self.modality)
+        input_facts = preprocessing(self.run.config.clips, self.modality, encoder)
         card = model_card(facts, input_facts, self.license, self.network.torchvision)
         (folder / "preprocessor_config.json").write_json(input_facts)
         (folder / "README.md").write_text(card)
@@ -145,11 +156,14 @@ class Export:
         told = {"optimizer", "lr", "epochs", "batch_size", "workers", "sampling"}
         return {
             "model_type": "xdc-ray",
+            **automodel.model_keys(self.modality),
             "xdc_ray_version": pipeline.__version__,
             "modality": self.modality,
             "architecture": self.architecture,
             "dim": encoder.dim,
             "function": self.network.function,
+            # Of models of transformers: their configuration, since the hub may be out of reach.
+            "function_arguments": getattr(encoder, "arguments", dict(self.network.arguments)),
             "batchnorm_eps": next((norm.eps for norm in norms), None),  # null: it has none
             "stock_architecture": bool(self.network.torchvision),
             "formats": [name for name in FORMATS if name in {"safetensors", *self.formats}],
@@ -163,22 +177,44 @@ class Export:
                 "seed": config.seed,
                 "encoders": config.encoders.model_dump(mode="json"),
                 "learning": config.learning.model_dump(mode="json", include=told),
+                "data": data_summary(self.run, self.round),
                 "metrics": learned[-1]["epochs"][-1] if learned else {},
             },
         }
 
 
-def preprocessing(clips: ClipsConfig, modality: str) -> dict[str, Any]:
-    """The content of preprocessor_config.json, by the names of the run's settings."""
+def preprocessing(clips: ClipsConfig, modality: str, encoder: object = None) -> dict[str, Any]:
+    """The content of preprocessor_config.json, by the names of the run's settings.
+
+    Args:
+        encoder: whose attribute ``input`` counts; None: one without.
+    """
+    wanted = Input.of(encoder, modality)
     if modality == "video":
         return {
+            **automodel.processor_keys(modality),
+            "kind": wanted.kind,
             "input": "video float32 [B, 3, frames, size, size], RGB",
             "crop": "centre",
-            "mean": list(MEAN),
-            "std": list(STD),
+            "mean": list(wanted.mean),
+            "std": list(wanted.std),
             **clips.video.model_dump(mode="json", exclude={"train_short_side", "flip"}),
         }
+    if wanted.kind == "waveform":
+        return {
+            **automodel.processor_keys(modality),
+            "kind": wanted.kind,
+            "input": "waveform float32 [B, samples]",
+            "channels": 1,
+            **clips.audio.model_dump(mode="json", include={"rate", "window_s", "align"}),
+            "samples": clips.audio.samples,
+            "mel_spectrogram": None,
+            "unit": wanted.unit,
+            "variance_floor": VARIANCE_FLOOR,
+        }
     return {
+        **automodel.processor_keys(modality),
+        "kind": wanted.kind,
         "input": "spectrogram float32 [B, 1, mels, spectrogram_frames]",
         "channels": 1,
         **clips.audio.model_dump(mode="json"),

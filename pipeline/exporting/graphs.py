@@ -1,7 +1,7 @@
 """Encoders as graphs that run without Python code of ours: ONNX and `torch.export`.
 
-The batch is the only free dimension. Each file is run once, as its readers will run it, and must
-compute what the encoder computes.
+The batch is the only free dimension. Each file is run as its readers will run it, at batch sizes
+other than the traced one, and must compute what the encoder computes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from pipeline.encoders.contract import Input
 from pipeline.errors import UserError
 
 TOLERANCE = 1e-4  # largest difference of a feature, against the largest feature where that is > 1
+BATCHES = (1, 7)  # sizes that each file is run at
+_TRACED = 2  # a size that none of them is: tracing 1 would fix it
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
@@ -32,7 +34,7 @@ class Graph:
 
     module: nn.Module  # in eval mode, on the CPU
     input: str  # name of its only input; the output is named ``features``, float32 [B, dim]
-    examples: Tensor  # three inputs, drawn from a fixed seed: two to trace, one to check with
+    examples: Tensor  # as many inputs as the largest of `BATCHES`, drawn from a fixed seed
 
 
 def graph(encoder: nn.Module, modality: str, clips: ClipsConfig, front_end: bool) -> Graph:
@@ -48,10 +50,10 @@ def graph(encoder: nn.Module, modality: str, clips: ClipsConfig, front_end: bool
     front, name = frontend.front_end(modality, encoder, clips), "waveform"
     if modality == "video":
         name = "frames"
-        shape = (3, video.frames, video.size, video.size, 3)
+        shape = (max(BATCHES), video.frames, video.size, video.size, 3)
         media = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
     else:
-        media = 0.1 * torch.randn((3, audio.samples), generator=draw)
+        media = 0.1 * torch.randn((max(BATCHES), audio.samples), generator=draw)
     if not front_end:
         inputs = {"frames": "video", "waveform": Input.of(encoder, modality).kind}
         return Graph(encoder, inputs[name], front(media))
@@ -79,7 +81,9 @@ def trace(graph: Graph) -> torch.export.ExportedProgram:
     """The graph by `torch.export`, without paths of the machine that made it."""
     dynamic = ({0: torch.export.Dim("batch", min=1)},)
     with torch.no_grad():
-        program = torch.export.export(graph.module, (graph.examples[:2],), dynamic_shapes=dynamic)
+        program = torch.export.export(
+            graph.module, (graph.examples[:_TRACED],), dynamic_shapes=dynamic
+        )
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # names files of this machine
     return program
@@ -89,7 +93,7 @@ def torch_export_file(graph: Graph, program: torch.export.ExportedProgram) -> by
     """The bytes of a ``.pt2`` file, checked.
 
     Raises:
-        RuntimeError: it does not compute what the encoder does.
+        RuntimeError: it does not compute what the encoder does, at every batch size.
     """
     file = io.BytesIO()
     example, program.example_inputs = program.example_inputs, None  # would be stored, too
@@ -107,7 +111,7 @@ def onnx_file(graph: Graph, program: torch.export.ExportedProgram) -> bytes:
     """The bytes of an ``.onnx`` file with its weights inside, checked with onnxruntime.
 
     Raises:
-        RuntimeError: it does not compute what the encoder does.
+        RuntimeError: it does not compute what the encoder does, at every batch size.
     """
     import onnxruntime
 
@@ -137,10 +141,17 @@ def onnx_file(graph: Graph, program: torch.export.ExportedProgram) -> bytes:
 
 
 def _compare(reader: str, graph: Graph, run: Callable[[Tensor], np.ndarray]) -> None:
-    """Compare at a batch size other than the traced one."""
-    media = graph.examples[2:]
+    """Raise RuntimeError where `reader` and the encoder differ, at any of `BATCHES`."""
     with torch.no_grad():
-        expected = graph.module(media).numpy()
-        difference = float(np.abs(run(media) - expected).max())
-    if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
-        raise RuntimeError(f"{reader} gives features that differ by {difference:.2g} from ours")
+        expected = graph.module(graph.examples).numpy()
+        allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+        for size in BATCHES:
+            found = run(graph.examples[:size])
+            if found.shape != expected[:size].shape:
+                raise RuntimeError(f"{reader} gives {list(found.shape)} features of {size} clips")
+            difference = float(np.abs(found - expected[:size]).max())
+            if not difference <= allowed:
+                raise RuntimeError(
+                    f"{reader} gives features that differ by {difference:.2g} from ours, of a "
+                    f"batch of {size}"
+                )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -17,39 +19,28 @@ from safetensors.torch import save_file
 
 import pipeline
 from jobs.export import main as export
-from pipeline import encoders
-from pipeline.config import Config
 from pipeline.encoders.architectures import ARCHITECTURES, Architecture
-from pipeline.encoders.frontend import FramesToInput, LogMel
 from pipeline.errors import UserError
-from pipeline.run import Run
 from tests.conftest import tiny
-from tests.encoders.random_statistics import randomise
+from tests.exporting.exports import WITHOUT_PACKAGE, Jobs, media_and_features, new_run
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+FILES = {
+    *("README.md", "config.json", "model.safetensors", "preprocessor_config.json"),
+    *("encoder.py", "modeling_xdc.py"),
+}
+PROCESSORS = {"video": {"video_processing_xdc.py"}, "audio": {"feature_extraction_xdc.py"}}
+HAS_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
 
 # Runs every code block of the cards of some folders, in order; the features that a block makes are
-# kept as <inputs>.<number of the block>.npy.
-READER = """
-import os, re, sys
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("pipeline", "jobs"):
-            raise ModuleNotFoundError(f"no module named {name!r}")
-
-sys.meta_path.insert(0, Absent())
-try:
-    import pipeline
-except ModuleNotFoundError:
-    pass
-else:
-    sys.exit("the package can be imported: nothing would be proven")
-
+# kept as <inputs>.<number of the block>.npy. Blocks for transformers only where it is installed.
+READER = f"""{WITHOUT_PACKAGE}
+import os, re
+import importlib.util
 import numpy as np
 from safetensors.torch import load_file
 
+HAS_TRANSFORMERS = importlib.util.find_spec("transformers") is not None
 for folder, inputs in zip(sys.argv[1::2], sys.argv[2::2]):
     os.chdir(folder)
     sys.path.insert(0, folder)
@@ -57,9 +48,11 @@ for folder, inputs in zip(sys.argv[1::2], sys.argv[2::2]):
     names = load_file(inputs)
     card = open("README.md").read()
     for number, code in enumerate(re.findall("```python\\n(.*?)```", card, re.S)):
+        if "import AutoModel" in code and not HAS_TRANSFORMERS:
+            continue
         exec(code, names)
         if "features" in names:
-            np.save(f"{inputs}.{number}.npy", np.asarray(names.pop("features")))
+            np.save(f"{{inputs}}.{{number}}.npy", np.asarray(names.pop("features")))
     sys.path.pop(0)
 """
 
@@ -78,18 +71,6 @@ class Taken:
         return [np.load(f) for f in sorted(self.media.parent.glob(f"{self.media.name}.*.npy"))]
 
 
-def new_run(place: Path, *overrides: str) -> tuple[Run, torch.nn.ModuleDict]:
-    """A run with one finished round, as pretraining leaves it, and its encoders."""
-    run = Run.open(tiny(f"run={place}", "rounds=3", *overrides))
-    networks = randomise(encoders.build(run.config.encoders, seed=1)).eval()
-    encoders.save_weights(networks, run.round(0).encoders)
-    run.commit(run.round(0), {"round": 0})
-    encoders.save_weights(networks, run.round(1).encoders)
-    learned = {"labelled": 1234, "epochs": [{"loss_video_audio": 1.5, "loss_audio_video": 1.5}]}
-    run.commit(run.round(1), {"round": 1, "updates": [learned], "seconds": 1.0})
-    return run, networks
-
-
 def test_an_encoder_that_was_not_trained_is_refused(tmp_path: Path) -> None:
     run, _ = new_run(tmp_path)
     learned = {"labelled": 1234, "epochs": [{"loss_video_video": 1.5}]}
@@ -98,20 +79,6 @@ def test_an_encoder_that_was_not_trained_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words):
         export([str(run.location), str(tmp_path / "out")])
     assert not (tmp_path / "out").exists(), "nothing of the other, either"
-
-
-def media_and_features(config: Config, modality: str, network: torch.nn.Module) -> tuple:
-    """Three random clips, by the name that the card gives them, and their features."""
-    draw = torch.Generator().manual_seed(3)
-    video, audio = config.clips.video, config.clips.audio
-    with torch.no_grad():
-        if modality == "video":
-            shape = (3, video.frames, video.size, video.size, 3)
-            frames = torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw)
-            return {"frames": frames}, network(FramesToInput()(frames)).numpy()
-        waveform = 0.2 * torch.randn((3, audio.samples), generator=draw)
-        waveform[2] = 0  # digital silence
-        return {"waveform": waveform}, network(LogMel(audio)(waveform)).numpy()
 
 
 @pytest.fixture(scope="module")
@@ -138,14 +105,8 @@ def taken(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Taken]:
     return read_by_their_cards(base, jobs)
 
 
-def read_by_their_cards(
-    base: Path, jobs: dict[str, tuple[list[str], dict[str, list[str]]]]
-) -> dict[str, Taken]:
-    """Exports read by one interpreter without the package; by architecture.
-
-    Args:
-        jobs: name of a run → its settings, and modality → options of the export.
-    """
+def read_by_their_cards(base: Path, jobs: Jobs) -> dict[str, Taken]:
+    """Exports read by one interpreter without the package; by architecture."""
     found = {}
     for name, (overrides, options) in jobs.items():
         run, networks = new_run(base / name / "run", *overrides)
@@ -161,6 +122,7 @@ def read_by_their_cards(
     ended = subprocess.run(
         [sys.executable, "-I", "-B", "-c", READER, *arguments],
         cwd=base,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(base / "cache")},
         capture_output=True,
         text=True,
     )
@@ -173,17 +135,18 @@ def read_by_their_cards(
     [
         ("r2plus1d_18", {"torchvision.pt", "model.onnx", "model.pt2"}),
         ("resnet18", {"torchvision.pt"}),
-        ("r2plus1d_small", {"encoder.py", "model.pt2"}),
-        ("resnet18_vmz", {"encoder.py", "model.onnx", "model.pt2"}),
+        ("r2plus1d_small", {"model.pt2"}),
+        ("resnet18_vmz", {"model.onnx", "model.pt2"}),
     ],
 )
 def test_the_cards_code_gives_our_features_without_this_package(
     architecture: str, more: set[str], taken: dict[str, Taken]
 ) -> None:
     one = taken[architecture]
-    assert {path.name for path in one.folder.iterdir()} == FILES | more
-    # One block for each file of weights.
-    assert len(one.read) == len(more - {"encoder.py"}) + 1
+    files = FILES | PROCESSORS[one.folder.name] | more
+    assert {path.name for path in one.folder.iterdir()} == files
+    # One block for each file of weights, and one for transformers.
+    assert len(one.read) == len(more) + 1 + HAS_TRANSFORMERS
     assert one.expected.std() > 0.01
     for features in one.read:
         np.testing.assert_allclose(features, one.expected, rtol=0, atol=1e-4)
@@ -201,12 +164,9 @@ def test_encoders_without_batchnorm(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     options = {"video": formats, "audio": [*formats, "--front-end"]}
     read = read_by_their_cards(tmp_path, {"layernorm": (settings, options)})
     for name, one in read.items():
-        assert {path.name for path in one.folder.iterdir()} == FILES | {
-            "encoder.py",
-            "model.onnx",
-            "model.pt2",
-        }
-        assert len(one.read) == 3, name
+        files = FILES | PROCESSORS[one.folder.name] | {"model.onnx", "model.pt2"}
+        assert {path.name for path in one.folder.iterdir()} == files
+        assert len(one.read) == 3 + HAS_TRANSFORMERS, name
         assert one.expected.std() > 0.01
         for features in one.read:
             np.testing.assert_allclose(features, one.expected, rtol=0, atol=1e-4)
@@ -277,7 +237,7 @@ def test_released_widths_are_rejected_for_torchvision_and_loaded_by_encoder_py(
     assert "\n" not in str(error.value)
     assert not out.exists()
     export(place)
-    assert {p.name for p in (out / "video").iterdir()} == FILES | {"encoder.py"}
+    assert {p.name for p in (out / "video").iterdir()} == FILES | PROCESSORS["video"]
     loaded, ours = pipeline.load_encoder(out), pipeline.load_encoder(run.location, "video")
     clip = torch.randn(1, 3, 4, 24, 24)
     with torch.no_grad():
@@ -290,7 +250,7 @@ def test_another_export_leaves_nothing_of_the_one_before(tmp_path: Path) -> None
     export([*place, "--formats", "torchvision"])
     assert (tmp_path / "out/audio/torchvision.pt").exists()
     export([*place, "--formats", "safetensors"])
-    assert {p.name for p in (tmp_path / "out/audio").iterdir()} == FILES
+    assert {p.name for p in (tmp_path / "out/audio").iterdir()} == FILES | PROCESSORS["audio"]
     assert "torchvision.pt" not in (tmp_path / "out/audio/README.md").read_text()
 
 
