@@ -9,11 +9,17 @@ prepared as SOURCE's training prepared them. OUT receives ``vectors/video/*.parq
 Without ``--every`` there is a vector for each window that indexing cuts (``index.window_s``), or
 for each cut of a cuts table: of the clip at its middle. The same command goes on where it was cut
 off, and adds media that are new.
+
+``--npz-per-video`` also writes ``files/<modality>/*.npz``, in which ActionFormer and other tools of
+temporal localisation read the dense vectors of each media file. ``--nearest FILE`` searches OUT,
+once it is finished, for the windows that are nearest to the clips of another file. MEDIA is not
+read then.
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from pipeline import settings
 from pipeline.errors import UserError
@@ -21,7 +27,10 @@ from pipeline.runtime.places import refuse_passing
 from pipeline.runtime.session import connect, run_job
 from pipeline.setting_comments import SettingsParser
 from pipeline.storage import Location
-from pipeline.telemetry.console import say
+from pipeline.telemetry.console import say, table
+
+if TYPE_CHECKING:
+    from pipeline.vectors.media_vectors import VectorTask
 
 _LEAST_S = 0.01  # between windows: clips are known by milliseconds
 
@@ -48,9 +57,17 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--float32", action="store_true", help="vectors of float32, for readers without float16"
     )
+    parser.add_argument(
+        "--npz-per-video", action="store_true", help="with --every: a file for each media file"
+    )
+    parser.add_argument(
+        "--nearest", metavar="FILE", help="print what is nearest to its clips in a finished OUT"
+    )
     options = parser.parse_intermixed_args(arguments)
     if options.every is not None and options.every < _LEAST_S:
         raise UserError(f"--every is {options.every:g}; at least {_LEAST_S:g} s are needed")
+    if options.npz_per_video and options.every is None:
+        raise UserError("--npz-per-video is of dense vectors: add --every S")
     return options
 
 
@@ -66,14 +83,29 @@ def main(arguments: list[str]) -> None:
     source = resolve(options.encoder, options.round)
     config = settled(config, source, options.every or 0.0)
     connect(config.resources, out)
-    task = VectorTask(options.media, out, source, config, half=not options.float32)
+    half, per_video = not options.float32, options.npz_per_video
+    task = VectorTask(options.media, out, source, config, half, per_video)
+    if options.nearest:
+        search(task, options.nearest)
+        return
     report = make_vectors(task)
+    for note in report.indexed.notes:
+        say(f"warning: {note}")
     if options.every and report.indexed.unit == "cuts":
         say("warning: --every is of whole files; rows of the cuts table with times are one clip")
     counts = ", ".join(f"{count:,} of {name}" for name, count in report.vectors.items())
     say(f"{report.clips:,} clips of {source.name}: vectors {counts} in {out / 'vectors'}")
     if report.rejected:
         say(f"every reject with its reason ({report.rejected:,}): {out / 'rejects'}")
+
+
+def search(task: VectorTask, file: str) -> None:
+    from pipeline.vectors.nearest import nearest
+
+    for found in nearest(task, file):
+        notes = f" ({found.agreement})" if found.agreement else ""
+        rows = [(f"{h.score:.3f}", f"{h.start_s:.2f}–{h.end_s:.2f} s", h.uri) for h in found.hits]
+        say(f"\n{found.name}{notes}\n{table(('cosine', 'window', 'file'), rows)}")
 
 
 if __name__ == "__main__":

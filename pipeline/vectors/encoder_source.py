@@ -14,7 +14,7 @@ from pipeline.encoders.weights import read_tensors as read_weights
 from pipeline.errors import UserError, parsing
 from pipeline.manifest import NAME
 from pipeline.methods import MODALITIES
-from pipeline.run import Run
+from pipeline.run import Round, Run
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
 
@@ -31,6 +31,7 @@ class EncoderSource:
     clips: ClipsConfig | None  # that the encoders were trained with; None: nothing says it
     # Modality → safetensors, and how names begin in it.
     files: Mapping[str, tuple[Location, str]]
+    is_whole: bool = False  # whether the file is a run's, with both encoders
     # Of a run: the rest of its settings that decide what comes out.
     config: Config = field(default_factory=Config, repr=False)
     # Modalities that were clustered together → folder of the finished clustering of these encoders.
@@ -49,7 +50,7 @@ class EncoderSource:
             UserError: tensors do not fit the architecture.
         """
         places = {place for place, _ in self.files.values()}
-        if len(places) == 1 and self.files == {m: (*places, f"{m}.") for m in MODALITIES}:
+        if len(places) == 1 and self.is_whole:
             return places.pop()
         networks = encoders.build(self.encoders, seed=0)
         for modality, (place, prefix) in self.files.items():
@@ -106,22 +107,34 @@ def _of_run(run: Run, number: int | None) -> EncoderSource:
         if ((place := this.clusters(name)) / NAME).exists()
     }
     name = f"round {this.number} of {run.location}"
+    modalities = _trained(this) or MODALITIES
+    for modality in {*MODALITIES} - {*modalities}:
+        say(f"the {modality} encoder of {name} was never trained: it is left out")
     if not clusterings:
         say(f"{name} has no clusters of its encoders: the table will have none")
     return EncoderSource(
         name=name,
         encoders=config.encoders,
         clips=config.clips,
-        files={m: (now.weights, f"{m}.") for m in MODALITIES},
+        files={m: (now.weights, f"{m}.") for m in modalities},
+        is_whole=True,
         config=config,
         clusterings=clusterings,
     )
 
 
+def _trained(this: Round) -> tuple[str, ...]:
+    """The modalities whose encoders the round has trained; none of round 0."""
+    learned = this.metrics.read_json().get("updates", [])
+    losses = {name for update in learned for name in update["epochs"][-1]}
+    return tuple(m for m in MODALITIES if any(n.startswith(f"loss_{m}_") for n in losses))
+
+
 def _of_file(place: Location) -> EncoderSource:
     if not place.name.endswith(".safetensors"):
         raise UserError(
-            f"{place} is not a .safetensors of a run; of other weights make a run or an export first"
+            f"{place} is not a .safetensors of a run: give that, a run directory, or a folder of "
+            "jobs/export.py"
         )
     state = read_weights(place)
     of_run = [m for m in MODALITIES if any(name.startswith(f"{m}.") for name in state)]
@@ -130,11 +143,11 @@ def _of_file(place: Location) -> EncoderSource:
             f"{place} is not of a run, whose tensors begin with video. or audio.; of an export "
             "give the folder"
         )
-    files = {m: (place, f"{m}.") for m in of_run}
+    files, whole = {m: (place, f"{m}.") for m in of_run}, len(of_run) == len(MODALITIES)
     if run := _run_above(place):
-        return EncoderSource(str(place), run.encoders, run.clips, files, run)
+        return EncoderSource(str(place), run.encoders, run.clips, files, whole, run)
     named = {m: nearest(of_modality(state, m, place), m)[1] for m in of_run}
-    return EncoderSource(str(place), EncoderConfig(**named), None, files)
+    return EncoderSource(str(place), EncoderConfig.model_validate(named), None, files, whole)
 
 
 def _run_above(place: Location) -> Config | None:
@@ -166,7 +179,9 @@ def _of_exports(place: Location, folders: Mapping[str, Location]) -> EncoderSour
             )
         parts[modality] = _preparation(folder, modality)
     files = {m: (folder / "model.safetensors", "") for m, folder in folders.items()}
-    return EncoderSource(str(place), EncoderConfig(**names), ClipsConfig(**parts), files)
+    return EncoderSource(
+        str(place), EncoderConfig.model_validate(names), ClipsConfig(**parts), files
+    )
 
 
 def _facts(folder: Location) -> dict[str, Any]:

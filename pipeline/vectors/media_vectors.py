@@ -1,10 +1,10 @@
 """From media to the table of vectors: index → embed → join, each resumable.
 
-    OUT/  vectors/<modality>/part-*.parquet   the table
-          rejects/*.parquet                   what has no vectors, and why
-          files/<modality>/*.npz              as asked: a file of dense vectors for each media file
-          vectors.json                        what was made, written last
-          work/                               clips table, features and records, to go on from
+OUT/  vectors/<modality>/part-*.parquet   the table
+      rejects/*.parquet                   what has no vectors, and why
+      files/<modality>/*.npz              as asked: a file of dense vectors for each media file
+      vectors.json                        what was made, written last
+      work/                               clips table, features and records, to go on from
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from pipeline.storage import Location
 from pipeline.telemetry.console import say
 from pipeline.telemetry.progress import Progress
 from pipeline.vectors.encoder_source import EncoderSource
+from pipeline.vectors.localisation import WriteFiles
 from pipeline.vectors.vector_table import WriteVectors, last_tries, part_name, record_of
 
 SUMMARY = "vectors.json"
@@ -49,6 +50,7 @@ class VectorTask:
     source: EncoderSource
     config: Config  # `source_settings.settled`
     half: bool = True  # vectors are float16, as features are kept; False: float32
+    per_video: bool = False  # also a file of dense vectors for each media file (localisation.py)
 
     @property
     def work(self) -> Location:
@@ -142,6 +144,8 @@ def _made(
             discard(damaged)
             if attempt + 1 == _REPAIRS:
                 raise
+    if task.per_video:
+        _write_files(task, clips)
     return _finish(task, writing, indexed)
 
 
@@ -168,6 +172,13 @@ def _join(task: VectorTask, writing: WriteVectors) -> None:
     demands.refuse_impossible(asks, resources)
     with Progress("vectors", len(writing.clips), "clips", asks, resources) as progress:
         run_numbered(writing, range(writing.parts), decoding(resources), progress)
+
+
+def _write_files(task: VectorTask, clips: ClipTable) -> None:
+    resources = task.config.resources
+    work = WriteFiles.of(clips, task.features, task.out / "files", task.config)
+    with Progress("files", len(clips), "clips", demands.decoding(resources), resources) as progress:
+        run_numbered(work, range(len(work.bounds) - 1), decoding(resources), progress)
 
 
 def _finish(task: VectorTask, writing: WriteVectors, indexed: IndexReport) -> VectorReport:

@@ -1,4 +1,4 @@
-"""The settings of a pass: clips are prepared as the encoders' source says, the rest is the user's."""
+"""The settings of a pass: clips are prepared as the source says, the rest is the user's."""
 
 from __future__ import annotations
 

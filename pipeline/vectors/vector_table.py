@@ -186,7 +186,7 @@ def part_name(number: int) -> str:
 
 
 def record_of(records: Location, number: int) -> dict[str, Any] | None:
-    """What was noted of a part: ``key``, ``rows`` by modality, ``rejected``, ``bytes`` by folder."""
+    """Of a part: ``key``, ``rows`` by modality, ``rejected``, ``bytes`` by folder."""
     try:
         found: dict[str, Any] = (records / f"{part_name(number)}.json").read_json()
     except (FileNotFoundError, ValueError):
@@ -211,9 +211,7 @@ def write_part(place: Location, table: pa.Table) -> int:
         return 0
     sink = io.BytesIO()
     texts = [f.name for f in table.schema if pa.types.is_string(f.type)]
-    pq.write_table(
-        table, sink, compression="zstd", use_dictionary=texts, write_page_checksum=True
-    )
+    pq.write_table(table, sink, compression="zstd", use_dictionary=texts, write_page_checksum=True)
     place.write_bytes(sink.getbuffer())
     return len(sink.getbuffer())
 
