@@ -100,14 +100,14 @@ def resolve(source: str, number: int | None = None) -> EncoderSource:
 def _of_run(run: Run, number: int | None) -> EncoderSource:
     this, config = run.finished_round(number), run.config
     now, method = run.encoders_after(this), methods.get(config.method)
-    clusterings = {
-        modalities: place
-        for name, modalities in method.clusterings.items()
-        if not any(map(now.is_raw, modalities))
-        if ((place := this.clusters(name)) / NAME).exists()
-    }
     name = f"round {this.number} of {run.location}"
     modalities = _trained(this) or MODALITIES
+    clusterings = {
+        together: place
+        for clustering, together in method.clusterings.items()
+        if {*together} <= {*modalities} and not any(map(now.is_raw, together))
+        if ((place := this.clusters(clustering)) / NAME).exists()
+    }
     for modality in {*MODALITIES} - {*modalities}:
         say(f"the {modality} encoder of {name} was never trained: it is left out")
     if not clusterings:

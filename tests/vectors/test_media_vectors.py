@@ -26,10 +26,10 @@ from pipeline.run import Run
 from pipeline.storage import Location
 from pipeline.vectors import media_vectors
 from tests.clips.decoding.media_factory import GeneratedVideo, write
+from tests.vectors.conftest import PARTS
 
 ROOT = Path(__file__).resolve().parents[2]
 BOTH = ("video", "audio")
-PARTS = "embedding.max_rows_per_file=20"  # of 48 clips: three parts a modality
 
 
 def table(out: Path, modality: str) -> pa.Table:
@@ -51,14 +51,6 @@ def rejected(out: Path) -> list[dict[str, Any]]:
     return [
         row for p in sorted((out / "rejects").iterdir()) for row in pq.read_table(p).to_pylist()
     ]
-
-
-@pytest.fixture(scope="module")
-def whole(begun: Location, world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The vectors of the small world, undisturbed."""
-    out = tmp_path_factory.mktemp("whole") / "out"
-    embed([str(world), str(out), "--encoder", str(begun), PARTS])
-    return out
 
 
 def test_the_table_holds_what_an_embedding_pass_writes(
