@@ -19,6 +19,8 @@ from pipeline.storage import Location
 from pipeline.telemetry.console import say
 
 _ABOVE = 5  # folders between the weights of an update and its run
+# Stand in for an encoder that the source lacks: a pass loads both.
+_LACKING = {"video": "r2plus1d_small", "audio": "resnet_small"}
 _TRAINING_ALONE = {"train_short_side", "flip"}  # settings that an export does not hold
 
 
@@ -147,7 +149,9 @@ def _of_file(place: Location) -> EncoderSource:
     if run := _run_above(place):
         return EncoderSource(str(place), run.encoders, run.clips, files, whole, run)
     named = {m: nearest(of_modality(state, m, place), m)[1] for m in of_run}
-    return EncoderSource(str(place), EncoderConfig.model_validate(named), None, files, whole)
+    return EncoderSource(
+        str(place), EncoderConfig.model_validate(_LACKING | named), None, files, whole
+    )
 
 
 def _run_above(place: Location) -> Config | None:
@@ -180,7 +184,7 @@ def _of_exports(place: Location, folders: Mapping[str, Location]) -> EncoderSour
         parts[modality] = _preparation(folder, modality)
     files = {m: (folder / "model.safetensors", "") for m, folder in folders.items()}
     return EncoderSource(
-        str(place), EncoderConfig.model_validate(names), ClipsConfig(**parts), files
+        str(place), EncoderConfig.model_validate(_LACKING | names), ClipsConfig(**parts), files
     )
 
 

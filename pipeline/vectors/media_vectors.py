@@ -86,9 +86,10 @@ def make_vectors(task: VectorTask) -> VectorReport:
         if rejected.exists():
             (task.out / "rejects" / "index.parquet").write_bytes(rejected.read_bytes())
         if not indexed.total_clips:
+            reasons = ", ".join(f"{why} {count:,}" for why, count in indexed.reasons.items())
             raise UserError(
-                f"nothing of {task.media} can be embedded: {indexed.rejected:,} {indexed.unit} "
-                f"rejected, each with its reason in {task.out / 'rejects'}"
+                f"nothing of {task.media} can be embedded: {indexed.rejected:,} {indexed.unit} are "
+                f"rejected ({reasons or 'earlier'}), see {task.out / 'rejects'}"
             )
         clips = ClipTable.open(task.work / "clips")
         return _made(task, weights, clips, indexed)
@@ -177,6 +178,10 @@ def _join(task: VectorTask, writing: WriteVectors) -> None:
 def _write_files(task: VectorTask, clips: ClipTable) -> None:
     resources = task.config.resources
     work = WriteFiles.of(clips, task.features, task.out / "files", task.config)
+    place, naming = task.work / "names.json", [work.folder, sorted(work.clashing)]
+    if place.exists() and place.read_json() != naming:
+        work.out.delete()  # media came that change the names of those that were there
+    place.write_json(naming)
     with Progress("files", len(clips), "clips", demands.decoding(resources), resources) as progress:
         run_numbered(work, range(len(work.bounds) - 1), decoding(resources), progress)
 

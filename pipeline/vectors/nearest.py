@@ -6,6 +6,7 @@ to the sound of windows: both are brought into one space by the table's own clip
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -55,13 +56,14 @@ def nearest(task: VectorTask, file: str, count: int = 10) -> list[Search]:
     if not (task.out / SUMMARY).exists():
         raise UserError(f"{task.out} has no finished vectors: run the same without --nearest first")
     check_made_of(task, task.source.weights_in(task.work))
-    own = task.work / "query"
-    own.delete()
+    own = task.work / f"query-{uuid.uuid4().hex[:8]}"
     config = task.config.of_all_clips()
     query = replace(task, media=file, out=own, config=config, per_video=False)
-    make_vectors(query)
-    vectors = {m: _all_vectors(own / "vectors" / m) for m in task.source.modalities}
-    own.delete()
+    try:
+        make_vectors(query)
+        vectors = {m: _all_vectors(own / "vectors" / m) for m in task.source.modalities}
+    finally:
+        own.delete()
     searches = [
         Search(f"by {'picture' if m == 'video' else 'sound'}", _search(task, m, values, count))
         for m, values in vectors.items()

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.config import Config, Section
 from pipeline.errors import UserError
+from pipeline.methods import MODALITIES
 from pipeline.telemetry.console import say
 from pipeline.vectors.encoder_source import EncoderSource
 
@@ -37,14 +38,15 @@ def settled(config: Config, source: EncoderSource, every_s: float = 0.0) -> Conf
     unused = []
     for key in given(config):
         value, held = value_of(config, key), value_of(theirs, key)
-        section = key.partition(".")[0]
+        section, part = key.split(".")[:2] if "." in key else (key, "")
+        lacked = part in MODALITIES and part not in source.modalities
         if every_s and key in ("index.window_s", "index.every_s"):
             raise UserError(f"{key} does not go with --every, which says how long windows are")
         if key in _OURS or section in _SECTIONS:
             continue
-        if section not in ("clips", "encoders") or key in _NO_PART:
+        if section not in ("clips", "encoders") or key in _NO_PART or lacked:
             unused.append(key)
-        elif value != held and not (section == "encoders" and key[9:] not in source.modalities):
+        elif value != held:
             raise UserError(
                 f"{key}={value} contradicts {source.name}, whose encoders were trained with "
                 f"{held}: leave it out"
