@@ -103,9 +103,9 @@ def search(task: VectorTask, file: str) -> None:
     from pipeline.vectors.nearest import nearest
 
     for found in nearest(task, file):
-        notes = f" ({found.agreement})" if found.agreement else ""
+        note = f" ({found.note})" if found.note else ""
         rows = [(f"{h.score:.3f}", f"{h.start_s:.2f}–{h.end_s:.2f} s", h.uri) for h in found.hits]
-        say(f"\n{found.name}{notes}\n{table(('cosine', 'window', 'file'), rows)}")
+        say(f"\n{found.name}{note}\n{table(('cosine', 'window', 'file'), rows)}")
 
 
 if __name__ == "__main__":

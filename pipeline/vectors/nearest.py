@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.runtime.failures import unwrapped
 from pipeline.runtime.placement import decoding
 from pipeline.storage import Location
-from pipeline.vectors.across import Across, Agreement, fitted
+from pipeline.vectors.across import Across, fitted
 from pipeline.vectors.media_vectors import SUMMARY, VectorTask, check_made_of, make_vectors
 
 _ROW_COLUMNS = ["uri", "start_s", "end_s"]
@@ -44,7 +44,7 @@ class Search:
 
     name: str
     hits: tuple[Hit, ...]  # the nearest first
-    agreement: Agreement | None = None  # of an across search: how far it is to be trusted
+    note: str = ""  # of an across search: how far it is to be trusted
 
 
 def nearest(task: VectorTask, file: str, count: int = 10) -> list[Search]:
@@ -74,7 +74,8 @@ def nearest(task: VectorTask, file: str, count: int = 10) -> list[Search]:
         if across is not None:
             queries, sounds = across.of_video(vectors["video"]), across.of_audio
             hits = _search(task, "audio", queries, count, sounds)
-            searches.append(Search("across, from its pictures to sound", hits, across.agreement))
+            note = str(across.agreement or "CCA; too few files to measure how good it is")
+            searches.append(Search("across, from its pictures to sound", hits, note))
     return searches
 
 
