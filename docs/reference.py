@@ -29,6 +29,7 @@ from pipeline.setting_comments import (
     takes,
     tree,
 )
+from pipeline.vectors import vector_table
 
 FOLDER = Path(__file__).resolve().parent / "reference"
 _MADE = "<!-- Made by docs/reference.py. Change the code and run it again. -->\n"
@@ -115,7 +116,10 @@ def files_page() -> str:
         "## Rejects table: `rejects/*.parquet`, `rounds/*/rejects/*.parquet`\n",
         "One row for every input or clip that could not be used.\n",
         *_schema(rejects.SCHEMA, rejects),
-        "The reasons:\n",
+        "## Table of vectors: `vectors/*/*.parquet` of `jobs/embed.py`\n",
+        "One row a clip and modality. [Export](../export.md#vectors-of-any-media) explains it.\n",
+        *_schema(vector_table.SCHEMA, vector_table),
+        "## Reasons of rejects\n",
         "| reason | meaning |",
         "|---|---|",
         *(f"| `{r.value}` | {_cell(reasons.get(r.name, ''))} |" for r in rejects.Reason),

@@ -19,6 +19,9 @@ class IndexConfig(Section):
     """How media files are cut into clips (`jobs/index.py`)."""
 
     window_s: Positive = 10.0  # length of the window that a clip is sampled in; Kinetics' length
+    # A window begins every so many seconds of a file's clock, each window_s long, whether they
+    # overlap or not; 0: windows lie side by side. Cuts stay as they are.
+    every_s: Annotated[float, Field(ge=0)] = 0.0
     min_s: Positive = 0.5  # a shorter file is rejected as too_short
 
 

@@ -49,6 +49,10 @@ def job(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["jobs/reproduce.py", "{tmp}", "--trials", "xcd"], "there is no trial 'xcd'"),
         (["jobs/reproduce.py", "{tmp}", "--worlds", "words"], "add --words CSV"),
         (["jobs/export.py", "runs/none", "{tmp}"], "is not a run yet"),
+        (
+            ["jobs/embed.py", "{tmp}", "{tmp}/out", "--encoder", "runs/none"],
+            "there is no encoder in",
+        ),
         (["jobs/index.py", "s3://nowhere-at-all/x", "{tmp}", "seed=-1"], "setting 'seed'"),
     ],
 )

@@ -221,6 +221,8 @@ SEEN = {
     "seed": "test_rounds.py::test_other_settings_are_refused",
     "precision": "learning/test_learner.py::test_precision_changes_the_last_bits",
     "index.window_s": "clips/test_indexing.py::test_files_are_cut_into_equal_windows",
+    "index.every_s": "clips/test_windows.py::"
+    "test_dense_windows_begin_at_multiples_of_the_files_clock",
     "index.min_s": "test_short_files_are_rejected",
     "clips.split": "test_rounds.py::test_a_whole_run_with_two_workers",
     "clips.video.frames": "clips/test_stream.py::test_every_clip_once_and_the_last_batch_padded",

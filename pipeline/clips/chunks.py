@@ -23,6 +23,7 @@ from pipeline.clips.decoding.isolation import probe_isolated
 from pipeline.clips.fetching import fetch_for_probing
 from pipeline.clips.rejects import Reason, Reject, kind_of_loss
 from pipeline.clips.table import SCHEMA, SCHEMA_VERSION, clip_id
+from pipeline.clips.windows import windows
 from pipeline.config import ClipsConfig, IndexConfig
 from pipeline.errors import UserError, parsing
 from pipeline.manifest import signed, unsigned
@@ -31,6 +32,7 @@ from pipeline.telemetry import metrics
 
 FILES_PER_TASK = 32  # of a chunk, on average
 _LONGEST = 4  # a chunk has at most so many times as many
+_ROWS_HELD = 16_384  # clips that are objects of Python at once: dense windows are many
 _COUNTS = b"counts"  # in the metadata of a chunk's clips: what the report adds up
 _CLIPS = SCHEMA.remove(SCHEMA.get_field_index("clip_index"))
 
@@ -99,6 +101,7 @@ class ProbeChunk:
         chunk = ray.get(self.rows[0]).slice(start, self.ends[number] - start)
         rows = chunk.select(["uri", "start_s", "end_s", "label", "split"]).to_pylist()
         clips: list[dict[str, Any]] = []
+        tables: list[pa.Table] = []
         rejected: list[dict[str, Any]] = []
         counts: Counter[str] = Counter()
         groups = [(uri, [*cuts]) for uri, cuts in groupby(rows, key=itemgetter("uri"))]
@@ -122,12 +125,17 @@ class ProbeChunk:
                 rejected += [
                     rejected_row("probe", uri, None, why, modality) for modality, why in lost
                 ]
-        noted = _CLIPS.with_metadata({_COUNTS: json.dumps(counts)})
-        probed = Probed(rejects_table(rejected), pa.Table.from_pylist(clips, noted), counts)
+            if len(clips) >= _ROWS_HELD:
+                tables.append(pa.Table.from_pylist(clips, _CLIPS))
+                clips = []
+        tables.append(pa.Table.from_pylist(clips, _CLIPS))
+        noted = {_COUNTS: json.dumps(counts)}
+        found = pa.concat_tables(tables).combine_chunks().replace_schema_metadata(noted)
+        probed = Probed(rejects_table(rejected), found, counts)
         self.places[number].write_bytes(probed.packed())
         metrics.rejects(row["reason"] for row in rejected)
         kinds = Counter(kind_of_loss(row["modality"]) for row in rejected)
-        return {"done": len(rows), "clips": len(clips), **kinds}
+        return {"done": len(rows), "clips": len(found), **kinds}
 
     def _probed(self, uris: Sequence[str]) -> Iterator[MediaInfo | Reject]:
         """What files hold, in order; the next ones are read from storage meanwhile."""
@@ -164,7 +172,7 @@ def rejects_table(rejected: Iterable[dict[str, Any]]) -> pa.Table:
 def clips_of(
     uri: str, info: MediaInfo | Reject, cut: dict[str, Any], config: IndexConfig
 ) -> list[dict[str, Any]] | Reject:
-    """The clips of one input row: the given cut, or equal windows over the whole file."""
+    """The clips of one input row: the given cut, or windows over the whole file."""
     if isinstance(info, Reject):
         return info
     start, end = cut["start_s"], cut["end_s"]
@@ -172,9 +180,7 @@ def clips_of(
         length = info.end_s - info.start_s
         if length < config.min_s:
             return Reject(Reason.TOO_SHORT, f"{length:.3f} s; index.min_s is {config.min_s:g}")
-        count = max(int(length // config.window_s), 1)
-        edges = np.linspace(info.start_s, info.end_s, count + 1).tolist()
-        windows = list(pairwise(edges))
+        cut_up = windows(info.start_s, info.end_s, config)
     else:
         from_s, to_s = max(start, info.start_s), min(end, info.end_s)
         left = to_s - from_s
@@ -183,16 +189,16 @@ def clips_of(
             much = f"{left:.3f} s of it" if left > 0 else "nothing of it"
             detail = f"[{start:g}, {end:g}] s: {much} lies in the file's {span} s"
             return Reject(Reason.BAD_CUT, detail)
-        windows = [(from_s, to_s)]
+        cut_up = [(from_s, to_s)]
     file = vars(info) | {"uri": uri, "label": cut["label"], "split": cut["split"]}
     # A cut keeps the id of what was asked for, by which it is known again.
-    asked = windows if start is None else [(start, end)]
+    asked = cut_up if start is None else [(start, end)]
     index = info.byte_index
     return [
         file
         | {"clip_id": clip_id(uri, *ask), "start_s": a, "end_s": b}
         | (index.columns(a, b) if index else {})
-        for ask, (a, b) in zip(asked, windows)
+        for ask, (a, b) in zip(asked, cut_up)
     ]
 
 

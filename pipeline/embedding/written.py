@@ -39,10 +39,7 @@ class Origin:
 
     @classmethod
     def of(cls, weights: Location | None, settings: Mapping[str, Any], clips: ClipTable) -> Origin:
-        made = {}
-        if weights is not None:
-            info = weights.info()
-            made = _weight_digests(weights, info.size, info.mtime_ns)
+        made = {} if weights is None else weight_digests(weights)
         return cls(made, digest_of(json.dumps(settings, sort_keys=True).encode()), clips)
 
     def noted(self, modality: str) -> dict[str, Any]:
@@ -60,9 +57,14 @@ class Origin:
         return self.weights.get(modality, "raw")
 
 
+def weight_digests(weights: Location) -> dict[str, str]:
+    """Modality → digest of its encoder in safetensors of both, whose names begin with it."""
+    info = weights.info()
+    return _weight_digests(weights, info.size, info.mtime_ns)
+
+
 @lru_cache(maxsize=4)  # of a file as it is now: every stage of a round asks
 def _weight_digests(weights: Location, size: int, mtime_ns: int) -> dict[str, str]:
-    """Modality → digest of its encoder in safetensors of both, whose names begin with it."""
     tensors: dict[str, list[bytes]] = {}
     for name, tensor in sorted(safetensors.deserialize(weights.read_bytes())):
         about = f"{name} {tensor['dtype']} {tensor['shape']}".encode()
