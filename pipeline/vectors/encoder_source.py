@@ -8,8 +8,15 @@ from typing import Any
 
 from pipeline import encoders, methods, settings
 from pipeline.config import AudioConfig, ClipsConfig, Config, EncoderConfig, VideoConfig
-from pipeline.encoders.architectures import EPS
-from pipeline.encoders.weights import differing_tensors, in_one_line, nearest, of_modality
+from pipeline.encoders.architectures import FAMILIES
+from pipeline.encoders.weights import (
+    differing_tensors,
+    in_one_line,
+    nearest,
+    of_modality,
+    saved_eps,
+    set_eps,
+)
 from pipeline.encoders.weights import read_tensors as read_weights
 from pipeline.errors import UserError, parsing
 from pipeline.manifest import NAME
@@ -33,6 +40,7 @@ class EncoderSource:
     clips: ClipsConfig | None  # that the encoders were trained with; None: nothing says it
     # Modality → safetensors, and how names begin in it.
     files: Mapping[str, tuple[Location, str]]
+    eps: Mapping[str, float] = field(default_factory=dict)  # of the BatchNorms, where it is told
     is_whole: bool = False  # whether the file is a run's, with both encoders
     # Of a run: the rest of its settings that decide what comes out.
     config: Config = field(default_factory=Config, repr=False)
@@ -61,10 +69,13 @@ class EncoderSource:
             network = networks[modality]
             if differing := differing_tensors(state, network):
                 raise UserError(
-                    f"{place} does not fit {getattr(self.encoders, modality)}: "
+                    f"{place} does not fit {self.encoders.of(modality).name}: "
                     f"{in_one_line(differing)}"
                 )
             network.load_state_dict(dict(state), strict=False)
+            eps = self.eps.get(modality) or (saved_eps(place).get(modality) if prefix else None)
+            if eps is not None:
+                set_eps(network, eps)
         made = scratch / "encoders.safetensors"
         encoders.save_weights(networks, made)
         return made
@@ -147,10 +158,10 @@ def _of_file(place: Location) -> EncoderSource:
         )
     files, whole = {m: (place, f"{m}.") for m in of_run}, len(of_run) == len(MODALITIES)
     if run := _run_above(place):
-        return EncoderSource(str(place), run.encoders, run.clips, files, whole, run)
+        return EncoderSource(str(place), run.encoders, run.clips, files, is_whole=whole, config=run)
     named = {m: nearest(of_modality(state, m, place), m)[1] for m in of_run}
     return EncoderSource(
-        str(place), EncoderConfig.model_validate(_LACKING | named), None, files, whole
+        str(place), EncoderConfig.model_validate(_LACKING | named), None, files, is_whole=whole
     )
 
 
@@ -166,26 +177,24 @@ def _run_above(place: Location) -> Config | None:
 
 def _of_exports(place: Location, folders: Mapping[str, Location]) -> EncoderSource:
     names: dict[str, str] = {}
+    eps: dict[str, float] = {}
     parts: dict[str, Any] = {}
     for modality, folder in folders.items():
         facts, names[modality] = _facts(folder), str(_facts(folder)["architecture"])
         if modality not in MODALITIES or facts["modality"] != modality:
             raise UserError(f"{folder} holds no {modality} encoder of jobs/export.py")
-        if names[modality] not in encoders.ARCHITECTURES[modality]:
-            # Never import what a file names: folders are passed on.
+        of_others = names[modality].partition(":")[0] in FAMILIES
+        if not of_others and names[modality] not in encoders.ARCHITECTURES[modality]:
+            # Never import code that a file names: folders are passed on.
             raise UserError(
                 f"{folder / 'config.json'} names no encoder of this package: {names[modality]}"
             )
-        if facts["batchnorm_eps"] not in (None, EPS):
-            raise UserError(
-                f"{folder / 'config.json'} has a BatchNorm eps of {facts['batchnorm_eps']}, and "
-                f"runs have {EPS}"
-            )
+        if facts["batchnorm_eps"] is not None:
+            eps[modality] = float(facts["batchnorm_eps"])
         parts[modality] = _preparation(folder, modality)
     files = {m: (folder / "model.safetensors", "") for m, folder in folders.items()}
-    return EncoderSource(
-        str(place), EncoderConfig.model_validate(_LACKING | names), ClipsConfig(**parts), files
-    )
+    chosen = EncoderConfig.model_validate(_LACKING | names)
+    return EncoderSource(str(place), chosen, ClipsConfig(**parts), files, eps)
 
 
 def _facts(folder: Location) -> dict[str, Any]:
@@ -202,7 +211,8 @@ def _preparation(folder: Location, modality: str) -> VideoConfig | AudioConfig:
     told = place.read_json()
     with parsing(place, "how an exported encoder's clips are prepared"):
         if modality == "audio":
-            return AudioConfig(**{name: told[name] for name in AudioConfig.model_fields})
+            # One that hears the waveform is told nothing of spectrograms.
+            return AudioConfig(**{n: told[n] for n in AudioConfig.model_fields if n in told})
         names = VideoConfig.model_fields.keys() - _TRAINING_ALONE
         side = told["short_side"]
         return VideoConfig(**{n: told[n] for n in names}, train_short_side=(side, side))
