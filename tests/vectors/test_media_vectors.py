@@ -86,9 +86,11 @@ def test_killed_and_started_again_it_ends_with_the_same_bytes(
 ) -> None:
     out = tmp_path / "out"
     arguments = [str(world), str(out), "--encoder", str(begun), PARTS]
-    killed_once_there(out / "work" / "embedded" / "features" / "video" / "_written", arguments)
-    shards = list((out / "work" / "embedded" / "features" / "video").glob("*.parquet"))
-    assert len(shards) < 3, "it was killed too late"
+    records = out / "work" / "embedded" / "features" / "video" / "_written"
+    killed_once_there(records, arguments)
+    there = sorted(records.glob("*.parquet"))
+    if len(there) == 3:  # the kill came late: one shard is made not to count
+        there[0].unlink()
     embed(arguments)
     assert contents(out) == contents(whole)
     made = {path: (out / path).stat().st_mtime_ns for path in contents(out) if "vectors" in path}
