@@ -10,7 +10,7 @@ are stubs of set size and time. Parts, and what each gives:
     iteration    a pass of k-means, a clip, on one thread
     feed         batches to 1, 2, 4 and 8 training workers that take no time: clips a second, and
                  the busiest process's processor time a clip
-    order        one worker's batches in their order against any order
+    order        one worker's batches in their order against any order, of a million slots
     embed        encoder actors that take no time, of 1, 2 and 4 datasets: the same
     nodes        a cluster of five: what the object stores of decode nodes hold
 

@@ -117,10 +117,16 @@ def busiest(before: dict[int, tuple[str, float]], clips: int) -> dict[str, float
     return {name: value for name, value in sorted(most.items()) if value >= 1e-4}
 
 
-def slots_of(clips: ClipTable, options: argparse.Namespace, seconds: float = 0.0) -> StubSlots:
-    """A shuffled epoch."""
-    order = ray.put(np.random.default_rng(0).permutation(len(clips)).astype(np.int32))
-    boxed = Order(len(clips), BATCH, [order])
+def slots_of(
+    clips: ClipTable, options: argparse.Namespace, seconds: float = 0.0, num_slots: int = 0
+) -> StubSlots:
+    """A shuffled epoch; or so many slots of clips that are drawn again and again."""
+    rng = np.random.default_rng(0)
+    if num_slots:
+        drawn = rng.integers(0, len(clips), num_slots * BATCH, np.int32)
+    else:
+        drawn = rng.permutation(len(clips)).astype(np.int32)
+    boxed = Order(len(drawn), BATCH, [ray.put(drawn)])
     labels = {"audio": labels_of(len(clips))}
     given = (clips.publish(), boxed, config_of(options).clips, ("video", "audio"), None, labels)
     return StubSlots(*given, options.clip_bytes, seconds)
@@ -166,7 +172,7 @@ def feed(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
 
 def order(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
     """Of slots that take 0.2 s each, on 8 logical CPUs: the processors are not the limit."""
-    slots = slots_of(clips, options, seconds=0.2)
+    slots = slots_of(clips, options, seconds=0.2, num_slots=1_000_000)
     rates: dict[str, list[float]] = {"in order": [], "in any order": []}
     for _ in range(options.repeats):
         rates["in order"].append(fed(slots, 1, options.slots)[0])
