@@ -111,6 +111,8 @@ class Pretraining(Stages):
         said |= {m: start["source"] for m, start in starts.items()}
         names = "random encoders" if not starts else ", ".join(f"{m} {s}" for m, s in said.items())
         say(f"round 0 · {names} in {duration(time.monotonic() - started)}")
+        if starts and config.clustering.first == "raw":
+            say("warning: clustering.first=raw: the first clusters are not those of these weights")
 
     def run_round(self, this: Round) -> None:
         """One round, from whatever stages of it an earlier attempt finished."""

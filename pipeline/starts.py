@@ -100,6 +100,8 @@ def read_start(config: Config, modality: str) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             return pretrained_encoder(modality, name)
     place, _, number = source.partition("#")
+    if number and not number.isdecimal():
+        raise UserError(f"encoders.{modality}.start={source}: after # stands the number of a round")
     state, eps = _read(Location.of(place), number, modality, config)
     network = shaped(modality, name)
     state = _named_as(network, state)

@@ -123,6 +123,7 @@ def test_the_hubs_own_weights_of_a_name(tmp_path: Path) -> None:
         ({"start": "{}/none.pth"}, "there are no weights in .*none.pth: give a run"),
         ({"start": "{}/other.safetensors"}, "does not fit the encoder r2plus1d_small: .* tensors"),
         ({"start": "{}/other.safetensors#2"}, "is not a run directory, so it has no round 2"),
+        ({"start": "{}/other.safetensors#two"}, "after # stands the number of a round"),
         ({"start": "pretrained"}, "needs a network of another package"),
         ({"start": "timm:test_vit"}, "does not fit the encoder r2plus1d_small: it is timm:test_v"),
         ({"name": "r2plus1d_18", "start": "{}/other.safetensors"}, "name=r2plus1d_18_xdc is near"),
