@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline import settings
 from pipeline.clips.indexing import index
+from pipeline.clips.table import ClipTable
 from pipeline.evaluation import report
 from pipeline.evaluation.protocols import evaluate_rounds
 from pipeline.rounds import pretrain
@@ -28,6 +29,10 @@ def main(media: str, run: str, start: str, *overrides: str) -> None:
     index(media, Location.of(run), config)
     finished = pretrain(config)
 
+    labels = ClipTable.open(finished.clips).column("label")
+    if labels.null_count == len(labels):
+        print("no clip has a label: there is nothing to probe against")
+        return
     last = finished.finished_round().number
     found = evaluate_rounds(finished, [last], test_split="test")
     print(report.by_round(found), *report.below_start(found), sep="\n")

@@ -40,7 +40,7 @@ def test_weights_are_adapted(
     run: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = tmp_path / "adapted"
-    example("adapt_weights")(str(world.parent), str(place), str(run), *TINY)
+    example("adapt_weights")(str(world), str(place), str(run), *TINY)
     said = capsys.readouterr().out
     assert f"round 0 · video {run}, audio {run} in" in said
     assert "0 (start)" in said

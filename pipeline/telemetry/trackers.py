@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import operator
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping
@@ -90,9 +89,8 @@ class _MLflow:
             found = self.client.get_experiment_by_name(_EXPERIMENT)
             where = found.experiment_id if found else self.client.create_experiment(_EXPERIMENT)
             known = self.client.create_run(where, run_name=run.name).info.run_id
-            sections = config.model_dump(mode="json")
             for key in keys():
-                value = functools.reduce(operator.getitem, key.split("."), sections)
+                value = functools.reduce(getattr, key.split("."), config)
                 self.client.log_param(known, key, value)
         else:
             self.client.update_run(known, status="RUNNING")

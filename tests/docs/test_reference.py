@@ -9,6 +9,7 @@ from pathlib import Path
 from docs import reference
 from pipeline.clips.rejects import Reason
 from pipeline.config import Config
+from pipeline.setting_comments import field_comments
 from pipeline.settings import load
 
 
@@ -55,7 +56,7 @@ class A:
     spec = importlib.util.spec_from_file_location("commented", place)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
-    assert reference.field_comments(module) == {
+    assert field_comments(module) == {
         ("A", "x"): "Above, in two lines. beside",
         ("A", "y"): "Of the next one. inside",
     }

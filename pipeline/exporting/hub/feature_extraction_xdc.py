@@ -26,9 +26,8 @@ class XdcFeatureExtractor(FeatureExtractionMixin):
         normalize: ``clip``: each spectrogram gets mean 0 and deviation 1; ``none``.
         floor: added to mel power before the logarithm, or what it is divided by.
         deviation_floor: added to a spectrogram's deviation.
-        unit: bring each waveform that is no spectrogram to mean 0 and variance 1.
-        variance_floor: added to that variance.
-        facts: all else in preprocessor_config.json.
+        facts: all else in preprocessor_config.json; of these ``unit`` brings each waveform that
+            becomes no spectrogram to mean 0 and variance 1 (plus ``variance_floor``).
     """
 
     model_input_names = ["input_values"]  # noqa: RUF012 (transformers sets it on instances)
@@ -42,8 +41,6 @@ class XdcFeatureExtractor(FeatureExtractionMixin):
         normalize: str = "none",
         floor: float = 1e-6,
         deviation_floor: float = 1e-5,
-        unit: bool = False,
-        variance_floor: float = 1e-7,
         **facts: Any,
     ) -> None:
         super().__init__(**facts)
@@ -54,8 +51,9 @@ class XdcFeatureExtractor(FeatureExtractionMixin):
         self.normalize = normalize
         self.floor = floor
         self.deviation_floor = deviation_floor
-        self.unit = unit
-        self.variance_floor = variance_floor
+        # Of encoders that hear the waveform, as `facts` may have them.
+        self.unit = bool(facts.get("unit", False))
+        self.variance_floor = float(facts.get("variance_floor", 1e-7))
 
     @property
     def sampling_rate(self) -> int:
