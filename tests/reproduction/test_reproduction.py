@@ -157,8 +157,6 @@ def test_fine_tuning_takes_another_trials_encoders(world: Path, tmp_path: Path) 
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("local_ray")
-@pytest.mark.cluster
-@pytest.mark.usefixtures("local_ray")
 def test_trials_that_take_up_other_trials(world: Path, tmp_path: Path) -> None:
     """One grows the run of another, one begins with its encoders; that run stays as it is."""
     small = World("small", tuple(TINY), ("label",), lambda folder: worlds._read(Location.of(world)))
@@ -186,6 +184,8 @@ def test_trials_that_take_up_other_trials(world: Path, tmp_path: Path) -> None:
     assert all(torch.equal(t, before[name]) for name, t in begun.state_dict().items())
 
 
+@pytest.mark.cluster
+@pytest.mark.usefixtures("local_ray")
 def test_twins_teach_each_other_and_learn_from_less(world: Path, tmp_path: Path) -> None:
     small = World("small", tuple(TINY), ("label",), lambda folder: worlds._read(Location.of(world)))
     out = Location.of(tmp_path)
