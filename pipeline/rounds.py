@@ -26,13 +26,13 @@ from pipeline.clustering import measures
 from pipeline.config import Config
 from pipeline.embedding.warming import write_random_encoders
 from pipeline.lease import hold
-from pipeline.manifest import NAME, Manifest
+from pipeline.manifest import NAME
 from pipeline.methods import MODALITIES, Method
 from pipeline.recovery import unsound
 from pipeline.run import Round, Run, check
 from pipeline.runtime.standby import NextStages
 from pipeline.stages import Stages
-from pipeline.starts import check_starts, start_with
+from pipeline.starts import check_starts, start_with, starts_of
 from pipeline.telemetry import metrics
 from pipeline.telemetry.console import duration, say
 from pipeline.telemetry.events import EventLog
@@ -91,7 +91,7 @@ class Pretraining(Stages):
         if last is None:
             self.begin()
             return 0
-        check_starts(self.run.config, Manifest.read(self.run.round(0).location))
+        check_starts(self.run.config, starts_of(self.run.round(0).location))
         if last < self.run.config.rounds:
             say(f"{self.run.location} goes on after round {last}")
         for number in range(last + 1):
@@ -104,8 +104,9 @@ class Pretraining(Stages):
     def begin(self) -> None:
         """Round 0: random encoders, their BatchNorm statistics set by a few batches; or weights."""
         started, zero, config = time.monotonic(), self.run.round(0), self.run.config
+        before = starts_of(zero.location)  # where it is made again
         write_random_encoders(self.clips, config, zero.encoders)
-        starts = start_with(config, zero.encoders)
+        starts = start_with(config, zero.encoders, before)
         self.run.commit(zero, {"round": 0}, settings=config.outcome(), starts=starts)
         said = dict.fromkeys(MODALITIES, "random weights")
         said |= {m: start["source"] for m, start in starts.items()}

@@ -156,7 +156,7 @@ class Stages:
                 say(
                     "warning: the two modalities agree less than at the start: what was there may "
                     "be getting lost. Lower learning.trunk_lr, or leave stages frozen "
-                    f"(encoders.{MODALITIES[0]}.frozen)"
+                    "(encoders.*.frozen)"
                 )
 
     def learn(

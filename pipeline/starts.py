@@ -6,6 +6,8 @@ round 0's seal.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +25,7 @@ from pipeline.encoders.weights import (
     set_eps,
 )
 from pipeline.errors import UserError, parsing
-from pipeline.manifest import Manifest, digest_of
+from pipeline.manifest import Damaged, Manifest, digest_of
 from pipeline.run import Run
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
@@ -36,30 +38,49 @@ _SOUND = ("rate", "mels", "fft_window_ms", "normalize")
 State = dict[str, Tensor]
 
 
-def start_with(config: Config, weights: Location) -> dict[str, dict[str, str]]:
+Starts = dict[str, dict[str, str]]  # modality → ``source`` and ``digest`` of what it began with
+
+
+def start_with(config: Config, weights: Location, before: Starts) -> Starts:
     """Put the encoders that begin with weights in the place of the random ones in this file.
 
-    Returns:
-        Modality → ``source`` and ``digest`` of what it began with.
+    Args:
+        before: what the run began with, where its round 0 has to be made again.
 
     Raises:
-        UserError: weights cannot be read, or do not fit the settings; one line says how.
+        UserError: weights cannot be read, do not fit the settings, or are others than the run
+            began with; one line says how.
     """
     begun = {m: read_start(config, m) for m in config.encoders.started}
+    found = {
+        m: {"source": config.encoders.of(m).start, "digest": digest(network)}
+        for m, network in begun.items()
+    }
+    for modality in found.keys() & before.keys():
+        if found[modality] != before[modality]:
+            raise UserError(
+                f"{found[modality]['source']} has other weights now than the run began with: begin "
+                "another run, or put back what was there"
+            )
     if begun:
         networks = build(config.encoders, seed=config.seed)
         load_weights(networks, weights)
         networks.update(begun)
         save_weights(networks, weights)
-    return {
-        m: {"source": config.encoders.of(m).start, "digest": digest(network)}
-        for m, network in begun.items()
-    }
+    return found
 
 
-def check_starts(config: Config, sealed: Manifest | None) -> None:
+def starts_of(zero: Location) -> Starts:
+    """What a run began with, by the seal of its round 0; nothing where that cannot be read."""
+    with suppress(Damaged):
+        if sealed := Manifest.read(zero):
+            return dict(sealed.made_of.get("starts", {}))
+    return {}
+
+
+def check_starts(config: Config, starts: Starts) -> None:
     """Say so where what a run began with is another now; the run keeps what it began with."""
-    for modality, noted in (sealed.made_of.get("starts", {}) if sealed else {}).items():
+    for modality, noted in starts.items():
         source = noted["source"]
         if _is_name(source):
             continue

@@ -26,7 +26,8 @@ from pipeline.runtime.ray_data import Share, set_up_ray_data
 from pipeline.storage import Location
 from pipeline.telemetry.progress import Meter
 
-ACTORS_EACH = 8  # encoder actors of a dataset: H200s encode 8 × 2,500 small clips a second or so
+# Encoder actors of a dataset: each may then encode 3,500 small clips a second.
+ACTORS_EACH = 8
 # Rows that an actor is given: Ray Data hands out more ten times a second at most.
 _IN_FLIGHT = 8
 _END_S = 30  # how long processes that were stopped may take to go

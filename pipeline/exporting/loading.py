@@ -7,7 +7,13 @@ import os
 from torch import nn
 
 from pipeline.encoders.architectures import ARCHITECTURES, architecture
-from pipeline.encoders.weights import encoder_of, nearest, of_modality, read_tensors
+from pipeline.encoders.weights import (
+    encoder_of,
+    nearest,
+    of_modality,
+    read_tensors,
+    saved_eps,
+)
 from pipeline.errors import UserError, parsing
 from pipeline.run import Run
 from pipeline.storage import Location
@@ -63,6 +69,7 @@ def _of_run(place: Location, modality: str, number: int | None, eps: float | Non
     run = Run.existing(place.full_uri)
     weights = run.finished_round(number).encoders
     state = of_modality(read_tensors(weights), modality, weights)
+    eps = eps or saved_eps(weights).get(modality)
     return encoder_of(state, modality, run.config.encoders.of(modality).name, weights, eps)
 
 
@@ -89,6 +96,8 @@ def _of_file(place: Location, modality: str | None, eps: float | None) -> nn.Mod
     if all(name.split(".")[0] in ARCHITECTURES for name in state):
         modality = _chosen(modality, place)
         state = of_modality(state, modality, place)
+        if place.name.endswith(".safetensors"):
+            eps = eps or saved_eps(place).get(modality)
     state = {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
     modality, name = nearest(state, modality)
     if eps is None and not place.name.endswith(".safetensors"):

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, AutoModel
 from transformers.audio_utils import mel_filter_bank
+from transformers.utils import logging
 
+_log = logging.get_logger(__name__)
 # What draws at random while training.
 _RANDOM = (
     *("hidden_dropout", "hidden_dropout_prob", "attention_dropout", "attention_probs_dropout_prob"),
@@ -178,4 +180,5 @@ def _front_end(name: str) -> dict[str, Any]:
             continue
         keep = ("image_mean", "image_std", "mean", "std", "do_normalize", "sampling_rate")
         return {key: found[key] for key in keep if found.get(key) is not None}
+    _log.warning(f"{name} does not say how its input is prepared: the usual figures are taken")
     return {}
