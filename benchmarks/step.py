@@ -2,13 +2,15 @@
 
     python benchmarks/step.py                 # the full networks on a GPU
     python benchmarks/step.py --small         # small ones, to see that it runs
+    python benchmarks/step.py --encoders timm:vit_small_patch16_224?img_size=112 resnet18_vmz
 
 *Ours* is `pipeline.learning.learner.Learner`: uint8 clips from the host, front ends on the device,
 channels-last, bfloat16 where the device multiplies it. *Reference* is the step of torchvision's
 video classification recipe (references/video_classification of torchvision 0.26: normalised float
 clips, channels first, SGD; float32, and with its switch for automatic mixed precision). MFU is the
 floating-point operations of forward and backward a second, over those of the device's fastest
-matrix product in the same format. Writes ``benchmarks/step.json``.
+matrix product in the same format. Writes ``benchmarks/step.json``; with ``--encoders``, which takes
+all that ``encoders.video`` and ``encoders.audio`` take, only prints.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import encoders
 from pipeline.config import Config
+from pipeline.encoders.frontend import front_end
 from pipeline.learning.learner import Learner
 from pipeline.learning.optimizers import new_optimizer
 from pipeline.learning.task import LearnerSpec
@@ -91,10 +94,9 @@ def reference(
     model = nn.Sequential(network, nn.Linear(int(network.dim), K)).to(device).train()
     optimizer = new_optimizer(model, config.learning.model_copy(update={"optimizer": "sgd"}))
     scaler = torch.amp.GradScaler(device.type, enabled=amp)
-    size, video = config.learning.batch_size, config.clips.video
-    shape: tuple[int, ...] = (3, video.frames, video.size, video.size)
-    if modality == "audio":
-        shape = (1, config.clips.audio.mels, config.clips.audio.spectrogram_frames)
+    size = config.learning.batch_size
+    decoded = torch.from_numpy(made_up(config, 0)[modality][:1])
+    shape = front_end(modality, network, config.clips)(decoded).shape[1:]
     images = [torch.randn(size, *shape) for _ in range(4)]
     if device.type == "cuda":
         images = [image.pin_memory() for image in images]
@@ -124,12 +126,12 @@ def peak_flops(device: torch.device) -> float:
 
 def settings(side: int, options: argparse.Namespace) -> Config:
     small = ("r2plus1d_small", "resnet_small") if options.small else ()
-    video, audio = small or ("r2plus1d_18_xdc", "resnet18_vmz")
+    video, audio = options.encoders or small or ("r2plus1d_18_xdc", "resnet18_vmz")
     side = 32 if options.small else side
     return load(
         [
             *(f"encoders.video={video}", f"encoders.audio={audio}", "clips.video.frames=8"),
-            *(f"clips.video.size={side}", f"clips.video.short_side={side}"),
+            *(f"clips.video.size={side}", f"clips.video.short_side={side}", *options.set),
             f"clips.video.train_short_side=[{side},{side}]",
             f"learning.batch_size={options.batch}",
             f"learning.compile={str(options.compile).lower()}",
@@ -143,6 +145,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--encoders", nargs=2, metavar=("VIDEO", "AUDIO"))
+    parser.add_argument("--set", nargs="*", default=[], help="further settings: key=value")
     options = parser.parse_args()
     if not options.small and not torch.cuda.is_available():
         raise SystemExit(
@@ -167,7 +171,7 @@ def main() -> None:
                 row[key] = theirs["clips_per_second"]
         found["cases"][case] = row
         print(case, row, flush=True)
-    if options.small:
+    if options.small or options.encoders:
         return
     RESULT.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 

@@ -1,8 +1,11 @@
-"""Vectors of any media: ``python jobs/embed.py MEDIA OUT --encoder SOURCE [key=value …]``.
+"""Vectors of any media: ``python jobs/embed.py MEDIA OUT [--encoder SOURCE] [key=value …]``.
 
 MEDIA is all that `jobs/index.py` takes: a folder, a bucket prefix, a file, a glob or a cuts table.
-SOURCE is a run directory, a folder of `jobs/export.py`, or a ``.safetensors`` of a run. Clips are
-prepared as SOURCE's training prepared them. OUT receives ``vectors/video/*.parquet`` and
+SOURCE is a run directory (``RUN#2``: after round 2), a folder of `jobs/export.py`, or a
+``.safetensors`` of a run. Clips are prepared as SOURCE's training prepared them. Without it the
+encoders are those that the settings name, as in pretraining: ``encoders.video.start=weights.pth``,
+or ``encoders.audio.name=hf:MIT/ast-finetuned-audioset-10-10-0.4593
+encoders.audio.start=pretrained``. OUT receives ``vectors/video/*.parquet`` and
 ``vectors/audio/*.parquet`` with the columns ``uri``, ``start_s``, ``end_s``, ``modality``,
 ``vector``, of a run with clusters also ``cluster`` and ``distance``; and ``rejects/*.parquet``.
 
@@ -45,7 +48,9 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("out", help="folder to write, local or s3://, gs:// …")
     parser.add_argument("settings", nargs="*", help="YAML files and key=value overrides")
     parser.add_argument(
-        "--encoder", required=True, metavar="SOURCE", help="run, export or .safetensors of a run"
+        "--encoder",
+        metavar="SOURCE",
+        help="run, export or .safetensors of a run (default: encoders.*.start of the settings)",
     )
     parser.add_argument("--round", type=int, help="of a run (default: the last finished one)")
     parser.add_argument(
@@ -66,6 +71,8 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_intermixed_args(arguments)
     if options.every is not None and options.every < _LEAST_S:
         raise UserError(f"--every is {options.every:g}; at least {_LEAST_S:g} s are needed")
+    if options.round is not None and not options.encoder:
+        raise UserError("--round is of the run that --encoder names")
     if options.npz_per_video and options.every is None:
         raise UserError("--npz-per-video is of dense vectors: add --every S")
     return options
@@ -74,13 +81,14 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> None:
     options = parsed(arguments)
     config, out = settings.load(options.settings), Location.of(options.out)
-    refuse_passing([options.out, options.encoder])
+    refuse_passing([options.out, *([options.encoder] if options.encoder else [])])
     # Imported when the arguments are known to be right: torch takes seconds.
-    from pipeline.vectors.encoder_source import resolve
+    from pipeline.vectors.encoder_source import resolve, settings_source
     from pipeline.vectors.media_vectors import VectorTask, make_vectors
     from pipeline.vectors.source_settings import settled
 
-    source = resolve(options.encoder, options.round)
+    named = options.encoder
+    source = resolve(named, options.round) if named else settings_source(config)
     config = settled(config, source, options.every or 0.0)
     connect(config.resources, out)
     half, per_video = not options.float32, options.npz_per_video

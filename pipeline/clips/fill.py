@@ -23,8 +23,9 @@ import ray.data
 from pipeline.clips.decoding.byte_index import wanted_ranges
 from pipeline.clips.decoding.decoder import MediaFile, load_decoder
 from pipeline.clips.decoding.isolation import shrink_isolated
+from pipeline.clips.deleted import Losses, check_media, loss
 from pipeline.clips.fetching import fetch_for_decoding
-from pipeline.clips.outage import Outage, check_losses
+from pipeline.clips.outage import Outage
 from pipeline.clips.rejects import AWAY, Reject
 from pipeline.clips.sampling import reach
 from pipeline.clips.shard_index import (
@@ -103,7 +104,7 @@ def fill(
         # By their names: a listing may not have them yet.
         if damaged := found.read(missing, {}):
             raise UserError(f"the clip store {place} does not keep what it is given: {damaged[0]}")
-        found.check_media(missing, config.clips.max_rejected)
+        found.check_media(clips, missing, config.clips.max_rejected)
     return ClipStore(place, found.tars, [ray.put(found.entries)])
 
 
@@ -188,7 +189,8 @@ class _Indexes:
         self.place, self.names, self.bounds = place, names, bounds
         self.tars = [""] * len(names)  # file names; empty: no whole shard
         self.entries = np.zeros(bounds[-1][1], ENTRY)
-        self.away: dict[int, Counter[str]] = {}  # of shards, clips whose media did not come
+        # Shard → (clip index, reason) of clips whose media did not come.
+        self.away: dict[int, list[tuple[int, str]]] = {}
 
     def read(self, numbers: Sequence[int], sizes: Mapping[str, int]) -> list[str]:
         """Take these shards up; returns what is wrong with those that are not whole.
@@ -199,15 +201,18 @@ class _Indexes:
             found = pool.map(lambda number: self._take(number, sizes), numbers)
             return [why for why in found if why]
 
-    def check_media(self, made: Sequence[int], allowed: float) -> None:
+    def check_media(self, clips: PublishedClips, made: Sequence[int], allowed: float) -> None:
         """Raise `Outage` if so many media did not come that they are away.
 
         Shards that lack clips by it do not count then.
         """
-        reasons = sum((self.away.get(number, Counter()) for number in made), Counter[str]())
+        losses: Losses = Counter()
+        for number in self.away.keys() & made:
+            lost, reasons = zip(*self.away[number])
+            losses.update(map(loss, clips.take(np.array(lost))["uri"].to_pylist(), reasons))
         tried = sum(stop - start for start, stop in (self.bounds[number] for number in made))
         try:
-            check_losses("store", reasons, tried, allowed)
+            check_media("store", losses, tried, allowed)
         except Outage:
             for number in self.away.keys() & made:
                 (self.place / f"{self.names[number]}.parquet").delete()
@@ -225,8 +230,9 @@ class _Indexes:
         if size != index.tar_bytes:
             return f"{index.tar} has {size or 0:,} of {index.tar_bytes:,} bytes"
         self.tars[number] = index.tar
-        reasons = Counter(index.clips["reason"].drop_null().to_pylist())
-        if away := Counter({str(reason): reasons[reason] for reason in AWAY & reasons.keys()}):
+        reasons = index.clips["reason"]
+        told = enumerate(reasons.to_pylist(), start) if reasons.null_count < len(reasons) else ()
+        if away := [(clip, reason) for clip, reason in told if reason in AWAY]:
             self.away[number] = away
         self.entries["shard"][start:stop] = number
         for name in ("offset", "bytes", "origin_s", "checksum"):

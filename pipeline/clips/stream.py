@@ -40,9 +40,9 @@ from pipeline.telemetry import metrics
 from pipeline.telemetry.progress import Progress
 
 _JOINED, _JOINERS = 256, 2  # slots that a task joins, and such tasks at once
-# Of a row: at most so many bytes and clips. A stream has at least so
+# Of a row: at most so many bytes (as Ray Data's own blocks) and clips. A stream has at least so
 # many rows, where it has as many slots.
-_ROW_BYTES, _ROW_CLIPS, _ROWS = 256 * 2**20, 256, 64
+_ROW_BYTES, _ROW_CLIPS, _ROWS = 128 * 2**20, 256, 64
 _TASKS = 20_000  # of numbered work: Ray Data's driver keeps an object a task
 
 

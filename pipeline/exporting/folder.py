@@ -190,6 +190,16 @@ def preprocessing(clips: ClipsConfig, modality: str, encoder: object = None) -> 
         encoder: whose attribute ``input`` counts; None: one without.
     """
     wanted = Input.of(encoder, modality)
+    return {**_prepared(clips, modality, wanted), "clip": _both(clips)}
+
+
+def _both(clips: ClipsConfig) -> dict[str, Any]:
+    """How long a clip is, and where its sound lies, which takes the settings of both modalities."""
+    audio = clips.audio.model_dump(mode="json", include={"window_s", "align"})
+    return {**clips.video.model_dump(mode="json", include={"frames", "fps"}), **audio}
+
+
+def _prepared(clips: ClipsConfig, modality: str, wanted: Input) -> dict[str, Any]:
     if modality == "video":
         return {
             **automodel.processor_keys(modality),

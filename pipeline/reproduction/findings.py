@@ -81,12 +81,14 @@ _OPEN = {
 }
 _AUDIO_NETWORKS = ("resnet18_vmz", "resnet18")
 _ANCHORED_VIDEO = Trial("anchored_video-raw", "anchored_video", settings=_RAW, every_round=True)
-# Two rounds on half of the files, then two more; or four at once: as many steps.
-_HALF = Trial("half-of-files", OURS, "half", (*_RAW, "rounds=2"))
-_GROWN = Trial("half-then-all", OURS, "other_half", (*_RAW, "rounds=4"), grows=_HALF)
-_STARTED = Trial("half-then-others", OURS, "other_half", ("rounds=2",), start=_HALF)
-_OTHERS = Trial("others-alone", OURS, "other_half", (*_RAW, "rounds=4"))
-_AT_ONCE = Trial("all-at-once", OURS, settings=(*_RAW, "rounds=4"))
+# A round on half of the files, then another; or two at once: as many steps, two thirds of a usual
+# round's.
+_ONE, _TWO = (("learning.epochs=4", f"rounds={rounds}") for rounds in (1, 2))
+_HALF = Trial("half-of-files", OURS, "half", (*_RAW, *_ONE))
+_GROWN = Trial("half-then-all", OURS, "other_half", (*_RAW, *_TWO), grows=_HALF)
+_STARTED = Trial("half-then-others", OURS, "other_half", _ONE, start=_HALF)
+_OTHERS = Trial("others-alone", OURS, "other_half", (*_RAW, *_TWO))
+_AT_ONCE = Trial("all-at-once", OURS, settings=(*_RAW, *_TWO))
 _CHEAPER = ("embedding.from_training=true", "rounds=2")
 
 FINDINGS = (

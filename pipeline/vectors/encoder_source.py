@@ -1,4 +1,4 @@
-"""Whose encoders embed: a run's, an export's, or those of a file of weights."""
+"""Whose encoders embed: a run's, an export's, those of a file of weights, or of settings."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from pipeline import encoders, methods, settings
 from pipeline.config import AudioConfig, ClipsConfig, Config, EncoderConfig, VideoConfig
 from pipeline.encoders.architectures import FAMILIES
+from pipeline.encoders.checks import check_encoders
 from pipeline.encoders.weights import (
     differing_tensors,
     in_one_line,
@@ -22,6 +23,7 @@ from pipeline.errors import UserError, parsing
 from pipeline.manifest import NAME
 from pipeline.methods import MODALITIES
 from pipeline.run import Round, Run
+from pipeline.starts import read_start
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
 
@@ -42,6 +44,8 @@ class EncoderSource:
     files: Mapping[str, tuple[Location, str]]
     eps: Mapping[str, float] = field(default_factory=dict)  # of the BatchNorms, where it is told
     is_whole: bool = False  # whether the file is a run's, with both encoders
+    # Modalities whose encoders are those that the settings of `config` begin with.
+    starts: tuple[str, ...] = ()
     # Of a run: the rest of its settings that decide what comes out.
     config: Config = field(default_factory=Config, repr=False)
     # Modalities that were clustered together → folder of the finished clustering of these encoders.
@@ -49,7 +53,7 @@ class EncoderSource:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        return tuple(m for m in MODALITIES if m in self.files)
+        return tuple(m for m in MODALITIES if m in self.files or m in self.starts)
 
     def weights_in(self, scratch: Location) -> Location:
         """Safetensors by a run's names (``video.…``, ``audio.…``), made in `scratch` if need be.
@@ -63,6 +67,8 @@ class EncoderSource:
         if len(places) == 1 and self.is_whole:
             return places.pop()
         networks = encoders.build(self.encoders, seed=0)
+        for modality in self.starts:
+            networks[modality] = read_start(self.config, modality)
         for modality, (place, prefix) in self.files.items():
             state = read_weights(place)
             state = of_modality(state, modality, place) if prefix else state
@@ -81,17 +87,41 @@ class EncoderSource:
         return made
 
 
+def settings_source(config: Config) -> EncoderSource:
+    """The encoders that ``encoders.*.start`` names, of one modality or both.
+
+    Raises:
+        UserError: it names none, or a network does not take clips of these settings.
+    """
+    started = config.encoders.started
+    if not started:
+        raise UserError(
+            "say whose encoders are to embed: --encoder SOURCE, or encoders.video.start=… and "
+            "encoders.audio.start=…"
+        )
+    lacked = {m: name for m, name in _LACKING.items() if m not in started}
+    chosen = EncoderConfig.model_validate(lacked | {m: config.encoders.of(m) for m in started})
+    config = config.model_copy(update={"encoders": chosen})
+    check_encoders(config)
+    name = " and ".join(config.encoders.of(m).start for m in started)
+    return EncoderSource(name, chosen, None, {}, starts=tuple(started), config=config)
+
+
 def resolve(source: str, number: int | None = None) -> EncoderSource:
     """What stands behind ``--encoder``.
 
     Args:
-        source: a run directory; a folder of `jobs/export.py`, with both encoders or one; or a
-            ``.safetensors`` of a run. A path or URI.
+        source: a run directory, perhaps with ``#`` and a round; a folder of `jobs/export.py`, with
+            both encoders or one; or a ``.safetensors`` of a run. A path or URI.
         number: the round of a run; None: the last finished one.
 
     Raises:
         UserError: there is no encoder, no such round, or what is there is not whole.
     """
+    source, _, told = source.partition("#")
+    if told and (number is not None or not told.isdecimal()):
+        raise UserError(f"{source}#{told}: after # stands the number of a round, said once")
+    number = int(told) if told else number
     place = Location.of(source)
     if (place / "config.yaml").exists():
         return _of_run(Run.existing(place.full_uri), number)
@@ -106,7 +136,8 @@ def resolve(source: str, number: int | None = None) -> EncoderSource:
         return _of_exports(place, folders)
     raise UserError(
         f"there is no encoder in {place}: give a run directory, a folder of jobs/export.py, or a "
-        ".safetensors of a run"
+        ".safetensors of a run; other weights and names by encoders.video.start=… or "
+        "encoders.audio.start=…"
     )
 
 
@@ -147,7 +178,7 @@ def _of_file(place: Location) -> EncoderSource:
     if not place.name.endswith(".safetensors"):
         raise UserError(
             f"{place} is not a .safetensors of a run: give that, a run directory, or a folder of "
-            "jobs/export.py"
+            "jobs/export.py; other weights by encoders.video.start=… or encoders.audio.start=…"
         )
     state = read_weights(place)
     of_run = [m for m in MODALITIES if any(name.startswith(f"{m}.") for name in state)]
@@ -178,7 +209,7 @@ def _run_above(place: Location) -> Config | None:
 def _of_exports(place: Location, folders: Mapping[str, Location]) -> EncoderSource:
     names: dict[str, str] = {}
     eps: dict[str, float] = {}
-    parts: dict[str, Any] = {}
+    parts: dict[str, dict[str, Any]] = {m: {} for m in MODALITIES}
     for modality, folder in folders.items():
         facts, names[modality] = _facts(folder), str(_facts(folder)["architecture"])
         if modality not in MODALITIES or facts["modality"] != modality:
@@ -191,10 +222,12 @@ def _of_exports(place: Location, folders: Mapping[str, Location]) -> EncoderSour
             )
         if facts["batchnorm_eps"] is not None:
             eps[modality] = float(facts["batchnorm_eps"])
-        parts[modality] = _preparation(folder, modality)
+        for m, told in _preparation(folder, modality).items():
+            parts[m] = told if m == modality else told | parts[m]
     files = {m: (folder / "model.safetensors", "") for m, folder in folders.items()}
     chosen = EncoderConfig.model_validate(_LACKING | names)
-    return EncoderSource(str(place), chosen, ClipsConfig(**parts), files, eps)
+    clips = ClipsConfig(video=VideoConfig(**parts["video"]), audio=AudioConfig(**parts["audio"]))
+    return EncoderSource(str(place), chosen, clips, files, eps)
 
 
 def _facts(folder: Location) -> dict[str, Any]:
@@ -205,14 +238,24 @@ def _facts(folder: Location) -> dict[str, Any]:
         return {name: facts[name] for name in ("modality", "architecture", "batchnorm_eps")}
 
 
-def _preparation(folder: Location, modality: str) -> VideoConfig | AudioConfig:
-    """How a clip is prepared, as an export's preprocessor_config.json says."""
+def _preparation(folder: Location, modality: str) -> dict[str, dict[str, Any]]:
+    """How a clip is prepared, as an export's preprocessor_config.json says, by modality.
+
+    Of the other modality it has what says how long a clip is, and where its sound lies.
+    """
     place = folder / "preprocessor_config.json"
     told = place.read_json()
     with parsing(place, "how an exported encoder's clips are prepared"):
+        clip = told.get("clip", {})  # exports of earlier versions lack it
+        found = {
+            "video": {n: clip[n] for n in VideoConfig.model_fields if n in clip},
+            "audio": {n: clip[n] for n in AudioConfig.model_fields if n in clip},
+        }
         if modality == "audio":
             # One that hears the waveform is told nothing of spectrograms.
-            return AudioConfig(**{n: told[n] for n in AudioConfig.model_fields if n in told})
-        names = VideoConfig.model_fields.keys() - _TRAINING_ALONE
-        side = told["short_side"]
-        return VideoConfig(**{n: told[n] for n in names}, train_short_side=(side, side))
+            found["audio"] = {n: told[n] for n in AudioConfig.model_fields if n in told}
+        else:
+            names = VideoConfig.model_fields.keys() - _TRAINING_ALONE
+            side = told["short_side"]
+            found["video"] = {n: told[n] for n in names} | {"train_short_side": (side, side)}
+    return found

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -23,16 +25,21 @@ import pyarrow.compute as pc
 
 from pipeline.clips.table import ClipTable
 from pipeline.config import Config
+from pipeline.manifest import digest_of
 from pipeline.storage import Location
-from pipeline.vectors.vector_table import read_range
+from pipeline.vectors.vector_table import features_of, read_range
 
+FORMAT = 1
 _ROWS = 4096  # clips of a task, at least but for the last: whole files
 _COLUMNS = ["uri", "start_s", "end_s", "fps", "has_video", "has_audio"]
 
 
 @dataclass(frozen=True)
 class WriteFiles:
-    """Writes the files of a stretch of the clips table, by its number; returns counts."""
+    """Writes the files of a stretch of the clips table, by its number; returns counts.
+
+    A record in scratch says what a stretch was made of, so that it is not made again.
+    """
 
     clips: ClipTable
     bounds: Sequence[int]  # clip indices between the stretches; each begins with a file
@@ -40,11 +47,17 @@ class WriteFiles:
     clashing: frozenset[int]  # `stem_key` of names that differ by their suffix alone
     features: Mapping[str, Location]
     out: Location
+    records: Location
     config: Config
 
     @classmethod
     def of(
-        cls, clips: ClipTable, features: Mapping[str, Location], out: Location, config: Config
+        cls,
+        clips: ClipTable,
+        features: Mapping[str, Location],
+        out: Location,
+        records: Location,
+        config: Config,
     ) -> WriteFiles:
         """For all files of a clips table of dense windows."""
         parts = clips.of_each_part(["uri"], _files_of)
@@ -55,13 +68,30 @@ class WriteFiles:
         # By characters: the parts of a URI are no path.
         folder = os.path.commonprefix(edges).rpartition("/")[0] + "/"  # noqa: RUF071
         clashing = frozenset(keys[times > 1].tolist())
-        return cls(clips, _stretches(whole, len(clips)), folder, clashing, features, out, config)
+        bounds = _stretches(whole, len(clips))
+        return cls(clips, bounds, folder, clashing, features, out, records, config)
 
     def __call__(self, number: int) -> dict[str, int]:
         start, stop = self.bounds[number], self.bounds[number + 1]
+        place, index = self.records / f"{number:06d}.json", self.config.index
+        times = [FORMAT, index.every_s, index.window_s]
+        key = digest_of(json.dumps([*times, *features_of(self.features, start, stop)]).encode())
+        with suppress(FileNotFoundError, ValueError, LookupError, TypeError):
+            done = place.read_json()
+            if done["key"] == key and self._whole(done["bytes"]):
+                return {"done": stop - start, "files": len(done["bytes"])}
+        sizes = self._write(start, stop)
+        place.write_json({"key": key, "bytes": sizes})
+        return {"done": stop - start, "files": len(sizes)}
+
+    def _whole(self, sizes: Mapping[str, int]) -> bool:
+        return all((self.out / name).info().size == size for name, size in sizes.items())
+
+    def _write(self, start: int, stop: int) -> dict[str, int]:
+        """The bytes of each file, by its path below `out`."""
         rows = self.clips.rows(np.arange(start, stop), _COLUMNS)
         found = {m: read_range(folder, start, stop) for m, folder in self.features.items()}
-        files = 0
+        sizes = {}
         edges = [*_files_of(rows.select(["uri"])).starts.tolist(), len(rows)]
         for begin, end in pairwise(edges):
             file = rows.slice(begin, end - begin)
@@ -72,10 +102,10 @@ class WriteFiles:
                     arrays = self._arrays(file, places, values[first:last])
                     sink = io.BytesIO()
                     np.savez(sink, **arrays)
-                    name = self._name(file["uri"][0].as_py())
-                    (self.out / modality / name).write_bytes(sink.getbuffer())
-                    files += 1
-        return {"done": stop - start, "files": files}
+                    name = f"{modality}/{self._name(file['uri'][0].as_py())}"
+                    (self.out / name).write_bytes(sink.getbuffer())
+                    sizes[name] = len(sink.getbuffer())
+        return sizes
 
     def _arrays(self, file: pa.Table, places: np.ndarray, values: np.ndarray) -> dict[str, Any]:
         """What a file's ``.npz`` holds; `places` in `file` of the vectors."""

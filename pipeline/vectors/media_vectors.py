@@ -177,10 +177,12 @@ def _join(task: VectorTask, writing: WriteVectors) -> None:
 
 def _write_files(task: VectorTask, clips: ClipTable) -> None:
     resources = task.config.resources
-    work = WriteFiles.of(clips, task.features, task.out / "files", task.config)
+    places = task.out / "files", task.work / "files"
+    work = WriteFiles.of(clips, task.features, *places, task.config)
     place, naming = task.work / "names.json", [work.folder, sorted(work.clashing)]
     if place.exists() and place.read_json() != naming:
         work.out.delete()  # media came that change the names of those that were there
+        work.records.delete()
     place.write_json(naming)
     with Progress("files", len(clips), "clips", demands.decoding(resources), resources) as progress:
         run_numbered(work, range(len(work.bounds) - 1), decoding(resources), progress)

@@ -161,16 +161,8 @@ class WriteVectors:
 
     def _key(self, start: int, stop: int) -> str:
         """Digest of all that the part depends on but the clips, which never change."""
-        shards = {m: FeatureFolder(folder) for m, folder in self.features.items()}
-        notes: list[Any] = [FORMAT, start, stop, self.half, self.splits, self.tries]
-        for modality, shard in shards.items():
-            assert shard.manifest is not None
-            within = [
-                [name, entry.digest]
-                for name, entry in sorted(shard.manifest.files.items())
-                if entry.notes["last"] >= start and entry.notes["first"] < stop
-            ]
-            notes += [modality, shard.manifest.made_of["weights"], within]
+        notes: list[Any] = [FORMAT, self.half, self.splits, self.tries]
+        notes += features_of(self.features, start, stop)
         notes += [digest_of((f / NAME).read_bytes()) for f in self.clusterings.values()]
         return digest_of(json.dumps(notes).encode())
 
@@ -179,6 +171,21 @@ class WriteVectors:
             (self.out / folder / part_name(number)).info().size == (size or None)
             for folder, size in sizes.items()
         )
+
+
+def features_of(features: Mapping[str, Location], start: int, stop: int) -> list[Any]:
+    """What a range of clips has for features: the encoders' digests, and those of its shards."""
+    found: list[Any] = [start, stop]
+    for modality, folder in features.items():
+        manifest = FeatureFolder(folder).manifest
+        assert manifest is not None
+        within = [
+            [name, entry.digest]
+            for name, entry in sorted(manifest.files.items())
+            if entry.notes["last"] >= start and entry.notes["first"] < stop
+        ]
+        found += [modality, manifest.made_of["weights"], within]
+    return found
 
 
 def part_name(number: int) -> str:

@@ -91,6 +91,7 @@ def test_one_damaged_file(
                 stream.write(json.dumps(line) + "\n")
 
 
+@pytest.mark.chaos
 def test_many_damaged_files_at_once(
     calm: Calm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

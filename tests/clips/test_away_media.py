@@ -93,3 +93,16 @@ def test_a_store_is_not_filled_while_the_media_are_away(cuts: Path, tmp_path: Pa
     fill(clips, run / "store", config)
     (shard,) = (run / "store").files(".parquet")
     assert shard.read_table()["bytes"].to_numpy().all()
+
+
+def test_files_that_were_deleted_do_not_keep_a_store_from_being_filled(
+    cuts: Path, tmp_path: Path
+) -> None:
+    run, config = Location.of(tmp_path / "run"), tiny()
+    index(str(cuts), run, config)
+    clips = ClipTable.open(run / "clips").publish()
+    for file in sorted((tmp_path / "media").iterdir())[:6]:
+        file.unlink()
+    fill(clips, run / "store", config)
+    (shard,) = (run / "store").files(".parquet")
+    assert shard.read_table()["reason"].to_pylist() == ["missing"] * 6 + [None] * 6

@@ -80,6 +80,25 @@ def test_a_file_for_each_media_file_with_the_rows_of_its_windows(dense: Path) ->
             assert len(file["feats"]) == 1
 
 
+def test_files_that_are_whole_are_not_written_again(
+    begun: Location, media: Path, dense: Path
+) -> None:
+    def written() -> dict[Path, tuple[int, bytes]]:
+        return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in dense.rglob("*.npz")}
+
+    again = [str(media), str(dense), "--encoder", str(begun)]
+    again += ["--every", str(EVERY_S), "--npz-per-video"]
+    before = written()
+    embed(again)
+    assert written() == before
+    cut = next(iter(before))
+    cut.write_bytes(before[cut][1][:-1])
+    embed(again)
+    assert {p: data for p, (_, data) in written().items()} == {
+        p: data for p, (_, data) in before.items()
+    }
+
+
 def test_what_was_lost_is_a_row_of_zeros(begun: Location, tmp_path: Path) -> None:
     """A file whose sound begins late has windows from there on, at their place."""
     media, out = tmp_path / "media", tmp_path / "out"

@@ -15,17 +15,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+import safetensors.torch
+import torch
 
 from jobs.embed import main as embed
 from jobs.export import main as export
+from pipeline.clips.sampling import around
 from pipeline.clips.table import ClipTable
 from pipeline.clustering import read_labels
 from pipeline.embedding.shards import read_features
+from pipeline.encoders.architectures import new_encoder
 from pipeline.errors import UserError
+from pipeline.exporting.folder import preprocessing
+from pipeline.exporting.loading import load_encoder
 from pipeline.run import Run
 from pipeline.storage import Location
 from pipeline.vectors import media_vectors
+from pipeline.vectors.encoder_source import resolve
 from tests.clips.decoding.media_factory import GeneratedVideo, write
+from tests.conftest import TINY
 from tests.vectors.conftest import PARTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -200,6 +208,24 @@ def test_an_export_of_one_modality(
     assert row["detail"] == "it has no sound, for which the encoder is"
 
 
+def test_an_export_says_how_long_its_clips_are(begun: Location, tmp_path: Path) -> None:
+    """Which takes the settings of both modalities: the windows of dense vectors are that long."""
+    clips = Run.existing(begun.uri).config.clips
+    sound = clips.audio.model_copy(update={"align": "start"})
+    odd = clips.model_copy(update={"audio": sound})
+    for modality in BOTH:
+        (tmp_path / modality).mkdir()
+        folder = Location.of(tmp_path / modality)
+        facts = {"modality": modality, "architecture": "resnet_small", "batchnorm_eps": None}
+        facts |= {"architecture": "r2plus1d_small"} if modality == "video" else {}
+        (folder / "config.json").write_json(facts)
+        (folder / "preprocessor_config.json").write_json(preprocessing(odd, modality))
+        found = resolve(folder.full_uri).clips
+        assert found is not None
+        assert (found.span_s, around(found)) == (odd.span_s, around(odd))
+    assert around(odd) != around(clips)
+
+
 def test_weights_alone_take_the_settings_of_the_run_they_lie_in(
     begun: Location, whole: Path, world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -215,9 +241,38 @@ def test_weights_alone_take_the_settings_of_the_run_they_lie_in(
     assert "does not say how its clips were prepared" in capsys.readouterr().out
 
 
+def test_encoders_by_the_settings_that_a_run_would_start_with(
+    begun: Location, world: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As those of the run itself; of a ``.pth`` that knows no settings, too."""
+    network = load_encoder(begun, "video")
+    torch.save(network.state_dict(), tmp_path / "video.pth")
+    for number, start in enumerate((f"{begun.uri}#0", tmp_path / "video.pth")):
+        out = tmp_path / str(number)
+        embed([str(world), str(out), f"encoders.video.start={start}", *TINY])
+        assert "the settings given here count" in capsys.readouterr().out
+        assert [place.name for place in (out / "vectors").iterdir()] == ["video"]
+        assert np.array_equal(matrix(table(out, "video")), matrix(table(whole, "video")))
+
+
+def test_an_image_network_over_frames_embeds(world: Path, tmp_path: Path) -> None:
+    name = "timm:test_vit?img_size=32"
+    sized = ["clips.video.size=32", "clips.video.short_side=36", "clips.video.frames=4"]
+    weights = new_encoder("video", name).state_dict()
+    safetensors.torch.save_file(weights, tmp_path / "vit.safetensors")
+    start = f"encoders.video.start={tmp_path / 'vit.safetensors'}"
+    embed([str(world), str(tmp_path / "out"), f"encoders.video.name={name}", start, *sized])
+    found = matrix(table(tmp_path / "out", "video"))
+    assert found.shape == (48, 64)
+    assert np.isfinite(found.astype(np.float32)).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ([], "say whose encoders are to embed: --encoder SOURCE, or encoders.video.start=…"),
+        (["--round", "1"], "--round is of the run that --encoder names"),
+        (["--encoder", "{run}#x"], "#x: after # stands the number of a round"),
         (["--encoder", "{tmp}"], "there is no encoder in"),
         (["--encoder", "{tmp}/table.csv"], "is not a .safetensors of a run"),
         (["--encoder", "{run}", "--round", "7"], "round 7 does not exist"),
