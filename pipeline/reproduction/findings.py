@@ -81,9 +81,9 @@ _OPEN = {
 }
 _AUDIO_NETWORKS = ("resnet18_vmz", "resnet18")
 _ANCHORED_VIDEO = Trial("anchored_video-raw", "anchored_video", settings=_RAW, every_round=True)
-# A round on half of the files, then another; or two at once: as many steps, two thirds of a usual
-# round's.
-_ONE, _TWO = (("learning.epochs=4", f"rounds={rounds}") for rounds in (1, 2))
+# A round on half of the files, then another; or two at once: as many steps, of rounds that have a
+# third of the usual ones.
+_ONE, _TWO = (("learning.epochs=2", f"rounds={rounds}") for rounds in (1, 2))
 _HALF = Trial("half-of-files", OURS, "half", (*_RAW, *_ONE))
 _GROWN = Trial("half-then-all", OURS, "other_half", (*_RAW, *_TWO), grows=_HALF)
 _STARTED = Trial("half-then-others", OURS, "other_half", _ONE, start=_HALF)

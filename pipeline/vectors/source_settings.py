@@ -21,7 +21,10 @@ _OURS = {
 # Sections that say where, and how files are cut up.
 _SECTIONS = ("resources", "index")
 # Of training alone: they have no part in embedding.
-_NO_PART = ("clips.video.train_short_side", "clips.video.flip", "clips.jitter_s")
+_NO_PART = (
+    *("clips.video.train_short_side", "clips.video.flip", "clips.jitter_s"),
+    *("encoders.warm_batches", "encoders.video.frozen", "encoders.audio.frozen"),
+)
 
 
 def settled(config: Config, source: EncoderSource, every_s: float = 0.0) -> Config:
