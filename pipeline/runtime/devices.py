@@ -12,7 +12,7 @@ import torch
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """Mixed precision; ``auto`` is bfloat16 on GPUs that multiply it and float32 elsewhere.
 
-    On CPUs torch 2.11 and 2.15 with bfloat16 give non-finite weight gradients for 3×1×1 convolutions
+    On CPUs torch 2.11 and 2.15 with bfloat16 give non-finite weight gradients for some convolutions
     of R(2+1)D's last stages, so that it is taken there only when it is asked for.
     """
     if precision == "auto":
