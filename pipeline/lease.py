@@ -163,6 +163,12 @@ def hold(
         lease.release()
 
 
+def holder_of(place: Location) -> Holder | None:
+    """Who holds a lease, or held it when it died; None where nobody does."""
+    found = patiently(str(place), lambda: objects.get_version(place))
+    return _holder(found[0]) if found else None
+
+
 def check_held() -> None:
     """Raises LeaseLost if another process has taken over a lease that this one held."""
     for lease in list(_held):

@@ -1,6 +1,6 @@
 """The run directory: what lies where, which round counts, and when it may be used.
 
-    run/  config.yaml  clips/  store/  rejects/  events.jsonl  _LEASE
+    run/  config.yaml  clips/  store/  rejects/  events.jsonl  attempts/  _LEASE
           LATEST   (the pointer, written last)
     run/rounds/0002/  encoders.safetensors  metrics.json  _DONE
                       updates/<n>/   encoders.safetensors  heads.safetensors  metrics.json  _DONE

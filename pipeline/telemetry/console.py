@@ -18,9 +18,18 @@ from pipeline.errors import visible
 _NARROW = 110  # columns, below which the text takes the place of the bar
 
 
+_said = ""  # last, by `say`
+
+
 def say(text: str) -> None:
     """Print one line for the user at once, also when standard output is a pipe."""
-    print(visible(text), flush=True)
+    global _said
+    _said = visible(text)
+    print(_said, flush=True)
+
+
+def last_said() -> str:
+    return _said
 
 
 def duration(seconds: float) -> str:

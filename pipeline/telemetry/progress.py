@@ -30,6 +30,12 @@ from pipeline.telemetry.console import LiveLine, duration, say
 from pipeline.telemetry.watchdog import Watchdog
 
 _ASK_EVERY_S = 30.0
+_running: list[Progress] = []  # of this process
+
+
+def running() -> dict[str, Any] | None:
+    """How far the stage is that runs in this process; None between stages."""
+    return _running[-1].position() if _running else None
 
 
 # It may die: `Progress` keeps what it had read, and at most a second's counts are lost.
@@ -158,6 +164,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._start = time.monotonic()
+        _running.append(self)
         self._live = LiveLine() if LiveLine.is_possible() else None
         self._thread.start()
         return self
@@ -165,6 +172,7 @@ class Progress:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._stop.set()
         self._thread.join(timeout=5)
+        _running.remove(self)
         if self._verdict:
             self._close()
             raise UserError(self._verdict) from None
@@ -191,6 +199,18 @@ class Progress:
     def left_s(self) -> float | None:
         """Seconds until all units are done; None while the rate is unknown."""
         return self._rate.left_s(self.total)
+
+    def position(self) -> dict[str, Any]:
+        """For others to show; numbers that are not known yet are None."""
+        return {
+            "title": self.title,
+            "unit": self.unit,
+            "done": min(self.done, self.total),
+            "total": self.total,
+            "per_second": self._rate.per_second,
+            "left_s": self.left_s(),
+            "waits_for": "" if self.done else self._awaited,
+        }
 
     def _watch(self) -> None:
         last_line, last_epoch = time.monotonic(), None

@@ -1,0 +1,110 @@
+"""One try at a run: who drives it, how far it is, which nodes it had: ``run/attempts/0001.json``.
+
+The driver writes it every few seconds, so that `jobs/status.py` can say from the run's directory
+alone what the run does, or how each try ended. A try that was killed leaves what it wrote last.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+
+from pipeline.errors import UserError
+from pipeline.storage import Location
+from pipeline.telemetry import progress
+from pipeline.telemetry.console import last_said
+
+FOLDER = "attempts"
+EVERY_S, EVERY_S_REMOTE = 5.0, 30.0  # between two writings: to a disk, to a bucket
+DONE, INTERRUPTED = "done", "interrupted"
+
+
+class Attempt:
+    """While the ``with`` block runs, its file says so; then, how it ended."""
+
+    def __init__(self, run: Location) -> None:
+        self._folder = run / FOLDER
+        self._every_s = EVERY_S if run.is_local else EVERY_S_REMOTE
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True, name="attempt")
+        self._nodes: Counter[str] = Counter()
+        self._node_s: Counter[str] = Counter()
+        self._looked_s = 0.0
+
+    def __enter__(self) -> Self:
+        numbers = [number_of(place) for place in self._folder.files(".json")]
+        self._place = self._folder / f"{max(numbers, default=0) + 1:04d}.json"
+        self._began, self._looked_s = time.time(), time.monotonic()
+        self._write()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+        self._write(ended=_how(error))
+
+    def _keep(self) -> None:
+        while not self._stop.wait(self._every_s):
+            self._write()
+
+    def _write(self, ended: str = "") -> None:
+        self._count_nodes()
+        found: dict[str, Any] = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "began": round(self._began, 1),
+            "written": round(time.time(), 1),
+            "every_s": self._every_s,
+            "stage": progress.running(),
+            "said": last_said(),
+            "nodes": dict(self._nodes),
+            "node_hours": {role: round(s / 3600, 4) for role, s in self._node_s.items()},
+        }
+        # What a run does must not end because it cannot be told.
+        with suppress(OSError):
+            self._place.write_json(found | ({"ended": ended} if ended else {}))
+
+    def _count_nodes(self) -> None:
+        """Nodes that are there count as if they had been since the last look."""
+        now = time.monotonic()
+        # No Ray yet or any more, or its head is away.
+        with suppress(ray.exceptions.RayError, OSError):
+            self._nodes = Counter(_role(node) for node in ray.nodes() if node["Alive"])
+        for role, count in self._nodes.items():
+            self._node_s[role] += count * (now - self._looked_s)
+        self._looked_s = now
+
+
+def number_of(place: Location) -> int:
+    """Of an attempt's file; 0 where the name has none."""
+    name = place.name.removesuffix(".json")
+    return int(name) if name.isdecimal() else 0
+
+
+def _role(node: dict[str, Any]) -> str:
+    """As cluster.yaml labels it; else whether it is the head."""
+    is_head = "node:__internal_head__" in node["Resources"]
+    return (node["Labels"] or {}).get("role") or ("head" if is_head else "worker")
+
+
+def _how(error: BaseException | None) -> str:
+    if error is None:
+        return DONE
+    if isinstance(error, (KeyboardInterrupt, SystemExit)):
+        return INTERRUPTED
+    said = " ".join(str(error).split())[:300]
+    return said if isinstance(error, UserError) else f"{type(error).__name__}: {said}"

@@ -1,0 +1,118 @@
+"""What jobs/status.py reads from a run's directory: finished, at work, and ended in every way."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobs.status import main as status
+from pipeline.errors import UserError
+from pipeline.status import as_text, status_of
+from pipeline.storage import Location
+from pipeline.telemetry.attempts import Attempt
+from tests.conftest import ROOT
+from tests.whole_runs import Calm
+
+DRIVER = """
+import sys, time
+from pipeline.lease import hold
+from pipeline.storage import Location
+from pipeline.telemetry.attempts import Attempt
+place = Location.of(sys.argv[1])
+with hold(place / "_LEASE", "the run"), Attempt(place):
+    print("begun", flush=True)
+    time.sleep(600)
+"""
+
+
+def begin(run: Location) -> subprocess.Popen[str]:
+    """A driver that holds the run and waits."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, run.uri], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+def test_a_finished_run(calm: Calm, capsys: pytest.CaptureFixture[str]) -> None:
+    status([calm.place.uri, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["state"], found["clips"], found["done"]) == ("finished", 48, found["rounds"])
+    rounds = {row["round"]: row for row in found["by_round"]}
+    assert set(rounds) == set(range(found["rounds"] + 1))
+    last = rounds[found["rounds"]]
+    assert last["seconds"] > 0
+    assert set(last["loss"]) == {"video_audio", "audio_video"}
+    assert set(last["clusters"]) == {"video", "audio"}
+    assert "nmi_to_last" in last["clusters"]["video"]
+    assert len(found["attempts"]) >= 2  # it was made in two goes, and others may take it up
+    assert {attempt["ended"] for attempt in found["attempts"]} == {"done"}
+    assert found["node_hours"]["head"] > 0
+    status([calm.place.uri])
+    printed = capsys.readouterr().out
+    assert f"finished · xdc · 48 clips · round {found['rounds']} of {found['rounds']}" in printed
+    assert "loss" in printed
+
+
+def test_who_works_on_it_and_that_it_was_killed(new_run: Callable[[], Location]) -> None:
+    run = new_run()
+    assert status_of(run)["state"] == "begun"
+    assert "indexed, 48 clips; jobs/pretrain.py has not begun" in as_text(status_of(run))
+    process = begin(run)
+    try:
+        assert status_of(run)["state"] == "working"
+        process.kill()
+        process.wait()
+        assert status_of(run)["state"] == "killed"
+        assert status_of(run)["attempts"][-1]["ended"] == "killed"
+        again = begin(run)
+        again.send_signal(signal.SIGINT)
+        again.wait()
+        found = status_of(run)
+        assert [each["ended"] for each in found["attempts"][1:]] == ["interrupted"]
+        assert found["state"] == "interrupted"
+        assert "pretrain" in as_text(found)
+    finally:
+        process.kill()
+
+
+def test_an_error_is_told(new_run: Callable[[], Location]) -> None:
+    run = new_run()
+    with pytest.raises(UserError), Attempt(run):
+        raise UserError("learning.lr is too high\nby far")
+    found = status_of(run)
+    assert (found["state"], found["attempts"][0]["ended"]) == (
+        "failed",
+        "learning.lr is too high by far",
+    )
+    with pytest.raises(ZeroDivisionError), Attempt(run):
+        print(1 / 0)
+    assert status_of(run)["attempts"][1]["ended"] == "ZeroDivisionError: division by zero"
+
+
+def test_a_driver_elsewhere_that_is_silent_counts_as_killed(
+    new_run: Callable[[], Location],
+) -> None:
+    run = new_run()
+    file = run / "attempts" / "0001.json"
+    told = {"host": "far", "pid": 7, "every_s": 30.0, "stage": None, "said": "round 1"}
+    told |= {"nodes": {"gpu": 2}, "node_hours": {"gpu": 1.5}}
+    lease = {"token": "t", "host": "far", "space": "other", "pid": 7, "started": 1, "renewals": 3}
+    (run / "_LEASE").write_json(lease)
+    for age, state in ((10.0, "working"), (10_000.0, "killed")):
+        file.write_json(told | {"began": 0.0, "written": time.time() - age})
+        assert status_of(run)["state"] == state
+    assert status_of(run)["node_hours"] == {"gpu": 1.5}
+
+
+def test_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is not a run: jobs/index.py begins one"):
+        status([str(tmp_path)])
