@@ -21,6 +21,7 @@ from pipeline.telemetry.console import duration, table
 _SILENT = 4  # writings that do not come, after which a driver that cannot be asked counts as dead
 _SHOWN = 10  # of the last attempts
 _OF_CLUSTERS = ("nmi_to_last", "effective_clusters", *(f"agreement_with_{m}" for m in MODALITIES))
+_WORDS = {"nmi_to_last": "NMI", **{f"agreement_with_{m}": "agrees" for m in MODALITIES}}
 _ROUND = ("round", "took", "clips", "loss", "clusters", "waiting")
 _ATTEMPT = ("attempt", "began", "lasted", "by", "nodes", "ended")
 
@@ -43,7 +44,7 @@ def status_of(place: Location) -> dict[str, Any]:
     attempts: list[dict[str, Any]] = [file.read_json() for file in files]
     found: dict[str, Any] = {
         "run": str(place),
-        "state": _state(place, attempts),
+        "state": _state(place, attempts, config is not None and last == config.rounds),
         "clips": len(ClipTable.open(place / "clips")) if (place / "clips").children() else 0,
         "method": config.method if config else None,
         "rounds": config.rounds if config else None,
@@ -63,9 +64,9 @@ def _run(place: Location) -> Run | None:
     return Run.existing(place.full_uri) if (place / "config.yaml").exists() else None
 
 
-def _state(place: Location, attempts: list[dict[str, Any]]) -> str:
+def _state(place: Location, attempts: list[dict[str, Any]], is_done: bool) -> str:
     if not attempts:
-        return "begun"
+        return "finished" if is_done else "begun"
     last = attempts[-1]
     if ended := last.get("ended"):
         return {DONE: "finished", INTERRUPTED: "interrupted"}.get(ended, "failed")
@@ -122,10 +123,11 @@ def _reject_files(place: Location) -> Iterator[tuple[str, Location]]:
 
 
 def _node_hours(attempts: list[dict[str, Any]]) -> dict[str, float]:
-    hours: Counter[str] = Counter()
-    for attempt in attempts:
-        hours.update(attempt["node_hours"])
-    return {role: round(value, 3) for role, value in hours.items()}
+    roles = sorted({role for attempt in attempts for role in attempt["node_hours"]})
+    return {
+        role: round(sum(attempt["node_hours"].get(role, 0.0) for attempt in attempts), 3)
+        for role in roles
+    }
 
 
 def as_text(found: dict[str, Any]) -> str:
@@ -175,13 +177,14 @@ def _round_row(row: dict[str, Any]) -> tuple[str, ...]:
     clips = f"{row['clips']:,}" if "clips" in row else "–"
     loss = ", ".join(f"{n.replace('_', ' ')} {v:.3f}" for n, v in row.get("loss", {}).items())
     waits = f"{row['waiting']:.0%}" if "waiting" in row else "–"
-    clusters = "; ".join(_cluster(*each) for each in row.get("clusters", {}).items())
+    cells = [_cluster(*each) for each in row.get("clusters", {}).items()]
+    clusters = ", ".join(filter(None, cells))
     return str(row["round"]), took, clips, loss or "–", clusters or "–", waits
 
 
 def _cluster(name: str, told: dict[str, float]) -> str:
-    numbers = [f"{key.replace('_', ' ')} {value:.2f}" for key, value in told.items()]
-    return f"{name}: {', '.join(numbers)}"
+    shown = [f"{word} {told[key]:.2f}" for key, word in _WORDS.items() if key in told]
+    return f"{name} {' '.join(shown)}" if shown else ""
 
 
 def _attempt_row(number: int, attempt: dict[str, Any]) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ class Attempt:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True, name="attempt")
         self._nodes: Counter[str] = Counter()
-        self._node_s: Counter[str] = Counter()
+        self._node_s: dict[str, float] = {}
         self._looked_s = 0.0
 
     def __enter__(self) -> Self:
@@ -85,7 +85,7 @@ class Attempt:
         with suppress(ray.exceptions.RayError, OSError):
             self._nodes = Counter(_role(node) for node in ray.nodes() if node["Alive"])
         for role, count in self._nodes.items():
-            self._node_s[role] += count * (now - self._looked_s)
+            self._node_s[role] = self._node_s.get(role, 0.0) + count * (now - self._looked_s)
         self._looked_s = now
 
 
