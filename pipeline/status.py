@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from pipeline import lease
@@ -40,8 +41,7 @@ def status_of(place: Location) -> dict[str, Any]:
         raise UserError(f"{place} is not a run: jobs/index.py begins one")
     config = run.config if (run := _run(place)) else None
     last = run.last_round() if run else None
-    files = sorted((place / FOLDER).files(".json"), key=number_of)
-    attempts: list[dict[str, Any]] = [file.read_json() for file in files]
+    attempts = _attempts(place / FOLDER)
     found: dict[str, Any] = {
         "run": str(place),
         "state": _state(place, attempts, config is not None and last == config.rounds),
@@ -55,13 +55,22 @@ def status_of(place: Location) -> dict[str, Any]:
         "attempts": attempts,
         "node_hours": _node_hours(attempts),
     }
-    if attempts and found["state"] not in ("working", "begun"):
-        attempts[-1].setdefault("ended", found["state"])
+    for attempt in attempts if found["state"] != "working" else attempts[:-1]:
+        attempt.setdefault("ended", "killed")
     return found
 
 
 def _run(place: Location) -> Run | None:
     return Run.existing(place.full_uri) if (place / "config.yaml").exists() else None
+
+
+def _attempts(folder: Location) -> list[dict[str, Any]]:
+    """In their order; what cannot be read is left out."""
+    found: list[dict[str, Any]] = []
+    for file in sorted(folder.files(".json"), key=number_of):
+        with suppress(ValueError):
+            found.append(file.read_json())
+    return found
 
 
 def _state(place: Location, attempts: list[dict[str, Any]], is_done: bool) -> str:
@@ -95,12 +104,7 @@ def _by_round(place: Location) -> list[dict[str, Any]]:
             row.setdefault("loss", {}).update(losses)
             row["waiting"] = event["wait"]
         elif event["event"] == "cluster":
-            kept = (
-                "nmi_to_last",
-                "effective_clusters",
-                *(f"agreement_with_{m}" for m in MODALITIES),
-            )
-            told = {name: event[name] for name in kept if name in event}
+            told = {name: event[name] for name in _OF_CLUSTERS if name in event}
             row.setdefault("clusters", {})[event["clustering"]] = told
     return [rounds[number] for number in sorted(rounds)]
 
