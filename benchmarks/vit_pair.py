@@ -3,8 +3,9 @@
     python benchmarks/vit_pair.py OUT [--seeds 0 1 2] [--rounds 2]
 
 timm's ViT over the frames and transformers' AST over the sound, both from random weights, with the
-demo's clips, the method that did best in findings.md, and twice the demo's epochs. Linear probes on held-out files, of round 0 (the random start) and of every
-round after it. Goes on where it was stopped. Writes ``benchmarks/vit_pair.json``.
+demo's clips, the method that did best in findings.md, and twice the demo's epochs. Linear probes on
+held-out files, of round 0 (the random start) and of every round after it. Goes on where it was
+stopped. Writes ``benchmarks/vit_pair.json``.
 """
 
 from __future__ import annotations
