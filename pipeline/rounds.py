@@ -34,7 +34,7 @@ from pipeline.runtime.standby import NextStages
 from pipeline.stages import Stages
 from pipeline.starts import check_starts, start_with, starts_of
 from pipeline.telemetry import metrics
-from pipeline.telemetry.attempts import Attempt
+from pipeline.telemetry.attempts import AttemptRecord
 from pipeline.telemetry.console import duration, say
 from pipeline.telemetry.events import EventLog
 from pipeline.telemetry.trackers import Trackers
@@ -47,7 +47,7 @@ def pretrain(config: Config) -> Run:
         UserError: the settings do not fit the run, the clips or each other.
     """
     place = Run.place(config)
-    with hold(place / "_LEASE", f"the run {place}", on_lost=_stop), Attempt(place):
+    with hold(place / "_LEASE", f"the run {place}", on_lost=_stop), AttemptRecord(place):
         pretraining = Pretraining.opened(config, methods.get(config.method))
         run = pretraining.run
         last = pretraining.taken_up()

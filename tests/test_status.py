@@ -16,7 +16,7 @@ from jobs.status import main as status
 from pipeline.errors import UserError
 from pipeline.status import as_text, status_of
 from pipeline.storage import Location
-from pipeline.telemetry.attempts import Attempt
+from pipeline.telemetry.attempts import AttemptRecord
 from tests.conftest import ROOT
 from tests.whole_runs import Calm
 
@@ -24,9 +24,9 @@ DRIVER = """
 import sys, time
 from pipeline.lease import hold
 from pipeline.storage import Location
-from pipeline.telemetry.attempts import Attempt
+from pipeline.telemetry.attempts import AttemptRecord
 place = Location.of(sys.argv[1])
-with hold(place / "_LEASE", "the run"), Attempt(place):
+with hold(place / "_LEASE", "the run"), AttemptRecord(place):
     print("begun", flush=True)
     time.sleep(600)
 """
@@ -86,14 +86,14 @@ def test_who_works_on_it_and_that_it_was_killed(new_run: Callable[[], Location])
 
 def test_an_error_is_told(new_run: Callable[[], Location]) -> None:
     run = new_run()
-    with pytest.raises(UserError), Attempt(run):
+    with pytest.raises(UserError), AttemptRecord(run):
         raise UserError("learning.lr is too high\nby far")
     found = status_of(run)
     assert (found["state"], found["attempts"][0]["ended"]) == (
         "failed",
         "learning.lr is too high by far",
     )
-    with pytest.raises(ZeroDivisionError), Attempt(run):
+    with pytest.raises(ZeroDivisionError), AttemptRecord(run):
         print(1 / 0)
     assert status_of(run)["attempts"][1]["ended"] == "ZeroDivisionError: division by zero"
 

@@ -27,7 +27,7 @@ EVERY_S, EVERY_S_REMOTE = 5.0, 30.0  # between two writings: to a disk, to a buc
 DONE, INTERRUPTED = "done", "interrupted"
 
 
-class Attempt:
+class AttemptRecord:
     """While the ``with`` block runs, its file says so; then, how it ended."""
 
     def __init__(self, run: Location) -> None:
