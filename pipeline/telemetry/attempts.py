@@ -24,6 +24,7 @@ from pipeline.telemetry.console import last_said
 
 FOLDER = "attempts"
 EVERY_S, EVERY_S_REMOTE = 5.0, 30.0  # between two writings: to a disk, to a bucket
+_PATIENCE_S = 5.0
 DONE, INTERRUPTED = "done", "interrupted"
 
 
@@ -54,8 +55,11 @@ class AttemptRecord:
         trace: TracebackType | None,
     ) -> None:
         self._stop.set()
-        self._thread.join(timeout=5)
-        self._write(ended=_how(error))
+        # Writing waits for storage that is away; the job's end does not.
+        last = threading.Thread(target=self._write, args=(_how(error),), daemon=True)
+        self._thread.join(_PATIENCE_S)
+        last.start()
+        last.join(_PATIENCE_S)
 
     def _keep(self) -> None:
         while not self._stop.wait(self._every_s):
