@@ -79,7 +79,7 @@ def killed(command: list[str], log: Path, kills: int, longest_s: float) -> int:
                 command, stdout=stream, stderr=stream, start_new_session=True, cwd=ROOT
             )
         try:
-            left = draw.uniform(0.2, 0.9) * longest_s if attempt < kills else None
+            left = draw.uniform(0.3, 0.55) * longest_s if attempt < kills else None
             assert running.wait(left) == 0, log
             return hit
         except subprocess.TimeoutExpired:
