@@ -60,6 +60,7 @@ def made_up(config: Config, seed: int) -> dict[str, Any]:
     return {
         "video": random.integers(0, 256, (size, video.frames, video.size, video.size, 3), np.uint8),
         "audio": random.normal(size=(size, config.clips.audio.samples)).astype(np.float32),
+        "slot": np.int64(seed),
         "clip_index": np.arange(size),
         "has_video": np.ones(size, bool),
         "has_audio": np.ones(size, bool),
