@@ -50,7 +50,7 @@ def cuts_of(world: Path, clips: int) -> Path:
     return place
 
 
-def job(cuts: Path, out: Path, config: Config, weights: Path) -> list[str]:
+def job(cuts: Path, out: Path, weights: Path) -> list[str]:
     command = [sys.executable, str(ROOT / "jobs" / "embed.py"), str(cuts), str(out)]
     demo = str(ROOT / "configs" / "demo.yaml")
     return [*command, "--encoder", str(weights), demo, "clips.split=[]"]
@@ -110,7 +110,7 @@ def main() -> None:
         table = out / f"job-{repeat}"
         began = time.monotonic()
         done = subprocess.run(
-            job(cuts, table, config, weights), capture_output=True, text=True, check=True, cwd=ROOT
+            job(cuts, table, weights), capture_output=True, text=True, check=True, cwd=ROOT
         )
         whole = time.monotonic() - began
         stages = seconds_of(done.stdout)
@@ -119,7 +119,7 @@ def main() -> None:
         found["pass_s"].append(round(passed(cuts, place, weights, config, repeat), 1))
         print(found, flush=True)
     ratio = min(found["pass_s"]) / min(found["job_s"])
-    command = job(cuts, out / "killed", config, weights)
+    command = job(cuts, out / "killed", weights)
     longest = max(each["whole"] for each in found["stages_s"])
     hit = killed(command, out / "killed.log", options.kills, longest)
     same = contents(out / "killed") == contents(out / "job-0")

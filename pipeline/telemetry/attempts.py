@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Self
 
 import ray
@@ -39,6 +38,7 @@ class AttemptRecord:
         self._nodes: Counter[str] = Counter()
         self._node_s: dict[str, float] = {}
         self._looked_s = 0.0
+        self._ended = ""
 
     def __enter__(self) -> Self:
         numbers = [number_of(place) for place in self._folder.files(".json")]
@@ -48,15 +48,11 @@ class AttemptRecord:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._ended = _how(error)
         self._stop.set()
         # Writing waits for storage that is away; the job's end does not.
-        last = threading.Thread(target=self._write, args=(_how(error),), daemon=True)
+        last = threading.Thread(target=self._write, daemon=True)
         self._thread.join(_PATIENCE_S)
         last.start()
         last.join(_PATIENCE_S)
@@ -65,7 +61,7 @@ class AttemptRecord:
         while not self._stop.wait(self._every_s):
             self._write()
 
-    def _write(self, ended: str = "") -> None:
+    def _write(self) -> None:
         self._count_nodes()
         found: dict[str, Any] = {
             "host": socket.gethostname(),
@@ -79,8 +75,8 @@ class AttemptRecord:
             "node_hours": {role: round(s / 3600, 4) for role, s in self._node_s.items()},
         }
         # What a run does must not end because it cannot be told.
-        with suppress(OSError):
-            self._place.write_json(found | ({"ended": ended} if ended else {}))
+        with suppress(OSError, UserError):
+            self._place.write_json(found | ({"ended": self._ended} if self._ended else {}))
 
     def _count_nodes(self) -> None:
         """Nodes that are there count as if they had been since the last look."""

@@ -170,9 +170,9 @@ class Progress:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
+        _running.remove(self)
         self._stop.set()
         self._thread.join(timeout=5)
-        _running.remove(self)
         if self._verdict:
             self._close()
             raise UserError(self._verdict) from None
