@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pipeline.run import Run
 from pipeline.storage import Location
 from pipeline.telemetry.attempts import DONE, FOLDER, INTERRUPTED, number_of
 from pipeline.telemetry.console import duration, table
+from pipeline.telemetry.events import read_events
 
 _SILENT = 4  # writings that do not come, after which a driver that cannot be asked counts as dead
 _SHOWN = 10  # of the last attempts
@@ -86,12 +86,8 @@ def _state(place: Location, attempts: list[dict[str, Any]], is_done: bool) -> st
 
 def _by_round(place: Location) -> list[dict[str, Any]]:
     """Of each round the last of its events; numbers of an older try give way to newer ones."""
-    log, rounds = place / "events.jsonl", dict[int, dict[str, Any]]()
-    for line in log.read_bytes().decode().splitlines() if log.exists() else ():
-        try:
-            event = json.loads(line)
-        except ValueError:  # a kill cut it
-            continue
+    rounds: dict[int, dict[str, Any]] = {}
+    for event in read_events(place):
         if "round" not in event:
             continue
         row = rounds.setdefault(event["round"], {"round": event["round"]})

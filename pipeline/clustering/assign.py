@@ -136,6 +136,12 @@ class CentroidIndex:
         _, found = self.index.search(rows, 1)
         return found[:, 0].astype(np.int32)
 
+    def margin(self, rows: np.ndarray) -> np.ndarray:
+        """float32[n]: the second smallest squared distance less the smallest; inf for k = 1."""
+        self.faiss.omp_set_num_threads(1)
+        found, _ = self.index.search(rows, 2)
+        return np.where(found[:, 1] < np.finfo(np.float32).max, found[:, 1] - found[:, 0], np.inf)
+
 
 def distances(x: np.ndarray, centroids: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Distances float32[n] of rows float16[n, d] to their own centroids, summed in float64."""

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,40 @@ class Index:
         labels, near = self._result
         clips = np.flatnonzero(labels == cluster)
         return clips[np.argsort(near[clips], kind="stable")[:n]]
+
+    def examples(self, n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Clips of every cluster, int64[k, n] each, -1 where it has fewer.
+
+        Returns:
+            Those nearest to its centroid, nearest first; and others of it at random.
+        """
+        labels, near = self._result
+        # Stable, and clips without features (label -1, distance NaN) come first.
+        order = np.lexsort((near, labels))
+        k = len(self.describe()["sizes"])
+        bounds = np.searchsorted(labels, np.arange(k + 1), sorter=order)
+        nearest, others = (np.full((k, n), -1, np.int64) for _ in range(2))
+        random = np.random.default_rng(seed)
+        for cluster, (start, stop) in enumerate(pairwise(bounds.tolist())):
+            first = order[start : min(start + n, stop)]
+            nearest[cluster, : len(first)] = first
+            left = stop - start - len(first)
+            drawn = random.choice(left, min(left, n), replace=False) + start + len(first)
+            others[cluster, : len(drawn)] = order[drawn]
+        return nearest, others
+
+    def margins(self, vectors: np.ndarray) -> np.ndarray:
+        """float32[m]: how much farther the second nearest centroid is than the nearest.
+
+        In squared distances, for raw features [m, d] as `assign` takes them; with balance, of the
+        biased distances that decide.
+        """
+        transform, _, index, rows = self._search
+        found = [np.zeros(0, np.float32)]
+        for at in range(0, len(vectors), rows):
+            x = transform(transform.joined(vectors[at : at + rows]))
+            found.append(index.margin(index.rows(x)))
+        return np.concatenate(found)
 
     def _load(self, name: str) -> bytes:
         manifest = Manifest.read(self.out)

@@ -14,6 +14,7 @@ import scipy.sparse
 from scipy.optimize import linear_sum_assignment
 from scipy.special import comb, entr, gammaln
 
+COLLAPSED = 0.3  # share of k, below which so few effective clusters are an alarm
 _CHUNK = 1 << 22  # labels counted at once
 
 
@@ -158,7 +159,7 @@ def effective_clusters(sizes: np.ndarray) -> float:
 def collapse_alarm(sizes: np.ndarray) -> str | None:
     """What to try where few clusters, of sizes int64[k], hold nearly everything; else None."""
     k, effective = len(sizes), effective_clusters(sizes)
-    alarm = 0.3 * k
+    alarm = COLLAPSED * k
     if effective >= alarm:
         return None
     return (

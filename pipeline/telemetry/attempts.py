@@ -24,6 +24,7 @@ from pipeline.telemetry.console import last_said
 FOLDER = "attempts"
 EVERY_S, EVERY_S_REMOTE = 5.0, 30.0  # between two writings: to a disk, to a bucket
 _PATIENCE_S = 5.0
+_LOSSES = 1000  # the last ones, that the record names
 DONE, INTERRUPTED = "done", "interrupted"
 
 
@@ -35,7 +36,8 @@ class AttemptRecord:
         self._every_s = EVERY_S if run.is_local else EVERY_S_REMOTE
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True, name="attempt")
-        self._nodes: Counter[str] = Counter()
+        self._nodes: dict[str, str] = {}  # id → role of those that are there
+        self._lost: list[tuple[float, str]] = []  # when a node went away, and its role
         self._node_s: dict[str, float] = {}
         self._looked_s = 0.0
         self._ended = ""
@@ -71,7 +73,8 @@ class AttemptRecord:
             "every_s": self._every_s,
             "stage": progress.running(),
             "said": last_said(),
-            "nodes": dict(self._nodes),
+            "nodes": dict(Counter(self._nodes.values())),
+            "lost": self._lost[-_LOSSES:],
             "node_hours": {role: round(s / 3600, 4) for role, s in self._node_s.items()},
         }
         # What a run does must not end because it cannot be told.
@@ -83,8 +86,11 @@ class AttemptRecord:
         now = time.monotonic()
         # No Ray yet or any more, or its head is away.
         with suppress(ray.exceptions.RayError, OSError):
-            self._nodes = Counter(_role(node) for node in ray.nodes() if node["Alive"])
-        for role, count in self._nodes.items():
+            there = {node["NodeID"]: _role(node) for node in ray.nodes() if node["Alive"]}
+            gone = [role for name, role in self._nodes.items() if name not in there]
+            self._lost += [(round(time.time(), 1), role) for role in gone]
+            self._nodes = there
+        for role, count in Counter(self._nodes.values()).items():
             self._node_s[role] = self._node_s.get(role, 0.0) + count * (now - self._looked_s)
         self._looked_s = now
 

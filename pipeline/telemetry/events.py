@@ -5,10 +5,20 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from contextlib import suppress
 from typing import Any
 
 from pipeline.storage import Location
 from pipeline.telemetry.trackers import Trackers
+
+
+def read_events(run: Location) -> list[dict[str, Any]]:
+    """What the log holds, in order; a line that a kill cut is left out."""
+    log, events = run / "events.jsonl", []
+    for line in log.read_bytes().decode(errors="replace").splitlines() if log.exists() else ():
+        with suppress(ValueError):
+            events.append(json.loads(line))
+    return events
 
 
 class EventLog:

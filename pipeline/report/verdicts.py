@@ -1,0 +1,167 @@
+"""What the numbers say, in words, and three alarms.
+
+The limits were set on recorded runs (tests/report/recorded): the alarms are silent on those that
+ended well, and each fires on the runs that ended in its way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pipeline.clustering.measures import COLLAPSED
+from pipeline.report.measured import Measured
+
+_SENSES = {"video": "picture", "audio": "sound"}
+_OTHER = {"video": "audio", "audio": "video"}
+# Of what the modalities agree on, the least share that must not be the file's.
+_BEYOND_FILES = 1 / 3
+_SOME_AGREEMENT = 0.1  # below, there is nothing to have shares of
+_SETTLED = 0.9  # NMI between rounds
+_CLEARLY = 0.05  # a difference of adjusted mutual information
+
+
+class Verdict(NamedTuple):
+    kind: str  # good, note or alarm
+    title: str
+    text: str
+
+
+def verdicts(found: Sequence[Measured], method: str) -> list[Verdict]:
+    """Alarms first.
+
+    Args:
+        found: every clustering, the oldest first.
+        method: its name.
+    """
+    if not found:
+        return [Verdict("note", "No clusters yet", "The first round is not clustered yet.")]
+    last = {each.name: each for each in found}
+    first = {each.name: each for each in reversed(found)}
+    alarms = [*_collapse(last), *_follows_file(last), *_swapped(found, first, method)]
+    told = [_anchor(first, last, method), _learning(found), _settled(last)]
+    return [*alarms, *(verdict for verdict in told if verdict)]
+
+
+def _collapse(last: dict[str, Measured]) -> list[Verdict]:
+    return [
+        Verdict(
+            "alarm",
+            f"The {name} clusters collapse",
+            f"Only {each.effective:.0f} of {each.k} clusters are in effective use. Try "
+            "clustering.balance=sinkhorn, a smaller clustering.k, or fewer epochs a round.",
+        )
+        for name, each in last.items()
+        if each.effective < COLLAPSED * each.k
+    ]
+
+
+def _follows_file(last: dict[str, Measured]) -> list[Verdict]:
+    for each in last.values():
+        if each.agreement is None or each.beyond_files is None:
+            continue
+        if each.agreement > _SOME_AGREEMENT and each.beyond_files < _BEYOND_FILES * each.agreement:
+            return [
+                Verdict(
+                    "alarm",
+                    "The clusters follow the file",
+                    f"Picture and sound agree ({each.agreement:.2f}), but mostly on which file a "
+                    f"clip is from: beyond that, {each.beyond_files:.2f} is left. They learn the "
+                    "room, the day or the speaker. Anchor the modality whose first clusters "
+                    "follow the files less.",
+                )
+            ]
+    return []
+
+
+def _swapped(found: Sequence[Measured], first: dict[str, Measured], method: str) -> list[Verdict]:
+    anchor, follows = method.removeprefix("anchored_"), _follows_files_less(first)
+    if method.startswith("anchored_") and follows not in (None, anchor):
+        weak, strong = first[anchor].ami_to_files, first[str(follows)].ami_to_files
+        return [
+            Verdict(
+                "alarm",
+                "The modalities may be swapped",
+                f"The anchor is {anchor}, but its first clusters follow the files more "
+                f"({weak:.2f}) than those of {follows} ({strong:.2f}). Try "
+                f"method=anchored_{follows}.",
+            )
+        ]
+    number = max(each.number for each in found)
+    pair = [each for each in found if each.number == number]
+    known = [e for e in pair if e.own_before is not None and e.other_before is not None]
+    if len(known) == 2 and all(
+        (each.other_before or 0) > (each.own_before or 0) + _CLEARLY for each in known
+    ):
+        return [
+            Verdict(
+                "alarm",
+                "The modalities swap what they know",
+                "Each modality's clusters are more like the other's of the round before than "
+                "like its own. What the stronger one knew is handed over and lost. Try "
+                "method=anchored_audio or anchored_video: the strong modality keeps its own "
+                "clusters, too.",
+            )
+        ]
+    return []
+
+
+def _follows_files_less(first: dict[str, Measured]) -> str | None:
+    known = {name: each.ami_to_files for name, each in first.items() if name in _SENSES}
+    if len(known) < 2 or None in known.values():
+        return None
+    low, high = sorted(known, key=lambda name: known[name] or 0)
+    return low if (known[high] or 0) - (known[low] or 0) > _CLEARLY else None
+
+
+def _anchor(first: dict[str, Measured], last: dict[str, Measured], method: str) -> Verdict | None:
+    if set(first) != set(_SENSES):
+        return None
+    said = ""
+    if method.startswith("anchored_"):
+        anchor = method.removeprefix("anchored_")
+        said = f" The anchor of this run is {anchor}: it also learns its own clusters."
+    if follows := _follows_files_less(first):
+        files = {name: each.ami_to_files or 0 for name, each in first.items()}
+        why = (
+            f"Its first clusters follow the files less ({files[follows]:.2f}, "
+            f"{_OTHER[follows]} {files[_OTHER[follows]]:.2f})."
+        )
+        return Verdict("note", f"The strong modality is {follows}", why + said)
+    known = {name: each.nmi_to_labels for name, each in first.items()}
+    if None not in known.values():
+        strong = max(known, key=lambda name: known[name] or 0)
+        numbers = ", ".join(f"{name} {known[name] or 0:.2f}" for name in known)
+        why = f"Its first clusters tell most of the labels (NMI: {numbers})."
+        return Verdict("note", f"The strong modality is {strong}", why + said)
+    why = "Files hold one clip each and there are no labels, so the first clusters do not tell."
+    return Verdict("note", "Which modality is strong is not known", why + said)
+
+
+def _learning(found: Sequence[Measured]) -> Verdict | None:
+    of_pairs = {e.number: (e.beyond_files, e.agreement) for e in found if e.agreement is not None}
+    if len(of_pairs) < 2:
+        return None
+    (number, before), (last, now) = min(of_pairs.items()), max(of_pairs.items())
+    use = 0 if before[0] is not None and now[0] is not None else 1
+    was, is_now = before[use] or 0.0, now[use] or 0.0
+    beyond = " beyond the file" if use == 0 else ""
+    text = (
+        f"Picture and sound agree{beyond} to {is_now:.2f} in round {last}, {was:.2f} in round "
+        f"{number} (0: by chance, 1: the same clusters)."
+    )
+    if is_now > was + _CLEARLY:
+        return Verdict("good", "It is learning", text)
+    title = "No sign that it is learning"
+    return Verdict("note", title, f"{text} More epochs or another rate may help.")
+
+
+def _settled(last: dict[str, Measured]) -> Verdict | None:
+    known = {n: e.nmi_to_last for n, e in last.items() if e.nmi_to_last is not None}
+    if not known:
+        return None
+    numbers = ", ".join(f"{name} {value:.2f}" for name, value in known.items())
+    text = f"NMI of the clusters with those of the round before: {numbers}."
+    if min(known.values()) >= _SETTLED:
+        return Verdict("good", "It has settled", f"{text} Further rounds change little.")
+    return Verdict("note", "It still changes", f"{text} Further rounds (rounds=+1) may help.")
