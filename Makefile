@@ -14,6 +14,7 @@ demo: .venv/ready
 	$(PYTHON) jobs/index.py $(DEMO)/world/cuts.csv $(DEMO)
 	$(PYTHON) jobs/pretrain.py configs/demo.yaml run=$(DEMO)
 	$(PYTHON) jobs/evaluate.py $(DEMO)
+	$(PYTHON) jobs/report.py $(DEMO) $(DEMO)/report
 
 test: .venv/ready
 	$(PYTHON) -m pytest -m "not cluster and not chaos" --durations=15 $(PARALLEL)

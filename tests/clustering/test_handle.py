@@ -24,7 +24,7 @@ from pipeline.clustering import (
     serve_finished,
 )
 from pipeline.clustering.blocks import ClipBlocks
-from pipeline.clustering.index import ClusterIndex
+from pipeline.clustering.index import ClusterIndex, Index
 from pipeline.config import ClusteringConfig
 from pipeline.errors import UserError
 from pipeline.runtime.placement import on_this_node
@@ -251,3 +251,33 @@ def test_what_a_death_at_the_very_end_left_is_removed(
         (out / name).write_bytes(b"cut off here")
     cluster(task).close()
     assert files(out) == finished
+
+
+def test_examples_of_every_cluster_and_what_lies_between_two(
+    write_features: Writer, tmp_path: Path
+) -> None:
+    raw = mixture(600, 16, 8)
+    out = Location.of(tmp_path / "out")
+    config = ClusteringConfig(k=8, iterations=6, pca_dim=8, shards=1, cpus_per_shard=0.5)
+    features = write_features(raw, np.arange(50, 650))
+    cluster(ClusteringTask((features,), 700, None, config, 3, out)).close()
+    labels, index = read_labels(out, 700), Index(out, 700)
+    nearest, others = index.examples(40, seed=1)
+    assert nearest.shape == others.shape == (8, 40)
+    for number in range(8):
+        assert nearest[number][nearest[number] >= 0].tolist() == (
+            index.nearest_clips(number, 40).tolist()
+        )
+        drawn = others[number][others[number] >= 0]
+        assert (labels[drawn] == number).all()
+        assert not set(drawn) & set(nearest[number])
+        size = int((labels == number).sum())
+        assert len(drawn) == len(set(drawn.tolist())) == min(max(size - 40, 0), 40)
+    assert np.array_equal(index.examples(40, seed=1)[1], others)
+    assert not np.array_equal(index.examples(40, seed=2)[1], others)
+    # A clip half way between two clusters' centres is between them; one at a centre is not.
+    centres = np.stack([raw[labels[50:650] == number].mean(axis=0) for number in (0, 1)])
+    middle = centres.mean(axis=0)
+    margins = index.margins(np.stack([*centres, middle]).astype(np.float16))
+    assert (margins >= 0).all()
+    assert margins[2] < margins[:2].min()

@@ -1,0 +1,97 @@
+"""Alarms fire on runs that are known to have gone wrong, and are silent on those that went well."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pipeline.report.measured import Measured
+from pipeline.report.verdicts import verdicts
+from tests.conftest import ROOT
+
+RECORDED = ROOT / "benchmarks" / "findings" / "words.jsonl"  # signals of the published runs
+FILE, COLLAPSE = "The clusters follow the file", "The video clusters collapse"
+
+
+def recorded(trial: str) -> list[list[Measured]]:
+    """The clusterings of a trial's runs, one list a seed, as far as signals were recorded."""
+    rows = [json.loads(line) for line in RECORDED.read_text().splitlines()]
+    return [
+        [_measured(name, each) for each in row["rounds"] for name in ("video", "audio")]
+        for row in rows
+        if row["trial"] == trial and "agreement_beyond_files" in row["rounds"][-1]["signals"]
+    ]
+
+
+def _measured(name: str, told: dict[str, Any]) -> Measured:
+    signals = told["signals"]
+    return Measured(
+        name,
+        told["round"],
+        64,
+        signals[f"effective_clusters_{name}"],
+        1.0,
+        agreement=signals.get("agreement"),
+        beyond_files=signals.get("agreement_beyond_files"),
+    )
+
+
+def alarms(found: list[Measured], method: str) -> list[str]:
+    return [verdict.title for verdict in verdicts(found, method) if verdict.kind == "alarm"]
+
+
+@pytest.mark.parametrize("trial", ["anchored_audio-raw", "xdc", "xdc_video_first", "sdc"])
+def test_runs_that_went_well_give_no_alarm(trial: str) -> None:
+    runs = recorded(trial)
+    assert runs
+    for found in runs:
+        method = trial.removesuffix("-raw")
+        assert alarms(found, method) == []
+        titles = [verdict.title for verdict in verdicts(found, method)]
+        # Without the other modality's labels there is nothing that they could agree on.
+        learning = "No sign that it is learning" if method == "sdc" else "It is learning"
+        assert (learning in titles) == (found[0].number < found[-1].number)
+
+
+def test_a_run_anchored_in_what_follows_the_file() -> None:
+    """Both probes fell below random encoders' in these runs."""
+    runs = recorded("anchored_video-raw")
+    assert runs
+    for found in runs:
+        assert FILE in alarms(found, "anchored_video")
+
+
+def test_clusters_that_collapse() -> None:
+    good = Measured("audio", 1, 64, 58.0, 1.2)
+    bad = Measured("video", 1, 64, 11.0, 9.0)
+    assert alarms([bad, good], "xdc") == [COLLAPSE]
+    assert alarms([Measured("video", 1, 64, 21.0, 3.0), good], "xdc") == []
+
+
+def test_the_wrong_anchor_and_knowledge_that_is_handed_over() -> None:
+    first = [
+        Measured("video", 0, 64, 60.0, 1.1, ami_to_files=0.39),
+        Measured("audio", 0, 64, 60.0, 1.1, ami_to_files=-0.02),
+    ]
+    assert alarms(first, "anchored_video") == ["The modalities may be swapped"]
+    assert alarms(first, "anchored_audio") == []
+    strong, *_ = verdicts(first, "anchored_audio")
+    assert strong.title == "The strong modality is audio"
+    assert "anchor of this run is audio" in strong.text
+    swapped = [
+        Measured(name, 2, 64, 60.0, 1.1, own_before=0.2, other_before=0.5)
+        for name in ("video", "audio")
+    ]
+    assert alarms(swapped, "xdc") == ["The modalities swap what they know"]
+    one_way = [swapped[0], Measured("audio", 2, 64, 60.0, 1.1, own_before=0.5, other_before=0.2)]
+    assert alarms(one_way, "xdc") == []
+
+
+def test_nothing_is_said_that_is_not_known() -> None:
+    assert verdicts([], "xdc")[0].title == "No clusters yet"
+    alone = [Measured(name, 0, 8, 7.0, 1.1) for name in ("video", "audio")]
+    assert [v.title for v in verdicts(alone, "xdc")] == ["Which modality is strong is not known"]
+    joint = [Measured("joint", number, 8, 7.0, 1.1, nmi_to_last=0.95) for number in (1, 2)]
+    assert [v.title for v in verdicts(joint, "cdc")] == ["It has settled"]
