@@ -40,7 +40,7 @@
     return {
       ...a, rows: { ...a.rows, round }, columns: { ...a.columns, round }, color: "joint",
       facts: `NMI between the two: ${XDC.ratio(a.agreement)}.`,
-      lead: "A dark cell: clips that sound alike and look alike. A row with many cells: one sound, many looks. A column with many cells: one look, many sounds.",
+      lead: "A strong cell: clips that sound alike and look alike. A row with many cells: one sound, many looks. A column with many cells: one look, many sounds.",
     };
   }
 
@@ -103,7 +103,7 @@
         flow ? null : XDC.choice("Shade by", [["share", "Share of the row"], ["chance", "Times chance"]], shading, (value) => ((shading = value), matrix.draw())),
         XDC.faces(show, (value) => (show = value)),
         el("span.quiet", null, m.facts)),
-      el("div.across", null,
+      el("div.beside", null,
         matrix.element,
         el("section.pairs", null, el("h3", null, flow ? "What stayed together" : "Strongest pairs"),
           pairs.length ? el("ol", null, pairs.map((cell) =>

@@ -30,7 +30,7 @@
   const MEASURES = [
     ["size", "Clips", (c) => XDC.count(c.size), "Clips in this cluster, of the whole run."],
     ["purity", "Purity", (c) => XDC.percent(c.purity), "Share of the commonest label among labelled clips."],
-    ["file_purity", "One file", (c) => XDC.percent(c.file_purity), "Share of clips from the commonest file. High: the cluster follows the recording, not its content."],
+    ["file_purity", "Same file", (c) => XDC.percent(c.file_purity), "Share of clips from the commonest file. High: the cluster follows the recording, not its content."],
     ["coherence", "Coherence", (c) => XDC.ratio(c.coherence), "Mean cosine of the features to their mean."],
     ["agrees", "Agreement", (c) => (c.agrees.length ? XDC.percent(c.agrees[0][2]) : "–"), "Largest share of its clips in one cluster of the other modality."],
     ["churn", "Churn", (c) => XDC.percent(c.churn), "Share of clips that were elsewhere in the round before."],
@@ -84,7 +84,7 @@
         .map(([, term, value, why]) => el("div", null, el("dt", null, term), el("dd", null, value(cluster)), el("dd.quiet", null, why)))),
       el("div.columns", null,
         cluster.labels.length ? el("section", null, el("h3", null, "Labels"), el("ul.bars", null, cluster.labels.map(([label, share]) =>
-          el("li", null, data(label), el("span"), XDC.bar(share, `var(--${name})`), el("span.number", null, XDC.percent(share)))))) : null,
+          el("li", null, data(label), XDC.bar(share, `var(--${name})`), el("span.number", null, XDC.percent(share)))))) : null,
         el("section", null,
           cluster.agrees.length ? [el("h3", null, "Where its clips are in the other modality"), el("p.stack", null, agreements(cluster, round))] : null,
           cluster.before && rounds.includes(round - 1)

@@ -59,7 +59,7 @@
         label === null ? null : data(label, "b"),
         seen.length && label !== null ? null : data(all.file(i)),
         seen.length ? null : el("span.quiet", null, all.span(i)),
-        note === null ? null : el("span.note", null, note)));
+        note === null ? null : el("span.score", null, note)));
   }
 
   const tiles = (all, list, options = {}) =>

@@ -27,11 +27,15 @@
   function options(curve, width, xs) {
     const axis = { stroke: XDC.color("quiet"), grid: { stroke: XDC.color("line"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
     const style = styles(curve.series);
+    const end = xs.length - 1; // without a pointer, the legend gives the last round
+    const rest = (u) => u.cursor.left < 0 && u.setLegend({ idx: end }, false);
     return {
       width,
       height: 190,
       padding: [12, 12, 0, 0],
       cursor: { sync: { key: "rounds" }, points: { size: 8 }, drag: { x: false, y: false } },
+      legend: { markers: { width: 0, fill: (u, i) => (i ? style[i - 1].color : "") } },
+      hooks: { ready: [rest], setCursor: [rest] },
       scales: {
         x: { time: false, range: (u, low, high) => (high - low < 1 ? [low - 0.5, high + 0.5] : [low, high]) },
         y: { range: { min: { pad: 0.1, soft: 0, mode: 2 }, max: { pad: 0.1 } } },
@@ -68,7 +72,6 @@
     function draw() {
       plot?.destroy();
       plot = new uPlot(options(spec, box.clientWidth || 300, spec.x), values, box);
-      plot.setLegend({ idx: spec.x.length - 1 });
     }
     const watch = new ResizeObserver(() => {
       const width = box.clientWidth;

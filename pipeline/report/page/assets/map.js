@@ -2,6 +2,7 @@
 // The spaces side by side: a clip that is lit in one is lit in the other.
 (function () {
   const { el, data } = XDC;
+  const LIBRARIES = ["pub-sub-es/pub-sub.umd.min.js", "regl/regl.min.js", "regl-scatterplot/regl-scatterplot.min.js"].map((file) => `assets/vendor/${file}`);
   const LISTED = 30; // categories in the legend
   const CHOSEN = 60; // clips listed of a lasso
 
@@ -117,7 +118,7 @@
       if (!XDC.report.map) return void box.append(XDC.message("There is no map yet. It is made from the features of a complete round."));
       if (!XDC.webgl())
         return void box.append(XDC.message("The map needs WebGL, which this browser lacks or has switched off. All other views work without it."));
-      const [map, all] = await Promise.all([XDC.get("map"), XDC.clips()]);
+      const [map, all] = await Promise.all([XDC.get("map"), XDC.clips(), XDC.libraries(...LIBRARIES)]);
       return draw(box, map, all, query);
     },
   };

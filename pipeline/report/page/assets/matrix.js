@@ -1,5 +1,5 @@
 "use strict";
-// A matrix of two clusterings: darker cells share more clips. Pointer or arrows choose a cell, a
+// A matrix of two clusterings: stronger cells share more clips. Pointer or arrows choose a cell, a
 // click or Enter opens it.
 (function () {
   const { el } = XDC;
@@ -16,7 +16,9 @@
 
     function draw() {
       const room = frame.clientWidth || 600;
-      size = Math.max(3, Math.min(18, Math.floor(room / columns.length)));
+      // The whole of it on one screen, where cells can still be hit.
+      const tall = Math.max(7, Math.floor((0.72 * innerHeight) / rows.length));
+      size = Math.max(3, Math.min(22, tall, Math.floor(room / columns.length)));
       const dense = window.devicePixelRatio || 1;
       const [width, height] = [size * columns.length, size * rows.length];
       canvas.width = width * dense;

@@ -13,9 +13,7 @@
     return el("section.block", { "data-kind": kind }, el("h3", null, heading),
       el("p.quiet", null, note ? data(note, "span") : why),
       positions.length
-        ? el("div.tiles", null, found.map(([i, cosine]) => el("div.neighbour", null,
-            XDC.tile(all, i, { show, list: positions, note: cosine.toFixed(2) }),
-            near.clips.includes(i) ? el("a.small", { href: `#nearest/${i}`, "aria-label": `Neighbours of ${all.file(i)}` }, "its neighbours") : null)))
+        ? el("div.tiles", null, found.map(([i, cosine]) => XDC.tile(all, i, { show, list: positions, note: cosine.toFixed(2) })))
         : el("p.quiet", null, kind === "across" ? "Not known for this clip." : `This clip has no ${kind === "sound" ? "sound" : "picture"}.`));
   }
 

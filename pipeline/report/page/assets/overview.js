@@ -30,7 +30,7 @@
 
   function rejects(rows) {
     const most = Math.max(...rows.map((r) => r.count), 1);
-    return el("ul.bars", null, [...rows].sort((a, b) => b.count - a.count).map((r) =>
+    return el("ul.bars.staged", null, [...rows].sort((a, b) => b.count - a.count).map((r) =>
       el("li", null,
         el("a", { href: `#rejects?reason=${encodeURIComponent(`${r.stage} ${r.reason}`)}` }, data(`${XDC.words(r.reason)}`)),
         el("span.quiet", null, data(r.stage)), XDC.bar(r.count / most), el("span.number", null, XDC.count(r.count)))));
@@ -40,7 +40,7 @@
     const rows = Object.entries(byRole);
     const most = Math.max(...rows.map(([, h]) => h), 1e-9);
     return el("ul.bars", null, rows.map(([role, h]) =>
-      el("li", null, data(role), el("span"), XDC.bar(h / most), el("span.number", null, `${h.toFixed(h < 10 ? 1 : 0)} h`))));
+      el("li", null, data(role), XDC.bar(h / most), el("span.number", null, `${h.toFixed(h < 10 ? 1 : 0)} h`))));
   }
 
   const downloads = (rows) =>

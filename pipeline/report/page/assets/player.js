@@ -84,6 +84,7 @@
           nearest && nearest.clips.includes(i) ? el("a.button", { href: `#nearest/${i}` }, "Nearest") : null,
           XDC.report.map ? el("a.button", { href: `#map?clip=${i}` }, "On the map") : null));
       box.hidden = false;
+      document.dispatchEvent(new CustomEvent("xdc-play", { detail: i }));
       document.body.classList.add("playing");
       document.querySelectorAll(".tile.lit").forEach((t) => t.classList.remove("lit"));
       document.querySelectorAll(`.tile[data-clip="${i}"]`).forEach((t) => t.classList.add("lit"));

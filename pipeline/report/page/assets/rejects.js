@@ -25,11 +25,9 @@
         const found = rows.filter((row) => (!reason || key(row) === reason) && (!asked || row.some((cell) => cell !== null && String(cell).toLowerCase().includes(asked))));
         said.textContent = `${XDC.plural(found.length, "row")}${rows.length < total ? ` of the first ${XDC.count(rows.length)}; ${XDC.count(total)} were rejected in all` : ""}`;
         body.replaceChildren();
-        const end = el("tr.end");
         ended = XDC.growing(body, found, (row) =>
           el("tr", null, row.map((cell, i) => el("td", { "data-name": COLUMNS[i], class: cell === null ? "none" : null },
             i === 1 ? data(XDC.words(cell)) : cell === null ? "–" : data(cell)))), 80);
-        body.append(end);
         XDC.remember({ reason, q: words });
       });
 

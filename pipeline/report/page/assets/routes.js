@@ -45,7 +45,7 @@
       const main = document.getElementById("view");
       tabs(view);
       document.title = `${XDC[view].title} · ${XDC.report.title}`;
-      const box = el(`div.view.${view}`);
+      const box = el("div.view", { "data-view": view });
       ended?.();
       ended = null;
       // The view is in the page before it renders, so that it can measure itself.

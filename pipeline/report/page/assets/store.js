@@ -55,6 +55,20 @@ window.XDC = (function () {
     return decoded.get(value);
   }
 
+  // Libraries that one view alone needs, in order.
+  async function libraries(...sources) {
+    for (const source of sources) {
+      if (document.querySelector(`script[src="${source}"]`)) continue;
+      await new Promise((resolve, reject) => {
+        const script = document.createElement("script");
+        script.src = source;
+        script.onload = resolve;
+        script.onerror = () => (script.remove(), reject(new Error(`${source} is missing.`)));
+        document.head.append(script);
+      });
+    }
+  }
+
   // Clusters of every shown clip: Int32Array, -1 for none.
   const labels = (name, round) => get(`labels/${name}/${round}`).then(array);
 
@@ -111,5 +125,5 @@ window.XDC = (function () {
     }, 10000);
   }
 
-  return { put, get, array, labels, busy, fail, follow };
+  return { put, get, array, labels, libraries, busy, fail, follow };
 })();

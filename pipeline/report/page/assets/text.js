@@ -97,16 +97,17 @@
   function growing(box, items, make, step) {
     let shown = 0;
     const end = el("button.more", { onclick: () => grow() }, "Show more");
+    const last = box.tagName === "TBODY" ? el("tr", null, el("td", { colspan: 9 }, end)) : end;
     const watch = new IntersectionObserver((seen) => seen.some((s) => s.isIntersecting) && grow(), { rootMargin: "600px" });
     function grow() {
       const next = items.slice(shown, shown + step);
       shown += next.length;
-      end.before(...next.map(make));
+      last.before(...next.map(make));
       watch.disconnect();
-      if (shown >= items.length) end.remove();
+      if (shown >= items.length) last.remove();
       else watch.observe(end); // anew, so that an end still in view is seen again
     }
-    box.append(end);
+    box.append(last);
     grow();
     return () => watch.disconnect();
   }
