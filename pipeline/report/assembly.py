@@ -12,8 +12,8 @@ and those that clusters name. Labels and features are read where they lie, in ta
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -24,18 +24,19 @@ import pyarrow as pa
 from pipeline.clips.table import ClipTable
 from pipeline.errors import UserError
 from pipeline.methods import MODALITIES
-from pipeline.report.cards import Seen, cards
-from pipeline.report.clustered import Clustered, clusterings_of, labels_of, margins_of
+from pipeline.report.cards import cards
+from pipeline.report.clustered import clusterings_of
+from pipeline.report.confusions import confusions
 from pipeline.report.crossings import across, flow
 from pipeline.report.exported import CLIPS, REJECTED, write_clips, write_rejects
 from pipeline.report.measured import measured
 from pipeline.report.neighbours import neighbours
 from pipeline.report.overview import overview
 from pipeline.report.page_data import put
-from pipeline.report.previews import SUFFIXES, Kind, Previews
-from pipeline.report.projection import projected
+from pipeline.report.previews import SUFFIXES, Kind, Previews, worth_playing
+from pipeline.report.projection import NOTES, projected
+from pipeline.report.seen import Seen, features_in, seen_in
 from pipeline.report.shown import ShownClips, sample
-from pipeline.report.shown_features import features_of
 from pipeline.report.verdicts import verdicts
 from pipeline.run import Run
 from pipeline.status import status_of
@@ -43,6 +44,7 @@ from pipeline.storage import Location
 from pipeline.telemetry.console import say
 
 SUMMARY = "report.json"
+_OF_CLIPS = "every shown clip with its clusters and places, for embedding-atlas and Spotlight"
 
 
 @dataclass(frozen=True)
@@ -80,65 +82,69 @@ def make_report(task: ReportTask) -> Report:
     table = ClipTable.open(run.clips)
     status = status_of(run.location)
     found = clusterings_of(run, len(table), task.seed)
-    sampled = sample(len(table), task.most_shown, task.seed)
+    indices = sample(len(table), task.most_shown, task.seed)
     shown = ShownClips.of(
-        table, sampled, [part for c in found for part in (c.typical, c.at_random)]
+        table, indices, [part for c in found for part in (c.typical, c.at_random)]
     )
-    seen = _seen(task, found, shown, len(table))
+    seen = seen_in(run, found, shown)
     last = {each.of.name: each for each in seen}
-    features = {m: f for m in MODALITIES if (f := _of_modality(m, last)) is not None}
+    features = {m: f for m in MODALITIES if (f := features_in(last, m)) is not None}
 
     media, ids, kinds, losses = _media(task, table, shown, seen)
-    playable = media >= 0
-    told = measured(seen, shown)
-    data = out / "data"
-    for each in seen:
-        others = {o.of.name: o for o in seen if o.of.number == each.of.number and o is not each}
-        past = [o for o in seen if o.of.name == each.of.name and o.of.number == each.of.number - 1]
-        put(data, f"labels/{each.of.key}", each.labels)
-        put(data, f"clusters/{each.of.key}", cards(each, shown, others, past[0] if past else None))
-        for before in past:
-            labels = (before.labels[shown.sampled], each.labels[shown.sampled])
-            numbers = (before.of.number, each.of.number)
-            put(data, f"flow/{each.of.key}", flow(*labels, (before.of.k, each.of.k), numbers))
-    crossed = _across(task, seen, shown, playable)
-    places = _map(task, features)
-    near = neighbours(features, playable, shown.uri) if playable.any() else None
+    told, data = measured(seen, shown), out / "data"
+    _write_clusterings(data, seen, shown)
+    across = _write_across(data, seen, shown, media >= 0)
+    places = _write_map(task, features)
+    near = neighbours(features, media >= 0, shown.uri)
     if near is not None:
         put(data, "nearest", near)
     put(data, "clips", shown.columns(media, ids, kinds))
     put(data, "rejects", rejected := write_rejects(out, run))
-    thumbnails = [
+    pictures = [
         f"media/{ids[n]}.jpg" if n >= 0 and kinds[n] & Kind.THUMBNAIL else None for n in media
     ]
-    write_clips(out, shown, last, places, thumbnails)
+    write_clips(out, shown, last, places, pictures)
     report = overview(run, status, told, len(table), len(shown)) | {
         "live": task.live,
         "playable": len(ids),
         "labelled": bool(shown.labels),
         "with_media": task.with_media,
         "media_suffix": SUFFIXES[Kind.PLAYABLE],
-        "verdicts": [v._asdict() for v in verdicts(told, run.config.method)],
+        "verdicts": [verdict._asdict() for verdict in verdicts(told, run.config.method)],
         "rejected": rejected["total"],
+        "confusions": {
+            name: confusions(each.labels[shown.sampled], shown.label[shown.sampled], shown.labels)
+            for name, each in last.items()
+        },
         "flows": [
-            {"name": o.of.name, "round": o.of.number}
-            for o in seen
-            if any(b.of.name == o.of.name and b.of.number == o.of.number - 1 for b in seen)
+            {"name": each.of.name, "round": each.of.number} for each in seen if _past(each, seen)
         ],
-        "across": crossed,
+        "across": across,
         "map": bool(places),
         "nearest": near is not None,
-        "downloads": [
-            [
-                CLIPS,
-                "every shown clip with its clusters and places, for embedding-atlas, Spotlight",
-            ],
-            [REJECTED, "every reject"],
-        ],
+        "downloads": [[CLIPS, _OF_CLIPS], [REJECTED, "every reject"]],
     }
     put(data, "report", report)
     _copy_page(out)
     return Report(out / "index.html", len(shown), len(ids), losses)
+
+
+def _past(each: Seen, seen: Sequence[Seen]) -> Seen | None:
+    """The same clustering a round earlier."""
+    key = (each.of.name, each.of.number - 1)
+    return next((other for other in seen if (other.of.name, other.of.number) == key), None)
+
+
+def _write_clusterings(data: Location, seen: Sequence[Seen], shown: ShownClips) -> None:
+    for each in seen:
+        others = {o.of.name: o for o in seen if o.of.number == each.of.number and o is not each}
+        past = _past(each, seen)
+        put(data, f"labels/{each.of.key}", each.labels)
+        put(data, f"clusters/{each.of.key}", cards(each, shown, others, past))
+        if past is not None:
+            labels = (past.labels[shown.sampled], each.labels[shown.sampled])
+            ks, numbers = (past.of.k, each.of.k), (past.of.number, each.of.number)
+            put(data, f"flow/{each.of.key}", flow(*labels, ks, numbers))
 
 
 def _claim(out: Location, run: Run) -> None:
@@ -154,42 +160,6 @@ def _claim(out: Location, run: Run) -> None:
     (out / SUMMARY).write_json(mine)
 
 
-def _seen(
-    task: ReportTask, found: list[Clustered], shown: ShownClips, num_clips: int
-) -> list[Seen]:
-    """Each clustering with what is known of the shown clips; features where they are kept."""
-    labels = labels_of(found, shown.index, task.run)
-    seen = [Seen(of, known) for of, known in zip(found, labels)]
-    newest = {of.name: number for number, of in enumerate(found)}
-    for number in newest.values():
-        of = found[number]
-        if not of.features:
-            continue
-        title = f"report · read {' and '.join(of.modalities)} features"
-        parts = [
-            features_of(folder, shown.index, num_clips, task.run.config.resources, title)
-            for folder in of.features
-        ]
-        features = np.concatenate(parts, axis=1)
-        margins = np.full(len(shown), np.nan, np.float32)
-        there = np.isfinite(features).all(axis=1)
-        if there.any():
-            margins[there] = margins_of(of, features[there], task.run)
-        seen[number] = replace(seen[number], features=features, margins=margins)
-    return seen
-
-
-def _of_modality(modality: str, last: Mapping[str, Seen]) -> np.ndarray | None:
-    """The newest features of a modality; from a joint clustering its part of them."""
-    for each in last.values():
-        if each.features is None or modality not in each.of.modalities:
-            continue
-        width = each.features.shape[1] // len(each.of.modalities)
-        at = each.of.modalities.index(modality) * width
-        return each.features[:, at : at + width]
-    return None
-
-
 def _media(
     task: ReportTask, table: ClipTable, shown: ShownClips, seen: list[Seen]
 ) -> tuple[np.ndarray, list[str], np.ndarray, Mapping[str, int]]:
@@ -198,7 +168,7 @@ def _media(
     if not task.with_media:
         (task.out / "media").delete()
         return media, [], np.zeros(0, np.uint8), {}
-    positions = _worth_playing(task, shown, seen)
+    positions = worth_playing(shown, seen, task.playable, task.seed)
     config = task.run.config
     previews = Previews(task.out / "media", config.clips, config.resources)
     kinds, losses = previews.make(table, shown.index[positions])
@@ -211,30 +181,8 @@ def _media(
     return media, ids, np.array([int(kinds[n]) for n in there], np.uint8), losses
 
 
-def _worth_playing(task: ReportTask, shown: ShownClips, seen: list[Seen]) -> np.ndarray:
-    """int64, ascending: positions of the clips whose media are made, in all `task.playable`.
-
-    First the last round's typical clips, then its others, then those of earlier rounds, always one
-    of each cluster in turn; what is left goes to the sample.
-    """
-    last = {each.of.name: each for each in seen}
-    wishes: list[np.ndarray] = []
-    newest = {each.of.key for each in last.values()}
-    earlier = [each for each in seen if each.of.key not in newest]
-    for some in (list(last.values()), earlier):
-        for kind in ("typical", "at_random"):
-            wishes += [getattr(each.of, kind) for each in some]
-    ranked = [wish[:, rank] for wish in wishes for rank in range(wish.shape[1])]
-    rest = shown.index[np.random.default_rng(task.seed).permutation(len(shown))]
-    order = np.concatenate([*ranked, rest])
-    order = order[order >= 0]
-    _, first = np.unique(order, return_index=True)
-    chosen = order[np.sort(first)[: task.playable]]
-    return np.sort(shown.positions(chosen))
-
-
-def _across(
-    task: ReportTask, seen: list[Seen], shown: ShownClips, playable: np.ndarray
+def _write_across(
+    data: Location, seen: Sequence[Seen], shown: ShownClips, playable: np.ndarray
 ) -> list[int]:
     """Write the tables of audio against video clusters; returns the rounds that have one."""
     rounds = []
@@ -245,23 +193,24 @@ def _across(
         audio, video = pair["audio"], pair["video"]
         labels, ks = (audio.labels, video.labels), (audio.of.k, video.of.k)
         value = across(("audio", "video"), labels, ks, shown.sampled, playable)
-        put(task.out / "data", f"across/{number}", value)
+        put(data, f"across/{number}", value)
         rounds.append(number)
     return rounds
 
 
-def _map(task: ReportTask, features: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _write_map(task: ReportTask, features: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Write the map; returns float32 [n, 2] by modality."""
     spaces: dict[str, Any] = {}
-    places, notes = {}, []
+    places, kept = {}, []
     for modality, values in features.items():
-        places[modality], note = projected(values, task.projection, task.seed)
+        places[modality], share = projected(values, task.projection, task.seed)
         x, y = places[modality].T
         spaces[modality] = {"x": x, "y": y}
-        notes.append(f"{modality.title()}: {note}")
+        if share is not None:
+            kept.append(f"{share:.0%} of the variance of {modality}")
     if spaces:
-        number = task.run.last_round()
-        value = {"round": number, "method": task.projection.upper(), "note": " ".join(notes)}
+        note = f"{NOTES[task.projection]}{' Shown: ' + ', '.join(kept) + '.' if kept else ''}"
+        value = {"round": task.run.last_round(), "method": task.projection.upper(), "note": note}
         put(task.out / "data", "map", value | {"spaces": spaces})
     return places
 

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pipeline.report.clustered import Clustered
 from pipeline.report.crossings import counts, times_chance
+from pipeline.report.seen import Seen
 from pipeline.report.shown import ShownClips
 
 _LABELS, _OTHERS = 5, 3  # that a card names
 BORDERLINE = 6  # clips of each cluster
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A clustering, and what is known of the shown clips in it.
-
-    Attributes:
-        labels: int32 [n], -1: none.
-        features: float32 [n, d], NaN where a clip has none; None where the round's are deleted.
-        margins: float32 [n], see `Index.margins`; NaN or None likewise.
-    """
-
-    of: Clustered
-    labels: np.ndarray
-    features: np.ndarray | None = None
-    margins: np.ndarray | None = None
 
 
 def cards(

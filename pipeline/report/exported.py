@@ -12,7 +12,7 @@ import pyarrow.csv
 
 from pipeline.clips import rejects
 from pipeline.clips.indexing import REJECTS
-from pipeline.report.cards import Seen
+from pipeline.report.seen import Seen
 from pipeline.report.shown import ShownClips
 from pipeline.run import Run
 from pipeline.storage import Location

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.clustering import measures
 from pipeline.clustering.agreement import agreement
-from pipeline.report.cards import Seen
+from pipeline.report.seen import Seen
 from pipeline.report.shown import ShownClips
 
 

@@ -26,6 +26,8 @@ from pipeline.clips.fetching import fetch_for_decoding
 from pipeline.clips.rejects import Reject
 from pipeline.clips.table import DECODING_COLUMNS, ClipTable
 from pipeline.config import AudioConfig, ClipsConfig, ResourcesConfig
+from pipeline.report.seen import Seen
+from pipeline.report.shown import ShownClips
 from pipeline.runtime.failures import unwrapped
 from pipeline.runtime.placement import decoding
 from pipeline.storage import Location
@@ -169,3 +171,25 @@ def spectrogram(samples: np.ndarray, audio: AudioConfig) -> bytes:
     data = io.BytesIO()
     image.save(data, "PNG", optimize=True)
     return data.getvalue()
+
+
+def worth_playing(shown: ShownClips, seen: Sequence[Seen], most: int, seed: int) -> np.ndarray:
+    """int64, ascending: positions of the clips whose media are made, in all `most`.
+
+    First the last round's typical clips, then its others, then those of earlier rounds, always one
+    of each cluster in turn; what is left goes to the sample.
+    """
+    last = {each.of.name: each for each in seen}
+    wishes: list[np.ndarray] = []
+    newest = {each.of.key for each in last.values()}
+    earlier = [each for each in seen if each.of.key not in newest]
+    for some in (list(last.values()), earlier):
+        for kind in ("typical", "at_random"):
+            wishes += [getattr(each.of, kind) for each in some]
+    ranked = [wish[:, rank] for wish in wishes for rank in range(wish.shape[1])]
+    rest = shown.index[np.random.default_rng(seed).permutation(len(shown))]
+    order = np.concatenate([*ranked, rest])
+    order = order[order >= 0]
+    _, first = np.unique(order, return_index=True)
+    chosen = order[np.sort(first)[:most]]
+    return np.sort(shown.positions(chosen))

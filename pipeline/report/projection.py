@@ -11,10 +11,10 @@ from pipeline.errors import UserError
 
 PROJECTIONS = ("pca", "umap")
 _SPREAD = 99.5  # percent of the clips that fill the map; the others lie at its edge
-_NOTES = {
-    "pca": "The two directions in which the features vary most. Distances are true, but only "
-    "{share:.0%} of the variance is in them.",
-    "umap": "UMAP keeps neighbours together. Distances between groups mean little.",
+NOTES = {
+    "pca": "The two directions in which the features vary most. The rest of the variance is not "
+    "seen here.",
+    "umap": "Neighbours lie together. Distances between groups mean little.",
 }
 
 
@@ -24,15 +24,18 @@ def check_projection(name: str) -> None:
         _umap()
 
 
-def projected(features: np.ndarray, name: str, seed: int) -> tuple[np.ndarray, str]:
-    """Features float32 [n, d] (NaN: none) → float32 [n, 2] in [-1, 1], and how to read it."""
+def projected(features: np.ndarray, name: str, seed: int) -> tuple[np.ndarray, float | None]:
+    """Features float32 [n, d] (NaN: none) → float32 [n, 2] in [-1, 1].
+
+    Also the share of the variance that PCA keeps; None for others, and for too few clips.
+    """
     places = np.full((len(features), 2), np.nan, np.float32)
     there = np.isfinite(features[:, 0])
     rows = features[there]
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
     if len(rows) < 3:
-        return places, "Too few clips."
-    share = 0.0
+        return places, None
+    share = None
     if name == "umap":
         found = _umap()(n_components=2, metric="cosine", random_state=seed).fit_transform(rows)
     else:
@@ -41,7 +44,7 @@ def projected(features: np.ndarray, name: str, seed: int) -> tuple[np.ndarray, s
     found = found - np.median(found, axis=0)
     reach = np.maximum(np.percentile(np.abs(found), _SPREAD, axis=0), 1e-9)
     places[there] = np.clip(found / reach, -1, 1)
-    return places, _NOTES[name].format(share=share)
+    return places, share
 
 
 def _umap() -> Any:
