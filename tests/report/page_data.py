@@ -1,4 +1,4 @@
-"""A small data folder, written by the page's data contract and nothing else, full of hostile strings."""
+"""A small data folder by the page's data contract, full of hostile strings."""
 
 from __future__ import annotations
 
@@ -79,12 +79,20 @@ def write_clusters(folder: Path, rounds: int) -> None:
     for number in range(rounds):
         for name in ("video", "audio"):
             put(folder, f"labels/{name}/{number}", array(of, "int32"))
-            put(folder, f"clusters/{name}/{number}", [cluster(i, name, number, of) for i in range(K)])
+            put(
+                folder,
+                f"clusters/{name}/{number}",
+                [cluster(i, name, number, of) for i in range(K)],
+            )
             cells = [[i, i, 14] for i in range(K)]
             if number:
                 order = list(range(K))
                 flow = {"from": number - 1, "to": number, "cells": cells, "nmi": 0.6, "churn": 0.3}
-                put(folder, f"flow/{name}/{number}", {**flow, "from_order": order, "to_order": order})
+                put(
+                    folder,
+                    f"flow/{name}/{number}",
+                    {**flow, "from_order": order, "to_order": order},
+                )
         sides = {"rows": {"name": "audio", "order": [3, 2, 1, 0]}}
         sides["columns"] = {"name": "video", "order": [3, 2, 1, 0]}
         cells = [[i, i, 14, 4.0] for i in range(K)]
@@ -129,7 +137,8 @@ def write_page(folder: Path, movies: list[Path], rounds: int = 2, live: bool = F
         "title": HOSTILE[0], "run": HOSTILE[1], "made": 1.79e9 + rounds, "release": "0.4.0",
         "method": "anchored_audio", "state": "working" if live else "finished", "live": live,
         "clips": CLIPS, "shown": CLIPS, "playable": len(names), "labelled": True,
-        "with_media": bool(names), "media_suffix": ".mp4", "rounds_wanted": 2, "rounds_done": rounds,
+        "with_media": bool(names), "media_suffix": ".mp4",
+        "rounds_wanted": 2, "rounds_done": rounds,
         "facts": [["hardware", HOSTILE[5]]], "settings": [["clustering.k", "4"]],
         "clusterings": clusterings,
         "curves": [{"id": "loss", "title": "Loss", "note": "Lower is better.", "unit": "",
