@@ -36,17 +36,27 @@
     ["churn", "Churn", (c) => XDC.percent(c.churn), "Share of clips that were elsewhere in the round before."],
   ];
 
-  const measures = (cluster) =>
-    el("dl.measures", null, MEASURES
-      .filter(([key]) => key !== "purity" || XDC.report.labelled)
-      .map(([, name, show, why]) => el("div", { title: why }, el("dt", null, name), el("dd", null, show(cluster)))));
+  // Those that this report can know.
+  const measured = () => MEASURES.filter(([key]) =>
+    (key !== "purity" || XDC.report.labelled) && (key !== "agrees" || XDC.report.clusterings.length > 1));
 
-  function agreements(cluster, round) {
-    return cluster.agrees.map(([name, id, share, chance]) =>
-      el("span.agree", null, chip(name, round, id, `${name} ${id}`), el("span.quiet", null, ` ${XDC.percent(share)}, ${XDC.times(chance)} chance`)));
+  const measures = (cluster) =>
+    el("dl.measures", null, measured().map(([, name, show, why]) => el("div", { title: why }, el("dt", null, name), el("dd", null, show(cluster)))));
+
+  // Commonest labels of the clusters of the other clusterings: {name: Map of id → label}.
+  async function labelsOfOthers(name, round) {
+    const others = XDC.report.clusterings.filter((c) => c.name !== name && c.rounds.includes(round));
+    const found = await Promise.all(others.map((c) => XDC.get(`clusters/${c.name}/${round}`)));
+    return Object.fromEntries(others.map((c, i) => [c.name, new Map(found[i].filter((x) => x.labels.length).map((x) => [x.id, x.labels[0][0]]))]));
   }
 
-  function card(all, cluster, { name, round, clips, show }) {
+  function agreements(cluster, round, others) {
+    const label = (name, id) => others[name]?.get(id);
+    return cluster.agrees.map(([name, id, share, chance]) =>
+      el("span.agree", null, chip(name, round, id, [`${name} ${id}`, label(name, id) === undefined ? null : data(label(name, id))]), el("span.quiet", null, ` ${XDC.percent(share)}, ${XDC.times(chance)} chance`)));
+  }
+
+  function card(all, cluster, { name, round, clips, show, others }) {
     const color = `var(--${name})`;
     return el("article.card", { "aria-label": `Cluster ${cluster.id}`, "data-cluster": cluster.id },
       el("header", null,
@@ -55,13 +65,13 @@
       labelBar(cluster, color),
       cluster.labels.length ? el("p.card-labels", null, labelWords(cluster, cluster.labels[0][1] >= 0.2 ? 1 : 0)) : null,
       measures(cluster),
-      cluster.agrees.length ? el("p.agrees", null, agreements(cluster, round).slice(0, 1)) : null,
+      cluster.agrees.length ? el("p.agrees", null, agreements(cluster, round, others).slice(0, 1)) : null,
       cluster[clips].length
         ? XDC.tiles(all, cluster[clips].slice(0, 6), { show })
         : el("p.quiet", null, "No clip of this kind is in the report."));
   }
 
-  async function page(box, all, list, { name, round, rounds, show, id }) {
+  async function page(box, all, list, { name, round, rounds, show, id, others }) {
     const cluster = list.find((c) => c.id === id);
     if (!cluster) {
       box.append(XDC.message(`There is no ${name} cluster ${id} in round ${round}. `, el("a", { href: address(name, round) }, "See all clusters.")));
@@ -80,13 +90,12 @@
       el("div.crumbs", null, el("a", { href: address(name, round) }, "← All clusters"), el("span.spring"), step(at - 1, "Previous"), step(at + 1, "Next")),
       el("h2.cluster-title", null, title(cluster), el(`span.chip.${name}`, null, `${name} ${id}`), el("span.quiet", null, `round ${round}`)),
       labelBar(cluster, `var(--${name})`),
-      el("dl.explained", null, MEASURES.filter(([key]) => key !== "purity" || XDC.report.labelled)
-        .map(([, term, value, why]) => el("div", null, el("dt", null, term), el("dd", null, value(cluster)), el("dd.quiet", null, why)))),
+      el("dl.explained", null, measured().map(([, term, value, why]) => el("div", null, el("dt", null, term), el("dd", null, value(cluster)), el("dd.quiet", null, why)))),
       el("div.columns", null,
         cluster.labels.length ? el("section", null, el("h3", null, "Labels"), el("ul.bars", null, cluster.labels.map(([label, share]) =>
           el("li", null, data(label), XDC.bar(share, `var(--${name})`), el("span.number", null, XDC.percent(share)))))) : null,
         el("section", null,
-          cluster.agrees.length ? [el("h3", null, "Where its clips are in the other modality"), el("p.stack", null, agreements(cluster, round))] : null,
+          cluster.agrees.length ? [el("h3", null, "Where its clips are in the other modality"), el("p.stack", null, agreements(cluster, round, others))] : null,
           cluster.before && rounds.includes(round - 1)
             ? [el("h3", null, "Where they were before"), el("p", null, chip(name, round - 1, cluster.before[0], `${name} ${cluster.before[0]}`),
               el("span.quiet", null, ` had ${XDC.percent(cluster.before[1])} of them in round ${round - 1}`))]
@@ -102,5 +111,5 @@
     return () => end?.();
   }
 
-  XDC.cards = { address, chip, card, page, title, MEASURES };
+  XDC.cards = { address, chip, card, page, labelsOfOthers, measured };
 })();

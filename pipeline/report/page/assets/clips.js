@@ -23,7 +23,7 @@
         uri: (i) => raw.uris[uri[i]],
         file: (i) => XDC.fileName(raw.uris[uri[i]]),
         label: (i) => (label[i] < 0 ? null : raw.labels[label[i]]),
-        span: (i) => `${XDC.clock(start[i])} to ${XDC.clock(end[i])}`,
+        span: (i) => XDC.span(start[i], end[i]),
         thumbnail: (i) => file(i, THUMBNAIL, ".jpg"),
         spectrogram: (i) => file(i, SPECTROGRAM, ".png"),
         movie: (i) => file(i, PLAYABLE, XDC.report.media_suffix || ".mp4"),
@@ -63,7 +63,7 @@
   }
 
   const tiles = (all, list, options = {}) =>
-    el("div.tiles", null, list.map((i) => tile(all, i, { list, ...options })));
+    el(XDC.report.with_media ? "div.tiles" : "div.tiles.unseen", null, list.map((i) => tile(all, i, { list, ...options })));
 
   // Positions among `from` whose label or file holds the words; at most `most`.
   function find(all, words, from, most = 60) {

@@ -2,7 +2,7 @@
 // The clusters of one clustering and round: sort, search, and look.
 (function () {
   const { el, data } = XDC;
-  const { address, card, page, MEASURES } = XDC.cards;
+  const { address, card, page, labelsOfOthers, measured } = XDC.cards;
   const CLIPS = [["typical", "Typical"], ["borderline", "Borderline"], ["random", "Random"]];
   const shows = {}; // what tiles show, by clustering
   let clips = "typical";
@@ -85,7 +85,7 @@
       XDC.remember({ q: asked, sort: key === "size" ? "" : key, down: key === "size" && down ? "" : down ? "1" : "0" });
     });
 
-    const keys = [["size", "Size"], ...MEASURES.slice(1).filter(([k]) => k !== "purity" || XDC.report.labelled).map(([k, n]) => [k, k === "purity" ? "Purity by label" : k === "file_purity" ? "Purity by file" : n]),
+    const keys = [["size", "Size"], ...measured().slice(1).map(([k, n]) => [k, k === "purity" ? "Purity by label" : k === "file_purity" ? "Purity by file" : n]),
       ...(XDC.report.labelled ? [["label", "Label"]] : []), ["id", "Number"]];
     const way = el("button.plain.way");
     const turnWay = () => {
@@ -116,8 +116,8 @@
       const chosen = has.find((c) => c.name === name) || has[0];
       const at = chosen.rounds.includes(Number(round)) && round !== undefined ? Number(round) : chosen.rounds.at(-1);
       shows[chosen.name] ??= XDC.face(chosen.name);
-      const [all, list] = await Promise.all([XDC.clips(), XDC.get(`clusters/${chosen.name}/${at}`)]);
-      const where = { name: chosen.name, round: at, rounds: chosen.rounds };
+      const [all, list, others] = await Promise.all([XDC.clips(), XDC.get(`clusters/${chosen.name}/${at}`), labelsOfOthers(chosen.name, at)]);
+      const where = { name: chosen.name, round: at, rounds: chosen.rounds, others };
       if (id !== undefined) return page(box, all, list, { ...where, show: shows[chosen.name], id: Number(id) });
       box.append(el("div.tools.first", null,
         has.length > 1 ? XDC.choice("Clustering", has.map((c) => [c.name, XDC.capital(c.name)]), chosen.name, (n) => XDC.go(address(n, at))) : el("span.chip.joint", null, chosen.name),

@@ -4,16 +4,17 @@
   const { el } = XDC;
   const DASHES = [[], [6, 4], [2, 3]];
 
-  // A modality keeps its colour; others follow the categories. One colour twice: dashed.
+  // A modality keeps its colour; others follow the categories. One colour twice: dashed and hollow.
   function styles(series) {
     const used = {};
     let next = 0;
     return series.map(({ name }) => {
       const first = name.split(/\W+/)[0].toLowerCase();
-      const own = ["video", "audio", "joint"].includes(first) && !/^audio and video/i.test(name);
+      const own = ["video", "audio", "joint"].includes(first) && !/\band\b/.test(name);
       const color = own ? XDC.modalityColor(first) : XDC.categories()[[2, 3, 4, 5, 7][next++ % 5]];
       used[color] = (used[color] ?? -1) + 1;
-      return { color, dash: DASHES[used[color] % 3] };
+      const hollow = used[color] > 0;
+      return { color, hollow, fill: hollow ? XDC.color("ground") : color, dash: DASHES[used[color] % 3] };
     });
   }
 
@@ -34,14 +35,14 @@
       height: 190,
       padding: [12, 12, 0, 0],
       cursor: { sync: { key: "rounds" }, points: { size: 8 }, drag: { x: false, y: false } },
-      legend: { markers: { width: 0, fill: (u, i) => (i ? style[i - 1].color : "") } },
+      legend: { markers: { width: (u, i) => (style[i - 1]?.hollow ? 2 : 0), stroke: (u, i) => style[i - 1]?.color, fill: (u, i) => style[i - 1]?.fill } },
       hooks: { ready: [rest], setCursor: [rest] },
       scales: {
         x: { time: false, range: (u, low, high) => (high - low < 1 ? [low - 0.5, high + 0.5] : [low, high]) },
         y: { range: { min: { pad: 0.1, soft: 0, mode: 2 }, max: { pad: 0.1 } } },
       },
       axes: [
-        { ...axis, size: 28, grid: { show: false }, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500], values: (u, at) => at.map((v) => (Number.isInteger(v) ? String(v) : "")) },
+        { ...axis, size: 28, grid: { show: false }, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500], values: (u, at) => at.map((v) => (Number.isInteger(v) && v >= xs[0] && v <= xs[end] ? String(v) : "")) },
         { ...axis, size: 48, values: (u, at) => at.map((v) => (curve.unit === "%" ? `${v}%` : v.toLocaleString("en"))) },
       ],
       series: [
@@ -52,7 +53,7 @@
           width: 2,
           dash: style[i].dash,
           spanGaps: true,
-          points: { show: xs.length < 40, size: 6, fill: style[i].color },
+          points: { show: xs.length < 40, size: 7, width: 2, fill: style[i].fill },
           value: (u, v) => shown(v, curve.unit),
         })),
       ],

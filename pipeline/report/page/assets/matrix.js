@@ -12,20 +12,24 @@
     const rowAt = new Map(rows.map((id, i) => [id, i]));
     const columnAt = new Map(columns.map((id, i) => [id, i]));
     const by = new Map(cells.map((cell) => [rowAt.get(cell[0]) * columns.length + columnAt.get(cell[1]), cell]));
+    const base = el("canvas"); // the cells alone: pointing at one draws but a cross over them
     let size = 8, chosen = [0, 0], lit = false;
 
     function draw() {
       const room = frame.clientWidth || 600;
       // The whole of it on one screen, where cells can still be hit.
       const tall = Math.max(7, Math.floor((0.72 * innerHeight) / rows.length));
-      size = Math.max(3, Math.min(22, tall, Math.floor(room / columns.length)));
-      const dense = window.devicePixelRatio || 1;
+      const least = rows.length > 1500 ? 1 : rows.length > 700 ? 2 : 3;
+      size = Math.max(least, Math.min(22, tall, Math.floor(room / columns.length)));
       const [width, height] = [size * columns.length, size * rows.length];
-      canvas.width = width * dense;
-      canvas.height = height * dense;
+      const dense = Math.min(window.devicePixelRatio || 1, 8000 / Math.max(width, height));
+      for (const one of [base, canvas]) {
+        one.width = width * dense;
+        one.height = height * dense;
+      }
       canvas.style.width = `${width}px`;
       canvas.style.height = `${height}px`;
-      const pen = canvas.getContext("2d");
+      const pen = base.getContext("2d");
       pen.scale(dense, dense);
       pen.fillStyle = XDC.color("sunken");
       pen.fillRect(0, 0, width, height);
@@ -36,13 +40,22 @@
         pen.globalAlpha = Math.max(0.04, Math.min(1, shade(cell)));
         pen.fillRect(c * size, r * size, size - gap, size - gap);
       }
-      pen.globalAlpha = 1;
+      cross();
+    }
+
+    function cross() {
+      const pen = canvas.getContext("2d");
+      pen.setTransform(1, 0, 0, 1, 0, 0);
+      pen.clearRect(0, 0, canvas.width, canvas.height);
+      pen.drawImage(base, 0, 0);
       if (!lit) return;
       const [r, c] = chosen;
+      const dense = canvas.width / (size * columns.length);
+      pen.scale(dense, dense);
       pen.fillStyle = XDC.color("ink");
       pen.globalAlpha = 0.07;
-      pen.fillRect(0, r * size, width, size);
-      pen.fillRect(c * size, 0, size, height);
+      pen.fillRect(0, r * size, size * columns.length, size);
+      pen.fillRect(c * size, 0, size, size * rows.length);
       pen.globalAlpha = 1;
       pen.strokeStyle = XDC.color("ink");
       pen.lineWidth = 2;
@@ -53,7 +66,7 @@
     function choose(r, c, how) {
       chosen = [Math.max(0, Math.min(rows.length - 1, r)), Math.max(0, Math.min(columns.length - 1, c))];
       lit = true;
-      draw();
+      cross();
       said.replaceChildren(...[describe(cell(), rows[chosen[0]], columns[chosen[1]])].flat());
       if (how === "keys") frame.scrollTo({ left: Math.max(0, chosen[1] * size - frame.clientWidth / 2) });
     }

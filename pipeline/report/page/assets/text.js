@@ -29,11 +29,14 @@
   const words = (name) => String(name).replaceAll("_", " ");
   const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-  function clock(seconds) {
-    const s = Math.max(0, seconds);
-    const minutes = Math.floor(s / 60);
-    const rest = (s - 60 * minutes).toFixed(2);
-    return minutes ? `${minutes}:${rest.padStart(5, "0")}` : `${rest} s`;
+  // From when to when in a file, in seconds, or in minutes and seconds.
+  function span(start, end) {
+    if (end < 60) return `${start.toFixed(2)}–${end.toFixed(2)} s`;
+    const clock = (s) => {
+      const hundredths = Math.round(100 * s);
+      return `${Math.floor(hundredths / 6000)}:${((hundredths % 6000) / 100).toFixed(2).padStart(5, "0")}`;
+    };
+    return `${clock(start)}–${clock(end)}`;
   }
 
   function lasting(seconds) {
@@ -113,7 +116,7 @@
   }
 
   Object.assign(XDC, {
-    el, data, count, known, percent, ratio, times, plural, words, capital, clock, lasting, date,
+    el, data, count, known, percent, ratio, times, plural, words, capital, span, lasting, date,
     fileName, message, choice, select, search, bar, growing,
   });
 })();
