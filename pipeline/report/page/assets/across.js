@@ -39,7 +39,7 @@
     const a = await XDC.get(`across/${round}`);
     return {
       ...a, rows: { ...a.rows, round }, columns: { ...a.columns, round }, color: "joint",
-      facts: `NMI between the two: ${XDC.ratio(a.agreement)}.`,
+      facts: `Agreement: ${XDC.ratio(a.agreement)} (0: by chance, 1: the same clusters).`,
       lead: "A strong cell: clips that sound alike and look alike. A row with many cells: one sound, many looks. A column with many cells: one look, many sounds.",
     };
   }

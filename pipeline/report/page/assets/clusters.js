@@ -62,7 +62,19 @@
     end();
     return el("details.block.labels-box", { open: innerWidth > 640 && rows.length <= 80 },
       el("summary", null, "Which clusters are which labels"),
-      el("p.quiet", null, "The clusters in which a label is the commonest, and its share of them."), index);
+      el("p.quiet", null, "The clusters in which a label is the commonest, and its share of them."), index,
+      confused(name, round));
+  }
+
+  // Pairs of labels that share clusters; the report has them of the last round.
+  function confused(name, round) {
+    const { rounds } = XDC.report.clusterings.find((c) => c.name === name);
+    const pairs = XDC.report.confusions?.[name] ?? [];
+    if (!pairs.length || Number(round) !== rounds.at(-1)) return null;
+    return el("div.confused", null,
+      el("h3", null, "Labels that it confuses most"),
+      el("p.quiet", null, "How often two clips, one of each label, share a cluster, against two of the same label. 100%: not told apart."),
+      el("ul", null, pairs.map(([a, b, share]) => el("li", null, data(a, "b"), " and ", data(b, "b"), " ", el("span.quiet", null, XDC.percent(share))))));
   }
 
   async function grid(box, all, list, where, query) {
