@@ -29,6 +29,7 @@ from pipeline.report.clustered import clusterings_of
 from pipeline.report.confusions import confusions
 from pipeline.report.crossings import across, flow
 from pipeline.report.exported import CLIPS, REJECTED, write_clips, write_rejects
+from pipeline.report.judgements import judgements
 from pipeline.report.measured import measured
 from pipeline.report.neighbours import neighbours
 from pipeline.report.overview import overview
@@ -37,7 +38,6 @@ from pipeline.report.previews import SUFFIXES, Kind, Previews, worth_playing
 from pipeline.report.projection import NOTES, projected
 from pipeline.report.seen import Seen, features_in, seen_in
 from pipeline.report.shown import ShownClips, sample
-from pipeline.report.verdicts import verdicts
 from pipeline.run import Run
 from pipeline.status import status_of
 from pipeline.storage import Location
@@ -110,7 +110,7 @@ def make_report(task: ReportTask) -> Report:
         "labelled": bool(shown.labels),
         "with_media": task.with_media,
         "media_suffix": SUFFIXES[Kind.PLAYABLE],
-        "verdicts": [verdict._asdict() for verdict in verdicts(told, run.config.method)],
+        "verdicts": [each._asdict() for each in judgements(told, run.config.method)],
         "rejected": rejected["total"],
         "confusions": {
             name: confusions(each.labels[shown.sampled], shown.label[shown.sampled], shown.labels)

@@ -1,4 +1,4 @@
-"""Measures of every clustering, of the sampled clips: what curves and verdicts speak of."""
+"""Measures of every clustering, of the sampled clips: what curves and judgements speak of."""
 
 from __future__ import annotations
 

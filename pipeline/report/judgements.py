@@ -21,13 +21,13 @@ _SETTLED = 0.9  # NMI between rounds
 _CLEARLY = 0.05  # a difference of adjusted mutual information
 
 
-class Verdict(NamedTuple):
+class Judgement(NamedTuple):
     kind: str  # good, note or alarm
     title: str
     text: str
 
 
-def verdicts(found: Sequence[Measured], method: str) -> list[Verdict]:
+def judgements(found: Sequence[Measured], method: str) -> list[Judgement]:
     """Alarms first.
 
     Args:
@@ -35,17 +35,17 @@ def verdicts(found: Sequence[Measured], method: str) -> list[Verdict]:
         method: its name.
     """
     if not found:
-        return [Verdict("note", "No clusters yet", "The first round is not clustered yet.")]
+        return [Judgement("note", "No clusters yet", "The first round is not clustered yet.")]
     last = {each.name: each for each in found}
     first = {each.name: each for each in reversed(found)}
     alarms = [*_collapse(last), *_follows_file(last), *_swapped(found, first, method)]
     told = [_anchor(first, last, method), _learning(found), _settled(last)]
-    return [*alarms, *(verdict for verdict in told if verdict)]
+    return [*alarms, *(each for each in told if each)]
 
 
-def _collapse(last: dict[str, Measured]) -> list[Verdict]:
+def _collapse(last: dict[str, Measured]) -> list[Judgement]:
     return [
-        Verdict(
+        Judgement(
             "alarm",
             f"The {name} clusters collapse",
             f"Only {each.effective:.0f} of {each.k} clusters are in effective use. Try "
@@ -56,13 +56,13 @@ def _collapse(last: dict[str, Measured]) -> list[Verdict]:
     ]
 
 
-def _follows_file(last: dict[str, Measured]) -> list[Verdict]:
+def _follows_file(last: dict[str, Measured]) -> list[Judgement]:
     for each in last.values():
         if each.agreement is None or each.beyond_files is None:
             continue
         if each.agreement > _SOME_AGREEMENT and each.beyond_files < _BEYOND_FILES * each.agreement:
             return [
-                Verdict(
+                Judgement(
                     "alarm",
                     "The clusters follow the file",
                     f"Picture and sound agree ({each.agreement:.2f}), but mostly on which file a "
@@ -74,12 +74,12 @@ def _follows_file(last: dict[str, Measured]) -> list[Verdict]:
     return []
 
 
-def _swapped(found: Sequence[Measured], first: dict[str, Measured], method: str) -> list[Verdict]:
+def _swapped(found: Sequence[Measured], first: dict[str, Measured], method: str) -> list[Judgement]:
     anchor, follows = method.removeprefix("anchored_"), _follows_files_less(first)
     if method.startswith("anchored_") and follows not in (None, anchor):
         weak, strong = first[anchor].ami_to_files, first[str(follows)].ami_to_files
         return [
-            Verdict(
+            Judgement(
                 "alarm",
                 "The modalities may be swapped",
                 f"The anchor is {anchor}, but its first clusters follow the files more "
@@ -94,7 +94,7 @@ def _swapped(found: Sequence[Measured], first: dict[str, Measured], method: str)
         (each.other_before or 0) > (each.own_before or 0) + _CLEARLY for each in known
     ):
         return [
-            Verdict(
+            Judgement(
                 "alarm",
                 "The modalities swap what they know",
                 "Each modality's clusters are more like the other's of the round before than "
@@ -114,7 +114,7 @@ def _follows_files_less(first: dict[str, Measured]) -> str | None:
     return low if (known[high] or 0) - (known[low] or 0) > _CLEARLY else None
 
 
-def _anchor(first: dict[str, Measured], last: dict[str, Measured], method: str) -> Verdict | None:
+def _anchor(first: dict[str, Measured], last: dict[str, Measured], method: str) -> Judgement | None:
     if set(first) != set(_SENSES):
         return None
     said = ""
@@ -127,18 +127,18 @@ def _anchor(first: dict[str, Measured], last: dict[str, Measured], method: str) 
             f"Its first clusters follow the files less ({files[follows]:.2f}, "
             f"{_OTHER[follows]} {files[_OTHER[follows]]:.2f})."
         )
-        return Verdict("note", f"The strong modality is {follows}", why + said)
+        return Judgement("note", f"The strong modality is {follows}", why + said)
     known = {name: each.nmi_to_labels for name, each in first.items()}
     if None not in known.values():
         strong = max(known, key=lambda name: known[name] or 0)
         numbers = ", ".join(f"{name} {known[name] or 0:.2f}" for name in known)
         why = f"Its first clusters tell most of the labels (NMI: {numbers})."
-        return Verdict("note", f"The strong modality is {strong}", why + said)
+        return Judgement("note", f"The strong modality is {strong}", why + said)
     why = "Files hold one clip each and there are no labels, so the first clusters do not tell."
-    return Verdict("note", "Which modality is strong is not known", why + said)
+    return Judgement("note", "Which modality is strong is not known", why + said)
 
 
-def _learning(found: Sequence[Measured]) -> Verdict | None:
+def _learning(found: Sequence[Measured]) -> Judgement | None:
     of_pairs = {e.number: (e.beyond_files, e.agreement) for e in found if e.agreement is not None}
     if len(of_pairs) < 2:
         return None
@@ -151,17 +151,17 @@ def _learning(found: Sequence[Measured]) -> Verdict | None:
         f"{number} (0: by chance, 1: the same clusters)."
     )
     if is_now > was + _CLEARLY:
-        return Verdict("good", "It is learning", text)
+        return Judgement("good", "It is learning", text)
     title = "No sign that it is learning"
-    return Verdict("note", title, f"{text} More epochs or another rate may help.")
+    return Judgement("note", title, f"{text} More epochs or another rate may help.")
 
 
-def _settled(last: dict[str, Measured]) -> Verdict | None:
+def _settled(last: dict[str, Measured]) -> Judgement | None:
     known = {n: e.nmi_to_last for n, e in last.items() if e.nmi_to_last is not None}
     if not known:
         return None
     numbers = ", ".join(f"{name} {value:.2f}" for name, value in known.items())
     text = f"NMI of the clusters with those of the round before: {numbers}."
     if min(known.values()) >= _SETTLED:
-        return Verdict("good", "It has settled", f"{text} Further rounds change little.")
-    return Verdict("note", "It still changes", f"{text} Further rounds (rounds=+1) may help.")
+        return Judgement("good", "It has settled", f"{text} Further rounds change little.")
+    return Judgement("note", "It still changes", f"{text} Further rounds (rounds=+1) may help.")

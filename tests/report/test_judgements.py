@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.report.judgements import judgements
 from pipeline.report.measured import Measured
-from pipeline.report.verdicts import verdicts
 from tests.conftest import ROOT
 
 RECORDED = ROOT / "benchmarks" / "findings" / "words.jsonl"  # signals of the published runs
@@ -39,7 +39,7 @@ def _measured(name: str, told: dict[str, Any]) -> Measured:
 
 
 def alarms(found: list[Measured], method: str) -> list[str]:
-    return [verdict.title for verdict in verdicts(found, method) if verdict.kind == "alarm"]
+    return [each.title for each in judgements(found, method) if each.kind == "alarm"]
 
 
 @pytest.mark.parametrize("trial", ["anchored_audio-raw", "xdc", "xdc_video_first", "sdc"])
@@ -49,7 +49,7 @@ def test_runs_that_went_well_give_no_alarm(trial: str) -> None:
     for found in runs:
         method = trial.removesuffix("-raw")
         assert alarms(found, method) == []
-        titles = [verdict.title for verdict in verdicts(found, method)]
+        titles = [each.title for each in judgements(found, method)]
         # Without the other modality's labels there is nothing that they could agree on.
         learning = "No sign that it is learning" if method == "sdc" else "It is learning"
         assert (learning in titles) == (found[0].number < found[-1].number)
@@ -77,7 +77,7 @@ def test_the_wrong_anchor_and_knowledge_that_is_handed_over() -> None:
     ]
     assert alarms(first, "anchored_video") == ["The modalities may be swapped"]
     assert alarms(first, "anchored_audio") == []
-    strong, *_ = verdicts(first, "anchored_audio")
+    strong, *_ = judgements(first, "anchored_audio")
     assert strong.title == "The strong modality is audio"
     assert "anchor of this run is audio" in strong.text
     swapped = [
@@ -90,8 +90,8 @@ def test_the_wrong_anchor_and_knowledge_that_is_handed_over() -> None:
 
 
 def test_nothing_is_said_that_is_not_known() -> None:
-    assert verdicts([], "xdc")[0].title == "No clusters yet"
+    assert judgements([], "xdc")[0].title == "No clusters yet"
     alone = [Measured(name, 0, 8, 7.0, 1.1) for name in ("video", "audio")]
-    assert [v.title for v in verdicts(alone, "xdc")] == ["Which modality is strong is not known"]
+    assert [v.title for v in judgements(alone, "xdc")] == ["Which modality is strong is not known"]
     joint = [Measured("joint", number, 8, 7.0, 1.1, nmi_to_last=0.95) for number in (1, 2)]
-    assert [v.title for v in verdicts(joint, "cdc")] == ["It has settled"]
+    assert [v.title for v in judgements(joint, "cdc")] == ["It has settled"]
