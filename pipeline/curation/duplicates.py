@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from pipeline.clips.stream import run_numbered
 from pipeline.curation.clustered_clips import ClusteredClips
 from pipeline.curation.exchange import RANGE_CLIPS, Exchange, Windows, WriteRanges
-from pipeline.curation.near_pairs import BLOCK_ROWS, FindPairs, cosines, groups
+from pipeline.curation.near_pairs import BLOCK_ROWS, FindPairs, cosines, groups, unit_rows
 from pipeline.runtime import demands
 from pipeline.runtime.placement import decoding
 from pipeline.storage import Location
@@ -145,14 +145,14 @@ def representatives(
     """Of a group's rows, which stay.
 
     Args:
-        vectors: float16 [n, d] in order of clips, of length one in each space.
+        vectors: float16 [n, d] in order of clips.
         edges: columns between the spaces; least: cosine of near rows.
 
     Returns:
         int64 [n], the row that stands for each, itself where it stays; float32 [n], their cosine.
     """
     n = len(vectors)
-    values = vectors.astype(np.float32)
+    values = unit_rows(vectors, edges)
     # Row by row, so that equal rows get equal sums, whatever a matrix product would round.
     central = np.round((values * values.mean(axis=0)).sum(axis=1), _DIGITS)
     order = np.argsort(-central, kind="stable")
@@ -162,12 +162,12 @@ def representatives(
         block = order[at : at + BLOCK_ROWS]
         for before in range(0, len(stays), BLOCK_ROWS):
             known = np.array(stays[before : before + BLOCK_ROWS])
-            near = cosines(vectors[block], vectors[known], edges)
+            near = cosines(values[block], values[known], edges)
             best = near.argmax(axis=1)
             cosine = near[np.arange(len(block)), best]
             better = (cosine >= least) & ((stands[block] == block) | (cosine > nearness[block]))
             stands[block[better]], nearness[block[better]] = known[best[better]], cosine[better]
-        near = cosines(vectors[block], vectors[block], edges)
+        near = cosines(values[block], values[block], edges)
         for row, one in enumerate(block.tolist()):
             if stands[one] == one:
                 stays.append(one)

@@ -24,17 +24,24 @@ BLOCK_ROWS = 2048  # a block of cosines has 17 MB
 LINKS = pa.schema([("clip", pa.int64()), ("first", pa.int64())])
 
 
+def unit_rows(vectors: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """float32 [n, d], of length one in each space, which float16 is but nearly."""
+    values = vectors.astype(np.float32)
+    for left, right in pairwise(edges):
+        lengths = np.linalg.norm(values[:, left:right], axis=1, keepdims=True)
+        values[:, left:right] /= np.where(lengths > 0, lengths, 1)
+    return values
+
+
 def cosines(first: np.ndarray, second: np.ndarray, edges: np.ndarray) -> np.ndarray:
     """float32 [a, b], of each two rows the least cosine over all spaces.
 
     Args:
-        first, second: float16 [a, d] and [b, d] of length one in each space.
-        edges: columns between the spaces.
+        first, second: float32 [a, d] and [b, d] (`unit_rows`); edges: columns between the spaces.
     """
-    x, y = first.astype(np.float32), second.astype(np.float32)
     found = None
     for left, right in pairwise(edges):
-        each = x[:, left:right] @ y[:, left:right].T
+        each = first[:, left:right] @ second[:, left:right].T
         found = each if found is None else np.minimum(found, each, out=found)
     assert found is not None
     return found
@@ -118,7 +125,10 @@ class FindPairs:
     def _compare(self, found: Components, vectors: np.ndarray, left: slice, right: slice) -> None:
         if right.stop - left.start < 2:
             return
-        near = cosines(vectors[left], vectors[right], self.exchange.edges) >= self.least
+        edges = self.exchange.edges
+        x = unit_rows(vectors[left], edges)
+        y = x if left == right else unit_rows(vectors[right], edges)
+        near = cosines(x, y, edges) >= self.least
         if left == right:
             near = np.triu(near, 1)
         rows, columns = np.nonzero(near)

@@ -7,7 +7,6 @@ picture, and a still picture with any sound: such pairs are no likelier than cha
 from __future__ import annotations
 
 import numpy as np
-import scipy.sparse
 
 from pipeline.clustering.measures import contingency
 
@@ -28,14 +27,16 @@ def pair_likelihood(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     total, rows, columns = cells.sum(), cells.sum(axis=1), cells.sum(axis=0)
     expected = (rows[row] - 1) * (columns[column] - 1) / max(total - 1, 1)
     score = np.log(cells.data / (expected + 1)).astype(np.float32)
-    table = scipy.sparse.csr_array((score, (row, column)), cells.shape)
+    key = row.astype(np.int64) * cells.shape[1] + column
+    order = np.argsort(key)
+    key, score = key[order], score[order]
     both = (first >= 0) & (second >= 0)
-    places = [_places(labels[both]) for labels in (first, second)]
+    rank, other = (_places(labels[both]) for labels in (first, second))
     found = np.full(len(first), np.nan, np.float32)
     for at in range(0, len(first), _CLIPS):
         some = slice(at, at + _CLIPS)
-        pairs = (place[labels[some][both[some]]] for place, labels in zip(places, (first, second)))
-        found[some][both[some]] = table[tuple(pairs)]
+        a, b = (labels[some][both[some]] for labels in (first, second))
+        found[some][both[some]] = score[np.searchsorted(key, rank[a] * cells.shape[1] + other[b])]
     return found
 
 
