@@ -1,7 +1,7 @@
 """A world in which it is known what curation should leave out: what was planted, clip by clip.
 
-Plain clips are those of `pipeline.synthetic`, with many clips of few classes and few of many. Beside
-them lie
+Plain clips are those of `pipeline.synthetic`, with many clips of some classes and few of others.
+Beside them lie
 
     exact       a copy of a plain clip's file
     reencoded   a plain clip at three quarters of its size, darker, more quiet, and coarsely encoded
@@ -51,7 +51,7 @@ def plan(world: SyntheticWorld, plain: int, planted: Mapping[str, int]) -> list[
     number = plain
     for kind, count in planted.items():
         # What is dubbed and the like is of clips that are nowhere else.
-        for at in range(count):
+        for _ in range(count):
             origin = int(rng.integers(plain)) if kind in COPIES else number
             label = labels[origin] if kind in COPIES else rng.choice(world.classes)
             clips.append(PlantedClip(f"{number:05d}.mp4", kind, int(label), origin))

@@ -12,13 +12,13 @@ import numpy as np
 from pipeline import methods
 from pipeline.clips.table import ClipTable
 from pipeline.clustering import read_labels
+from pipeline.clustering.feature_files import read_range
 from pipeline.clustering.inputs import unit
 from pipeline.clustering.transform import Transform
 from pipeline.errors import UserError
 from pipeline.manifest import NAME, Manifest, digest_of
 from pipeline.run import Round, Run
 from pipeline.storage import Location
-from pipeline.vectors.vector_table import read_range
 
 _ROWS = 4096  # transformed at once
 

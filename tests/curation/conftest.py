@@ -19,7 +19,9 @@ from pipeline.storage import Location
 def space_of(tmp_path: Path) -> Callable[..., VectorSpace]:
     """Rows [n, d] as the features of clips 0..n-1, of which some lack; brought to length one."""
 
-    def write(values: np.ndarray, name: str = "video", lacking: tuple[int, ...] = ()) -> VectorSpace:
+    def write(
+        values: np.ndarray, name: str = "video", lacking: tuple[int, ...] = ()
+    ) -> VectorSpace:
         folder = Location.of(tmp_path / "features" / name)
         clips = np.setdiff1d(np.arange(len(values)), lacking)
         for number, some in enumerate(np.array_split(clips, 2)):

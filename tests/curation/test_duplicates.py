@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.curation import duplicates
@@ -32,6 +32,7 @@ def test_of_equal_ones_the_first_stays() -> None:
     assert stands.tolist() == [0, 0]
 
 
+@settings(deadline=None, max_examples=50)  # other work may share the cores
 @given(st.lists(st.floats(0, 180), min_size=1, max_size=40), st.integers(1, 9))
 def test_all_that_goes_is_near_to_what_stays(degrees: list[float], rows: int) -> None:
     """Of a chain, too, whose ends are far from each other."""
