@@ -29,6 +29,7 @@ from pipeline.setting_comments import (
     takes,
     tree,
 )
+from pipeline.curation import selection_tables, verdicts
 from pipeline.vectors import vector_table
 
 FOLDER = Path(__file__).resolve().parent / "reference"
@@ -98,7 +99,7 @@ def files_page() -> str:
     """The run directory's layout and the schema of every table in it."""
     layout = re.search(r"\n\n((?:    .*\n)+)", inspect.getdoc(run) or "")
     assert layout, "the docstring of pipeline/run.py shows no layout"
-    reasons = members_comments(rejects)
+    reasons, left_out = members_comments(rejects), members_comments(verdicts)
     lines = [
         _MADE,
         "# Files of a run\n",
@@ -119,6 +120,13 @@ def files_page() -> str:
         "## Table of vectors: `vectors/*/*.parquet` of `jobs/embed.py`\n",
         "One row a clip and modality. [Export](../export.md#vectors-of-any-media) explains it.\n",
         *_schema(vector_table.SCHEMA, vector_table),
+        "## What curation leaves out: `*.dropped.parquet` of `jobs/curate.py`\n",
+        "One row a clip. The table of what is kept has the first six columns.\n",
+        *_schema(selection_tables.SCHEMA, selection_tables),
+        "| reason | meaning |",
+        "|---|---|",
+        *(f"| `{r.value}` | {_cell(left_out.get(r.name, ''))} |" for r in verdicts.LeftOut),
+        "",
         "## Reasons of rejects\n",
         "| reason | meaning |",
         "|---|---|",

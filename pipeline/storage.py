@@ -11,13 +11,14 @@ import io
 import json
 import os
 import re
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import urlencode
 
 import pyarrow as pa
@@ -34,6 +35,7 @@ _LOCAL = pyarrow.fs.LocalFileSystem()
 _TRIES, _FEW_TRIES = 10, 3  # of a request to S3; few where `patiently` tries again, and tells it
 # More than any table of real media has in a byte of its file.
 _ROWS_A_BYTE, _UNPACKED = 100, 1000
+_PIECE = 16 * 2**20  # bytes of a large file that are sent at once
 _UNFINISHED = re.compile(r"\.[0-9a-f]{8}\.tmp$")  # what `write_bytes` has not moved into place
 
 
@@ -216,11 +218,32 @@ class Location:
             raise
 
     def _write(self, data: bytes | memoryview) -> None:
+        with self._beside() as file:
+            file.write(data)
+
+    @contextmanager
+    def writing(self) -> Iterator[IO[bytes]]:
+        """`write_bytes` of what the ``with`` block puts into a file, for what memory cannot hold.
+
+        If the block raises, nothing is written. What goes to remote storage lies in the temporary
+        folder until then.
+        """
+        if self.is_local:
+            with self._beside() as file:
+                yield file
+            return
+        with tempfile.TemporaryFile() as file:
+            yield file
+            self.patiently(partial(_put_file, file))
+
+    @contextmanager
+    def _beside(self) -> Iterator[IO[bytes]]:
+        """A file that moves into this place when the block ends."""
         os.makedirs(os.path.dirname(self.uri), exist_ok=True)
         beside = Path(f"{self.uri}.{uuid.uuid4().hex[:8]}.tmp")
         try:
             with open(beside, "wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(beside, self.uri)
@@ -255,6 +278,13 @@ def _read(fs: pyarrow.fs.FileSystem, path: str) -> bytes:
 def _put(data: bytes | memoryview, fs: pyarrow.fs.FileSystem, path: str) -> None:
     with fs.open_output_stream(path) as stream:
         stream.write(data)
+
+
+def _put_file(file: IO[bytes], fs: pyarrow.fs.FileSystem, path: str) -> None:
+    file.seek(0)
+    with fs.open_output_stream(path) as stream:
+        while data := file.read(_PIECE):
+            stream.write(data)
 
 
 def _delete(fs: pyarrow.fs.FileSystem, path: str) -> None:

@@ -91,12 +91,14 @@ def _write_file(folder: Path, name: str, world: SyntheticWorld, number: int, kin
     beside.rename(place)
 
 
-def write_mp4(place: Path, frames: np.ndarray, samples: np.ndarray, fps: int, rate: int) -> None:
+def write_mp4(
+    place: Path, frames: np.ndarray, samples: np.ndarray, fps: int, rate: int, crf: int = 20
+) -> None:
     """Encode uint8 frames [T, H, W, 3] and float32 mono samples as H.264 and AAC."""
     with av.open(str(place), "w") as container:
         video = container.add_stream("libx264", rate=fps)
         video.width, video.height, video.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
-        video.options = {"preset": "ultrafast", "crf": "20"}
+        video.options = {"preset": "ultrafast", "crf": str(crf)}
         audio = container.add_stream("aac", rate=rate, layout="mono")
         for number, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")

@@ -24,6 +24,7 @@ from pipeline.manifest import Manifest
 from pipeline.storage import Location, from_parquet
 
 Bounds = tuple[int, int]  # least and highest clip index
+Features = tuple[np.ndarray, np.ndarray]  # clip indices int64 [n], ascending, and float [n, d]
 # Parts that are read while one is used: so many at once, and about so many bytes.
 _REQUESTS, _HELD_BYTES = 16, 64 * 2**20
 
@@ -136,6 +137,16 @@ def batches(folder: Location, start: int, stop: int) -> Iterator[tuple[np.ndarra
         wanted = (index >= start) & (index < stop)
         if wanted.any():
             yield index[wanted], _matrix(table["features"], part)[wanted]
+
+
+def read_range(folder: Location, start: int, stop: int) -> Features:
+    """The features of a range of clips. Raises Damaged if a shard is not as it was written."""
+    pieces = list(batches(folder, start, stop))
+    if not pieces:
+        return np.zeros(0, np.int64), np.zeros((0, 1), np.float16)
+    index, values = (np.concatenate(each) for each in zip(*pieces))
+    order = np.argsort(index)
+    return index[order], values[order]
 
 
 def check_indices(features: Sequence[Location], num_clips: int) -> None:

@@ -24,10 +24,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.clips.table import ClipTable
+from pipeline.clustering.feature_files import read_range
 from pipeline.config import Config
 from pipeline.manifest import digest_of
 from pipeline.storage import Location
-from pipeline.vectors.vector_table import features_of, read_range
+from pipeline.vectors.vector_table import features_of
 
 FORMAT = 1
 _ROWS = 4096  # clips of a task, at least but for the last: whole files

@@ -25,7 +25,7 @@ import ray
 from pipeline.clips import rejects
 from pipeline.clips.rejects import Reason
 from pipeline.clips.table import ClipTable
-from pipeline.clustering.feature_files import FeatureFolder, batches
+from pipeline.clustering.feature_files import FeatureFolder, Features, read_range
 from pipeline.clustering.index import Index
 from pipeline.manifest import NAME, digest_of
 from pipeline.storage import Location
@@ -45,7 +45,6 @@ FORMAT = 1
 _CLIP_COLUMNS = ["uri", "clip_id", "start_s", "end_s", "has_video", "has_audio", "split"]
 _KINDS = {"video": "pictures", "audio": "sound"}
 
-Features = tuple[np.ndarray, np.ndarray]  # clip indices int64 [n], ascending, and float [n, d]
 Clusters = tuple[np.ndarray, np.ndarray]  # int32 [n], -1: none, and float32 [n]
 
 
@@ -199,16 +198,6 @@ def record_of(records: Location, number: int) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return found if {"key", "rows", "rejected", "bytes"} <= found.keys() else None
-
-
-def read_range(folder: Location, start: int, stop: int) -> Features:
-    """The features of a range of clips. Raises Damaged if a shard is not as it was written."""
-    pieces = list(batches(folder, start, stop))
-    if not pieces:
-        return np.zeros(0, np.int64), np.zeros((0, 1), np.float16)
-    index, values = (np.concatenate(each) for each in zip(*pieces))
-    order = np.argsort(index)
-    return index[order], values[order]
 
 
 def write_part(place: Location, table: pa.Table) -> int:
