@@ -47,7 +47,7 @@ def test_a_name_stands_for_one_thing() -> None:
 def test_imports_stand_at_the_top() -> None:
     """But for packages that are heavy or optional, which the function that needs them imports."""
     late = {"torch", "ray", "faiss", "mlflow", "wandb", "onnx", "onnxruntime", "onnxscript"}
-    late |= {"boto3", "botocore"}
+    late |= {"boto3", "botocore", "umap"}
     # Modules of ours that load torch, put off by what must start fast.
     late |= {"pipeline"}
     late |= {"resource"}  # not on every system

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
+from PIL import Image
 
 from pipeline.clips.decoding.byte_index import wanted_ranges
 from pipeline.clips.decoding.decoder import MediaFile
@@ -154,7 +155,6 @@ def spectrogram(samples: np.ndarray, audio: AudioConfig) -> bytes:
         samples: float32 [n] mono at ``audio.rate``; the first ``audio.samples`` count.
     """
     import torch
-    from PIL import Image
 
     from pipeline.encoders.frontend import LogMel
 
