@@ -22,6 +22,7 @@ from pipeline.rounds import pretrain
 from pipeline.run import Run
 from pipeline.storage import Location
 from tests.conftest import rewrite_clips, s3_uri, tiny
+from tests.report.conftest import Visit
 from tests.report.page_values import value_of
 from tests.whole_runs import Calm
 
@@ -204,3 +205,16 @@ def test_bad_arguments_are_named(calm: Calm, tmp_path: Path) -> None:
         report([str(calm.place), str(tmp_path / "a"), "--clips", "0"])
     with pytest.raises(UserError, match="is not a run yet"):
         report([str(tmp_path), str(tmp_path / "b")])
+
+
+def test_it_opens_by_double_click_and_plays(made: Location, visit: Visit) -> None:
+    folder = Path(made.path)
+    for view in ("overview", "across/2", "across/2/flow/audio", "map", "nearest/0", "rejects"):
+        assert len(visit(folder, view).locator("#view").inner_text()) > 60
+    page = visit(folder, "clusters/audio/2")
+    assert page.locator(".card").count() == 4
+    page.locator(".card .tile").first.click()
+    film = "document.querySelector('#player video')"
+    page.wait_for_function(f"{film}?.currentTime > 0.2", timeout=60_000)
+    assert page.evaluate(f"{film}.videoWidth") > 0
+    assert page.evaluate(f"{film}.webkitAudioDecodedByteCount") > 0
