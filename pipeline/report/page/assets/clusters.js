@@ -69,20 +69,18 @@
           el(
             "dd",
             null,
-            found
-              .slice(0, 6)
-              .map(([id, share]) =>
-                el(
-                  `a.chip.${name}`,
-                  {
-                    href: address(name, round, id),
-                    title: `Cluster ${id}: ${XDC.percent(share)} of it have this label`,
-                    style: { "--share": String(Math.max(0.12, share)) },
-                  },
-                  `${id}`,
-                  el("span", null, XDC.percent(share)),
-                ),
+            found.slice(0, 6).map(([id, share]) =>
+              el(
+                `a.chip.${name}`,
+                {
+                  href: address(name, round, id),
+                  title: `Cluster ${id}: ${XDC.percent(share)} of it have this label`,
+                  style: { "--share": String(Math.max(0.12, share)) },
+                },
+                `${id}`,
+                el("span", null, XDC.percent(share)),
               ),
+            ),
             found.length > 6 ? el("span.quiet", null, `and ${found.length - 6} more`) : null,
           ),
         ),
