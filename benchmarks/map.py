@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -143,6 +144,7 @@ def main() -> None:
         "ours": ([VENDOR / name for name in SCRIPTS], OURS),
         "plotly": ([options.plotly], THEIRS),
     }
+    load = [os.getloadavg()[0]]
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in cases}
     chromium = (
         shutil.which("chromium")
@@ -155,6 +157,7 @@ def main() -> None:
             for name, (scripts, body) in cases.items():
                 turns[name].append(measure(browser, scripts, body, options.points, options.seconds))
                 print(turn, name, turns[name][-1])
+        load.append(os.getloadavg()[0])
         version = browser.version
         browser.close()
     best: dict[str, Any] = {
@@ -171,6 +174,7 @@ def main() -> None:
         "plotly.js": found[1] if found else "",
         "regl-scatterplot": "1.16.0",
         "renderer": "SwiftShader (software)",
+        "load_before_and_after": [round(value, 1) for value in load],
         "points": options.points,
         "pixels": "580×580",
         **best,

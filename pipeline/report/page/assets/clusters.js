@@ -3,7 +3,11 @@
 (function () {
   const { el, data } = XDC;
   const { address, card, page, labelsOfOthers, measured } = XDC.cards;
-  const CLIPS = [["typical", "Typical"], ["borderline", "Borderline"], ["random", "Random"]];
+  const CLIPS = [
+    ["typical", "Typical"],
+    ["borderline", "Borderline"],
+    ["random", "Random"],
+  ];
   const shows = {}; // what tiles show, by clustering
   let clips = "typical";
 
@@ -54,16 +58,43 @@
     const rows = [...by].sort((a, b) => a[0].localeCompare(b[0], "en", { numeric: true }));
     rows.forEach(([, found]) => found.sort((a, b) => b[1] - a[1]));
     const index = el("dl.label-index");
-    const end = XDC.growing(index, rows, ([label, found]) =>
-      el("div", null, data(label, "dt"), el("dd", null, found.slice(0, 6).map(([id, share]) =>
-        el(`a.chip.${name}`, { href: address(name, round, id), title: `Cluster ${id}: ${XDC.percent(share)} of it have this label`, style: { "--share": String(Math.max(0.12, share)) } },
-          `${id}`, el("span", null, XDC.percent(share)))),
-        found.length > 6 ? el("span.quiet", null, `and ${found.length - 6} more`) : null)), 120);
+    const end = XDC.growing(
+      index,
+      rows,
+      ([label, found]) =>
+        el(
+          "div",
+          null,
+          data(label, "dt"),
+          el(
+            "dd",
+            null,
+            found.slice(0, 6).map(([id, share]) =>
+              el(
+                `a.chip.${name}`,
+                {
+                  href: address(name, round, id),
+                  title: `Cluster ${id}: ${XDC.percent(share)} of it have this label`,
+                  style: { "--share": String(Math.max(0.12, share)) },
+                },
+                `${id}`,
+                el("span", null, XDC.percent(share)),
+              ),
+            ),
+            found.length > 6 ? el("span.quiet", null, `and ${found.length - 6} more`) : null,
+          ),
+        ),
+      120,
+    );
     end();
-    return el("details.block.labels-box", { open: innerWidth > 640 && rows.length <= 80 },
+    return el(
+      "details.block.labels-box",
+      { open: innerWidth > 640 && rows.length <= 80 },
       el("summary", null, "Which clusters are which labels"),
-      el("p.quiet", null, "The clusters in which a label is the commonest, and its share of them."), index,
-      confused(name, round));
+      el("p.quiet", null, "The clusters in which a label is the commonest, and its share of them."),
+      index,
+      confused(name, round),
+    );
   }
 
   // Pairs of labels that share clusters; the report has them of the last round.
@@ -71,10 +102,17 @@
     const { rounds } = XDC.report.clusterings.find((c) => c.name === name);
     const pairs = XDC.report.confusions?.[name] ?? [];
     if (!pairs.length || Number(round) !== rounds.at(-1)) return null;
-    return el("div.confused", null,
+    const words =
+      "How often two clips, one of each label, share a cluster, against two of the same label. 100%: not told apart.";
+    const pair = ([a, b, share]) =>
+      el("li", null, data(a, "b"), " and ", data(b, "b"), " ", el("span.quiet", null, XDC.percent(share)));
+    return el(
+      "div.confused",
+      null,
       el("h3", null, "Labels that it confuses most"),
-      el("p.quiet", null, "How often two clips, one of each label, share a cluster, against two of the same label. 100%: not told apart."),
-      el("ul", null, pairs.map(([a, b, share]) => el("li", null, data(a, "b"), " and ", data(b, "b"), " ", el("span.quiet", null, XDC.percent(share))))));
+      el("p.quiet", null, words),
+      el("ul", null, pairs.map(pair)),
+    );
   }
 
   async function grid(box, all, list, where, query) {
@@ -82,23 +120,38 @@
     let key = query.get("sort") || "size";
     if (!VALUE[key]) key = "size";
     let down = query.get("down") ? query.get("down") === "1" : key !== "id" && key !== "label";
-    let asked = words, ended = null, turn = 0;
+    let asked = words,
+      ended = null,
+      turn = 0;
     const cards = el("div.cards");
     const said = el("p.quiet.said", { role: "status" });
 
-    const draw = () => XDC.busy(async () => {
-      const mine = ++turn;
-      const found = sorted(await matching(list, asked, all, where.name, where.round), key, down);
-      if (mine !== turn) return;
-      ended?.();
-      cards.replaceChildren();
-      said.textContent = asked ? `${XDC.plural(found.length, "cluster")} of ${XDC.count(list.length)}` : XDC.plural(found.length, "cluster");
-      ended = XDC.growing(cards, found, (c) => card(all, c, { ...where, clips, show: shows[where.name] }), 24);
-      XDC.remember({ q: asked, sort: key === "size" ? "" : key, down: key === "size" && down ? "" : down ? "1" : "0" });
-    });
+    const draw = () =>
+      XDC.busy(async () => {
+        const mine = ++turn;
+        const found = sorted(await matching(list, asked, all, where.name, where.round), key, down);
+        if (mine !== turn) return;
+        ended?.();
+        cards.replaceChildren();
+        said.textContent = asked
+          ? `${XDC.plural(found.length, "cluster")} of ${XDC.count(list.length)}`
+          : XDC.plural(found.length, "cluster");
+        ended = XDC.growing(cards, found, (c) => card(all, c, { ...where, clips, show: shows[where.name] }), 24);
+        XDC.remember({
+          q: asked,
+          sort: key === "size" ? "" : key,
+          down: key === "size" && down ? "" : down ? "1" : "0",
+        });
+      });
 
-    const keys = [["size", "Size"], ...measured().slice(1).map(([k, n]) => [k, k === "purity" ? "Purity by label" : k === "file_purity" ? "Purity by file" : n]),
-      ...(XDC.report.labelled ? [["label", "Label"]] : []), ["id", "Number"]];
+    const keys = [
+      ["size", "Size"],
+      ...measured()
+        .slice(1)
+        .map(([k, n]) => [k, k === "purity" ? "Purity by label" : k === "file_purity" ? "Purity by file" : n]),
+      ...(XDC.report.labelled ? [["label", "Label"]] : []),
+      ["id", "Number"],
+    ];
     const way = el("button.plain.way");
     const turnWay = () => {
       way.textContent = down ? "↓" : "↑";
@@ -109,12 +162,32 @@
 
     box.append(
       XDC.report.labelled ? labelIndex(list, where.name, where.round) || "" : "",
-      el("div.tools", null,
-        XDC.search("Search", words, XDC.report.labelled ? "label, file or number" : "file or number", (text) => ((asked = text), draw())),
-        el("span.joined", null, XDC.select("Sort by", keys, key, (value) => ((key = value), (down = key !== "id" && key !== "label"), turnWay(), draw())), way),
+      el(
+        "div.tools",
+        null,
+        XDC.search(
+          "Search",
+          words,
+          XDC.report.labelled ? "label, file or number" : "file or number",
+          (text) => ((asked = text), draw()),
+        ),
+        el(
+          "span.joined",
+          null,
+          XDC.select(
+            "Sort by",
+            keys,
+            key,
+            (value) => ((key = value), (down = key !== "id" && key !== "label"), turnWay(), draw()),
+          ),
+          way,
+        ),
         XDC.choice("Clips", CLIPS, clips, (value) => ((clips = value), draw())),
-        XDC.faces(shows[where.name], (value) => ((shows[where.name] = value), draw()))),
-      said, cards);
+        XDC.faces(shows[where.name], (value) => ((shows[where.name] = value), draw())),
+      ),
+      said,
+      cards,
+    );
     await draw();
     return () => ended?.();
   }
@@ -124,16 +197,39 @@
     // #clusters/NAME/ROUND/ID?q=…&sort=…&down=…
     async render(box, [name, round, id], query) {
       const has = XDC.report.clusterings.filter((c) => c.rounds.length);
-      if (!has.length) return void box.append(XDC.message("There are no clusters yet: the first round is not complete."));
+      if (!has.length)
+        return void box.append(XDC.message("There are no clusters yet: the first round is not complete."));
       const chosen = has.find((c) => c.name === name) || has[0];
-      const at = chosen.rounds.includes(Number(round)) && round !== undefined ? Number(round) : chosen.rounds.at(-1);
+      const at =
+        chosen.rounds.includes(Number(round)) && round !== undefined ? Number(round) : chosen.rounds.at(-1);
       shows[chosen.name] ??= XDC.face(chosen.name);
-      const [all, list, others] = await Promise.all([XDC.clips(), XDC.get(`clusters/${chosen.name}/${at}`), labelsOfOthers(chosen.name, at)]);
+      const [all, list, others] = await Promise.all([
+        XDC.clips(),
+        XDC.get(`clusters/${chosen.name}/${at}`),
+        labelsOfOthers(chosen.name, at),
+      ]);
       const where = { name: chosen.name, round: at, rounds: chosen.rounds, others };
       if (id !== undefined) return page(box, all, list, { ...where, show: shows[chosen.name], id: Number(id) });
-      box.append(el("div.tools.first", null,
-        has.length > 1 ? XDC.choice("Clustering", has.map((c) => [c.name, XDC.capital(c.name)]), chosen.name, (n) => XDC.go(address(n, at))) : el("span.chip.joint", null, chosen.name),
-        XDC.select("Round", chosen.rounds.map((r) => [r, r === chosen.rounds.at(-1) ? `${r} (last)` : r]), at, (r) => XDC.go(address(chosen.name, r)))));
+      box.append(
+        el(
+          "div.tools.first",
+          null,
+          has.length > 1
+            ? XDC.choice(
+                "Clustering",
+                has.map((c) => [c.name, XDC.capital(c.name)]),
+                chosen.name,
+                (n) => XDC.go(address(n, at)),
+              )
+            : el("span.chip.joint", null, chosen.name),
+          XDC.select(
+            "Round",
+            chosen.rounds.map((r) => [r, r === chosen.rounds.at(-1) ? `${r} (last)` : r]),
+            at,
+            (r) => XDC.go(address(chosen.name, r)),
+          ),
+        ),
+      );
       return grid(box, all, list, where, query);
     },
   };

@@ -26,7 +26,12 @@
   }
 
   function options(curve, width, xs) {
-    const axis = { stroke: XDC.color("quiet"), grid: { stroke: XDC.color("line"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
+    const axis = {
+      stroke: XDC.color("quiet"),
+      grid: { stroke: XDC.color("line"), width: 1 },
+      ticks: { show: false },
+      font: "12px system-ui, sans-serif",
+    };
     const style = styles(curve.series);
     const end = xs.length - 1; // without a pointer, the legend gives the last round
     const rest = (u) => u.cursor.left < 0 && u.setLegend({ idx: end }, false);
@@ -35,15 +40,31 @@
       height: 190,
       padding: [12, 12, 0, 0],
       cursor: { sync: { key: "rounds" }, points: { size: 8 }, drag: { x: false, y: false } },
-      legend: { markers: { width: (u, i) => (style[i - 1]?.hollow ? 2 : 0), stroke: (u, i) => style[i - 1]?.color, fill: (u, i) => style[i - 1]?.fill } },
+      legend: {
+        markers: {
+          width: (u, i) => (style[i - 1]?.hollow ? 2 : 0),
+          stroke: (u, i) => style[i - 1]?.color,
+          fill: (u, i) => style[i - 1]?.fill,
+        },
+      },
       hooks: { ready: [rest], setCursor: [rest] },
       scales: {
         x: { time: false, range: (u, low, high) => (high - low < 1 ? [low - 0.5, high + 0.5] : [low, high]) },
         y: { range: { min: { pad: 0.1, soft: 0, mode: 2 }, max: { pad: 0.1 } } },
       },
       axes: [
-        { ...axis, size: 28, grid: { show: false }, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500], values: (u, at) => at.map((v) => (Number.isInteger(v) && v >= xs[0] && v <= xs[end] ? String(v) : "")) },
-        { ...axis, size: 48, values: (u, at) => at.map((v) => (curve.unit === "%" ? `${v}%` : v.toLocaleString("en"))) },
+        {
+          ...axis,
+          size: 28,
+          grid: { show: false },
+          incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500],
+          values: (u, at) => at.map((v) => (Number.isInteger(v) && v >= xs[0] && v <= xs[end] ? String(v) : "")),
+        },
+        {
+          ...axis,
+          size: 48,
+          values: (u, at) => at.map((v) => (curve.unit === "%" ? `${v}%` : v.toLocaleString("en"))),
+        },
       ],
       series: [
         { label: "Round", value: (u, v) => (v === null ? "–" : String(v)) },
@@ -63,9 +84,21 @@
   // One curve with its title and how to read it. `box` must be on the page before draw().
   function curve(spec) {
     const box = el("div.plot");
-    const last = spec.series.map((s) => `${s.name} ${shown(s.values.findLast((v) => v !== null), spec.unit)}`).join(", ");
-    const figure = el("figure.curve", null,
-      el("figcaption", null, el("h3", null, spec.title), el("p.quiet", null, spec.note)), box);
+    const last = spec.series
+      .map(
+        (s) =>
+          `${s.name} ${shown(
+            s.values.findLast((v) => v !== null),
+            spec.unit,
+          )}`,
+      )
+      .join(", ");
+    const figure = el(
+      "figure.curve",
+      null,
+      el("figcaption", null, el("h3", null, spec.title), el("p.quiet", null, spec.note)),
+      box,
+    );
     box.setAttribute("role", "img");
     box.setAttribute("aria-label", `${spec.title} by round. At the end: ${last}.`);
     let plot = null;
@@ -88,7 +121,11 @@
     const draw = () => all.forEach((c) => c.draw());
     document.addEventListener("xdc-theme", draw);
     return {
-      grid: el("div.curves", null, all.map((c) => c.figure)),
+      grid: el(
+        "div.curves",
+        null,
+        all.map((c) => c.figure),
+      ),
       draw,
       end() {
         document.removeEventListener("xdc-theme", draw);

@@ -7,13 +7,19 @@
   // shade: cell → 0..1. describe: cell or null, row, column → words. open: cell → void.
   XDC.matrix = function ({ rows, columns, cells, label, color, rowName, columnName, shade, describe, open }) {
     const canvas = el("canvas");
-    const said = el("p.matrix-said", { role: "status" }, "Point at a cell, or move with the arrow keys. Click or press Enter to open it.");
+    const said = el(
+      "p.matrix-said",
+      { role: "status" },
+      "Point at a cell, or move with the arrow keys. Click or press Enter to open it.",
+    );
     const frame = el("div.matrix", { tabindex: 0, role: "application", "aria-label": label }, canvas);
     const rowAt = new Map(rows.map((id, i) => [id, i]));
     const columnAt = new Map(columns.map((id, i) => [id, i]));
     const by = new Map(cells.map((cell) => [rowAt.get(cell[0]) * columns.length + columnAt.get(cell[1]), cell]));
     const base = el("canvas"); // the cells alone: pointing at one draws but a cross over them
-    let size = 8, chosen = [0, 0], lit = false;
+    let size = 8,
+      chosen = [0, 0],
+      lit = false;
 
     function draw() {
       const room = frame.clientWidth || 600;
@@ -81,7 +87,8 @@
     });
     const MOVES = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
     frame.addEventListener("keydown", (event) => {
-      if (MOVES[event.key]) choose(chosen[0] + (lit ? MOVES[event.key][0] : 0), chosen[1] + (lit ? MOVES[event.key][1] : 0), "keys");
+      if (MOVES[event.key])
+        choose(chosen[0] + (lit ? MOVES[event.key][0] : 0), chosen[1] + (lit ? MOVES[event.key][1] : 0), "keys");
       else if (event.key === "Enter" && cell()) open(cell());
       else return;
       event.preventDefault();
@@ -89,8 +96,14 @@
     document.addEventListener("xdc-theme", draw);
     const watch = new ResizeObserver(draw);
     return {
-      element: el("div.matrix-box", null,
-        el("p.axis.across-axis", null, `${columnName} →`), el("p.axis.down-axis", null, `${rowName} ↓`), frame, said),
+      element: el(
+        "div.matrix-box",
+        null,
+        el("p.axis.across-axis", null, `${columnName} →`),
+        el("p.axis.down-axis", null, `${rowName} ↓`),
+        frame,
+        said,
+      ),
       draw() {
         draw();
         watch.observe(frame);

@@ -2,15 +2,26 @@
 // One player for the whole page: picture and sound, what the clip is, and where to go from it.
 (function () {
   const { el, data } = XDC;
-  let list = [], current = -1, back = null, asked = 0;
+  let list = [],
+    current = -1,
+    back = null,
+    asked = 0;
   let loop = true;
 
   function picture(all, i) {
-    const movie = all.movie(i), heard = all.spectrogram(i), seen = all.thumbnail(i);
+    const movie = all.movie(i),
+      heard = all.spectrogram(i),
+      seen = all.thumbnail(i);
     const stage = el(seen ? "div.stage" : "div.stage.sound");
     const head = el("span.head");
     if (movie) {
-      const video = el("video", { src: movie, controls: true, playsinline: true, preload: "auto", poster: seen || heard });
+      const video = el("video", {
+        src: movie,
+        controls: true,
+        playsinline: true,
+        preload: "auto",
+        poster: seen || heard,
+      });
       video.loop = loop;
       video.setAttribute("aria-label", "Clip");
       video.addEventListener("error", () => stage.replaceChildren(XDC.message("This clip cannot be played here.")));
@@ -26,7 +37,10 @@
     } else if (seen) {
       stage.append(el("img.thumbnail", { src: seen, alt: "" }));
     }
-    if (heard) stage.append(el("span.strip", null, el("img.spectrogram", { src: heard, alt: "Spectrogram" }), movie ? head : null));
+    if (heard)
+      stage.append(
+        el("span.strip", null, el("img.spectrogram", { src: heard, alt: "Spectrogram" }), movie ? head : null),
+      );
     if (!stage.childElementCount) stage.append(XDC.message("This clip has no media in the report."));
     return stage;
   }
@@ -37,9 +51,11 @@
       const round = rounds.at(-1);
       if (round === undefined) continue;
       const cluster = (await XDC.labels(name, round))[i];
-      links.push(cluster < 0
-        ? el("span.quiet", null, `no ${name} cluster`)
-        : el(`a.chip.${name}`, { href: `#clusters/${name}/${round}/${cluster}` }, `${name} ${cluster}`));
+      links.push(
+        cluster < 0
+          ? el("span.quiet", null, `no ${name} cluster`)
+          : el(`a.chip.${name}`, { href: `#clusters/${name}/${round}/${cluster}` }, `${name} ${cluster}`),
+      );
     }
     return links;
   }
@@ -76,13 +92,17 @@
         picture(all, i),
         el("p.about", null, data(all.file(i)), el("span.quiet", null, ` · ${all.span(i)} · clip ${all.index(i)}`)),
         el("p.chips", null, chips),
-        el("div.player-foot", null,
+        el(
+          "div.player-foot",
+          null,
           several ? el("button.plain", { onclick: () => go(-1), "aria-label": "Previous clip" }, "←") : null,
           several ? el("span.quiet", null, `${list.indexOf(i) + 1} of ${list.length}`) : null,
           several ? el("button.plain", { onclick: () => go(1), "aria-label": "Next clip" }, "→") : null,
           all.movie(i) ? again : null,
           nearest && nearest.clips.includes(i) ? el("a.button", { href: `#nearest/${i}` }, "Nearest") : null,
-          XDC.report.map ? el("a.button", { href: `#map?clip=${i}` }, "On the map") : null));
+          XDC.report.map ? el("a.button", { href: `#map?clip=${i}` }, "On the map") : null,
+        ),
+      );
       box.hidden = false;
       document.dispatchEvent(new CustomEvent("xdc-play", { detail: i }));
       document.body.classList.add("playing");
@@ -115,5 +135,5 @@
     else if (inside && event.target.tagName !== "VIDEO" && event.key === "ArrowLeft") go(-1);
   });
 
-  Object.assign(XDC, { play, stop, playing: () => current });
+  XDC.play = play;
 })();

@@ -3,7 +3,14 @@
 (function () {
   const { el } = XDC;
   const VIEWS = ["overview", "clusters", "across", "map", "nearest", "rejects"];
-  const STATES = { finished: "Finished", working: "Working", interrupted: "Interrupted", failed: "Failed", killed: "Killed", begun: "Begun" };
+  const STATES = {
+    finished: "Finished",
+    working: "Working",
+    interrupted: "Interrupted",
+    failed: "Failed",
+    killed: "Killed",
+    begun: "Begun",
+  };
   let ended = null; // ends the view that is shown
   let turn = 0;
 
@@ -31,11 +38,16 @@
 
   function tabs(current) {
     const row = document.getElementById("tabs");
-    row.replaceChildren(...VIEWS.map((name) =>
-      el("a.tab", { href: `#${name}`, "aria-current": name === current ? "page" : null }, XDC[name].title)));
+    row.replaceChildren(
+      ...VIEWS.map((name) =>
+        el("a.tab", { href: `#${name}`, "aria-current": name === current ? "page" : null }, XDC[name].title),
+      ),
+    );
     const chosen = row.querySelector("[aria-current]");
     row.scrollLeft = chosen.offsetLeft - row.clientWidth / 2 + chosen.offsetWidth / 2;
   }
+
+  const focusable = (box) => [...box.querySelectorAll("a, button, input, select, summary, [tabindex]")];
 
   function show(keep = false) {
     return XDC.busy(async () => {
@@ -46,6 +58,7 @@
       tabs(view);
       document.title = `${XDC[view].title} · ${XDC.report.title}`;
       const box = el("div.view", { "data-view": view });
+      const at = main.contains(document.activeElement) ? focusable(main).indexOf(document.activeElement) : null;
       ended?.();
       ended = null;
       // The view is in the page before it renders, so that it can measure itself.
@@ -62,13 +75,21 @@
       if (mine !== turn) return end?.();
       ended = end;
       scrollTo(0, keep ? place : 0);
+      // The keyboard goes on where it was, or from the beginning of a new view.
+      if (at !== null) ((keep && focusable(main)[at]) || main).focus({ preventScroll: true });
     });
   }
 
   function head(report) {
     document.getElementById("title").textContent = report.title;
-    document.getElementById("subtitle").replaceChildren(
-      XDC.data(report.run), " · ", XDC.data(XDC.words(report.method)), ` · release ${report.release} · made ${XDC.date(report.made)}`);
+    document
+      .getElementById("subtitle")
+      .replaceChildren(
+        XDC.data(report.run),
+        " · ",
+        XDC.data(XDC.words(report.method)),
+        ` · release ${report.release} · made ${XDC.date(report.made)}`,
+      );
     const state = document.getElementById("state");
     state.textContent = (STATES[report.state] || report.state) + (report.live ? ", live" : "");
     state.className = `state ${STATES[report.state] ? report.state : ""}`;

@@ -2,7 +2,13 @@
 // One space of the map: its points drawn by regl-scatterplot, with a label for the clip under the pointer.
 (function () {
   const { el } = XDC;
-  const SIZES = [[1000, 9], [5000, 6], [20000, 4.5], [60000, 3.5], [Infinity, 2.5]];
+  const SIZES = [
+    [1000, 9],
+    [5000, 6],
+    [20000, 4.5],
+    [60000, 3.5],
+    [Infinity, 2.5],
+  ];
   const OFF = -9; // where clips without features are: outside of what can be seen
 
   XDC.webgl = function () {
@@ -16,7 +22,7 @@
     }
   };
 
-  // x, y: Float32Array in [-1, 1], NaN for none. on.hover(i or -1), on.pick(list of i).
+  // x, y: Float32Array in [-1, 1], NaN for none. on.hover(i or -1), on.pick(list of i, name).
   // tip: i → Promise of an element. color(Uint8Array of colour numbers, 0 for grey) draws.
   XDC.scatter = function (name, { x, y }, { on, tip }) {
     const canvas = el("canvas", { "aria-label": `Map of the ${name} space`, role: "img" });
@@ -25,7 +31,9 @@
     const missing = x.reduce((n, v) => n + Number.isNaN(v), 0);
     const [px, py] = [x, y].map((values) => values.map((v) => (Number.isNaN(v) ? OFF : 0.97 * v)));
     const size = SIZES.find(([most]) => x.length <= most)[1];
-    let plot = null, index, colors = null, lit = -1;
+    let plot = null,
+      index,
+      lit = -1;
 
     const look = () => ({
       backgroundColor: XDC.color("raised"),
@@ -35,11 +43,14 @@
       lassoColor: XDC.color("accent"),
     });
 
-    async function color(next) {
-      colors = next;
-      if (!plot) return;
-      await plot.draw({ x: px, y: py, z: colors }, { zDataType: "categorical", preventFilterReset: true, spatialIndex: index });
+    async function color(colors) {
+      await plot.draw(
+        { x: px, y: py, z: colors },
+        { zDataType: "categorical", preventFilterReset: true, spatialIndex: index },
+      );
       index = plot.get("spatialIndex");
+      const order = [...colors.keys()]; // grey points lie under the others
+      plot.set({ pointOrder: [...order.filter((i) => !colors[i]), ...order.filter((i) => colors[i])] });
     }
 
     // Lights the clip, here only; -1 for none.
@@ -61,17 +72,31 @@
       });
     }
 
-    const choose = (list) => (list.length ? plot.select(list.filter((i) => !Number.isNaN(x[i])), { preventEvent: true }) : plot.deselect({ preventEvent: true }));
+    const choose = (list) =>
+      list.length
+        ? plot.select(
+            list.filter((i) => !Number.isNaN(x[i])),
+            { preventEvent: true },
+          )
+        : plot.deselect({ preventEvent: true });
 
     function begin() {
       plot = createScatterplot.default({
-        canvas, width: frame.clientWidth, height: frame.clientHeight, pointSize: size, pointSizeSelected: 4, pointOutlineWidth: 2,
-        colorBy: "valueA", opacity: x.length > 20000 ? 0.6 : 0.85, opacityInactiveMax: 0.5, ...look(),
+        canvas,
+        width: frame.clientWidth,
+        height: frame.clientHeight,
+        pointSize: size,
+        pointSizeSelected: 7,
+        pointOutlineWidth: 3,
+        colorBy: "valueA",
+        opacity: x.length > 20000 ? 0.6 : 0.85,
+        opacityInactiveMax: 0.5,
+        ...look(),
       });
       plot.subscribe("pointover", (i) => on.hover(i));
       plot.subscribe("pointout", () => on.hover(-1));
-      plot.subscribe("select", ({ points }) => on.pick(points));
-      plot.subscribe("deselect", () => on.pick([]));
+      plot.subscribe("select", ({ points }) => on.pick(points, name));
+      plot.subscribe("deselect", () => on.pick([], name));
       plot.subscribe("view", () => (label.hidden = true));
     }
 
@@ -81,18 +106,29 @@
 
     function zoom(factor) {
       const camera = plot.get("camera");
-      plot.zoomToLocation([camera.target[0], camera.target[1]], camera.distance[0] * factor, { transition: true, transitionDuration: 200 });
+      plot.zoomToLocation([camera.target[0], camera.target[1]], camera.distance[0] * factor, {
+        transition: true,
+        transitionDuration: 200,
+      });
     }
 
     return {
-      frame, missing, color, light, choose, begin() {
+      frame,
+      missing,
+      color,
+      light,
+      choose,
+      begin() {
         begin();
         watch.observe(frame);
       },
-      tools: el("span.map-tools", null,
+      tools: el(
+        "span.map-tools",
+        null,
         el("button.plain", { onclick: () => zoom(0.6), "aria-label": `Zoom into the ${name} space` }, "+"),
         el("button.plain", { onclick: () => zoom(1 / 0.6), "aria-label": `Zoom out of the ${name} space` }, "−"),
-        el("button.plain", { onclick: () => plot.reset(), "aria-label": `Show the whole ${name} space` }, "Whole")),
+        el("button.plain", { onclick: () => plot.reset(), "aria-label": `Show the whole ${name} space` }, "Whole"),
+      ),
       end() {
         watch.disconnect();
         document.removeEventListener("xdc-theme", theme);

@@ -81,7 +81,14 @@
   // A search field that waits until typing pauses.
   function search(label, value, placeholder, pick) {
     let timer = 0;
-    const box = el("input", { type: "search", value, placeholder, dir: "auto", autocomplete: "off", spellcheck: "false" });
+    const box = el("input", {
+      type: "search",
+      value,
+      placeholder,
+      dir: "auto",
+      autocomplete: "off",
+      spellcheck: "false",
+    });
     box.addEventListener("input", () => {
       clearTimeout(timer);
       delete document.documentElement.dataset.ready;
@@ -93,7 +100,11 @@
   // A share as a bar, with its words beside it.
   function bar(share, tone) {
     const width = `${Math.max(0, Math.min(100, 100 * (share || 0)))}%`;
-    return el("span.bar", { "aria-hidden": "true" }, el("span", { style: { width, background: tone || "var(--accent)" } }));
+    return el(
+      "span.bar",
+      { "aria-hidden": "true" },
+      el("span", { style: { width, background: tone || "var(--accent)" } }),
+    );
   }
 
   // Puts more of a long list on the page when its end comes into view.
@@ -101,7 +112,9 @@
     let shown = 0;
     const end = el("button.more", { onclick: () => grow() }, "Show more");
     const last = box.tagName === "TBODY" ? el("tr", null, el("td", { colspan: 9 }, end)) : end;
-    const watch = new IntersectionObserver((seen) => seen.some((s) => s.isIntersecting) && grow(), { rootMargin: "600px" });
+    const watch = new IntersectionObserver((seen) => seen.some((s) => s.isIntersecting) && grow(), {
+      rootMargin: "600px",
+    });
     function grow() {
       const next = items.slice(shown, shown + step);
       shown += next.length;
@@ -116,7 +129,25 @@
   }
 
   Object.assign(XDC, {
-    el, data, count, known, percent, ratio, times, plural, words, capital, span, lasting, date,
-    fileName, message, choice, select, search, bar, growing,
+    el,
+    data,
+    count,
+    known,
+    percent,
+    ratio,
+    times,
+    plural,
+    words,
+    capital,
+    span,
+    lasting,
+    date,
+    fileName,
+    message,
+    choice,
+    select,
+    search,
+    bar,
+    growing,
   });
 })();
