@@ -83,7 +83,7 @@ class AttemptRecord:
         now = time.monotonic()
         # No Ray yet or any more, or its head is away.
         with suppress(ray.exceptions.RayError, OSError):
-            self._nodes = Counter(_role(node) for node in ray.nodes() if node["Alive"])
+            self._nodes = Counter(role_of(node) for node in ray.nodes() if node["Alive"])
         for role, count in self._nodes.items():
             self._node_s[role] = self._node_s.get(role, 0.0) + count * (now - self._looked_s)
         self._looked_s = now
@@ -95,7 +95,7 @@ def number_of(place: Location) -> int:
     return int(name) if name.isdecimal() else 0
 
 
-def _role(node: dict[str, Any]) -> str:
+def role_of(node: dict[str, Any]) -> str:
     """As cluster.yaml labels it; else whether it is the head."""
     is_head = "node:__internal_head__" in node["Resources"]
     return (node["Labels"] or {}).get("role") or ("head" if is_head else "worker")
