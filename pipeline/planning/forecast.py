@@ -19,9 +19,15 @@ from pipeline.planning.fleet import Fleet
 from pipeline.planning.measured import Decoding, Measured
 from pipeline.planning.pace import Pace
 from pipeline.planning.stage_probe import shards_of
-from pipeline.planning.timeline import ClipPass, Clustered, LabelPass, Timeline, UpdatePass
+from pipeline.planning.timeline import (
+    STAGES,
+    ClipPass,
+    Clustered,
+    LabelPass,
+    Timeline,
+    UpdatePass,
+)
 
-STAGES = ("rest", "store", "embed", "cluster", "learn")
 # Beside its stages a round commits, seals and compares clusters: 0.6 to 1.1 s of the demo's rounds
 # on two cores (benchmarks/plan.json).
 ROUND_S = 0.8

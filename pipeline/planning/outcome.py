@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from pipeline.planning.forecast import STAGES
-from pipeline.planning.plan import FILE
+from pipeline.planning.timeline import STAGES
 from pipeline.run import Run
 from pipeline.storage import Location
 from pipeline.telemetry.attempts import FOLDER, number_of
 from pipeline.telemetry.console import duration, say, table
 from pipeline.telemetry.events import EventLog
 
+FILE = "plan.json"  # in the run directory
 EVENT = "forecast"
 Row = tuple[float, float]  # forecast and actual, in seconds
 
@@ -43,6 +43,16 @@ def plan_of(place: Location) -> dict[str, Any] | None:
     with suppress(FileNotFoundError, ValueError):
         return dict((place / FILE).read_json())
     return None
+
+
+def forecast_of(place: Location) -> dict[str, Any] | None:
+    """``planned_s``, and of a run that has ended its ``stages``: forecast and actual seconds."""
+    plan = plan_of(place)
+    if plan is None:
+        return None
+    ended = [e for e in _events(place) if e["event"] == EVENT and e["time"] >= plan["made"]]
+    stages = ended[-1]["stages"] if ended else None
+    return {"planned_s": plan["seconds"], "rounds": plan["rounds"], "stages": stages}
 
 
 def as_table(rows: Mapping[str, Row | list[float]]) -> str:

@@ -23,6 +23,7 @@ from pipeline.planning.advice import advice, bottleneck
 from pipeline.planning.counts import ClipCounts, update_steps
 from pipeline.planning.fleet import Fleet, counts_of
 from pipeline.planning.forecast import Forecast, RunModel, plain
+from pipeline.planning.outcome import FILE
 from pipeline.planning.needs import Needs, needs_of
 from pipeline.planning.prices import PriceTable
 from pipeline.planning.probes import Probes
@@ -31,7 +32,6 @@ from pipeline.run import Run, check
 from pipeline.runtime import demands
 from pipeline.telemetry.console import say
 
-FILE = "plan.json"  # in the run directory
 _SCRATCH = "plan-scratch"
 IDLE_S = 300.0  # cluster.yaml: idle_timeout_minutes
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pipeline.config import Config
 from pipeline.methods import MODALITIES, Method
 
+STAGES = ("rest", "store", "embed", "cluster", "learn")  # rest: the job, round 0, commits
 Clustered = set[tuple[str, int]]  # (clustering, round of the encoders) that is there already
 
 
