@@ -23,8 +23,8 @@ from pipeline.planning.advice import advice, bottleneck
 from pipeline.planning.counts import ClipCounts, update_steps
 from pipeline.planning.fleet import Fleet, counts_of
 from pipeline.planning.forecast import Forecast, RunModel, plain
-from pipeline.planning.outcome import FILE
 from pipeline.planning.needs import Needs, needs_of
+from pipeline.planning.outcome import FILE
 from pipeline.planning.prices import PriceTable
 from pipeline.planning.probes import Probes
 from pipeline.planning.timeline import ClipPass, Clustered, Timeline
