@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -39,9 +40,13 @@ from pipeline.telemetry.console import duration, say
 from pipeline.telemetry.events import EventLog
 from pipeline.telemetry.trackers import Trackers
 
+AtEnd = Callable[[Run, EventLog], None]
 
-def pretrain(config: Config) -> Run:
+
+def pretrain(config: Config, at_end: AtEnd | None = None) -> Run:
     """Run the method to ``config.rounds`` rounds, from wherever the run directory stands.
+
+    `at_end` may add to the run's events before they are closed.
 
     Raises:
         UserError: the settings do not fit the run, the clips or each other.
@@ -55,6 +60,8 @@ def pretrain(config: Config) -> Run:
             last += 1
             pretraining.run_round(run.round(last))
         pretraining.label(run.round(last))
+        if at_end is not None:
+            at_end(run, pretraining.events)
         pretraining.events.close()
     say(f"{config.method}: {last} rounds done, encoders in {run.encoders}")
     return run
@@ -79,9 +86,13 @@ class Pretraining(Stages):
         """
         clips = ClipTable.open(Run.place(config) / "clips")
         method = check(config, method, clips)
-        run = Run.open(config)
+        run, started = Run.open(config), time.monotonic()
         published = publish_clips(clips, run.location, config)
-        return cls(run, method, published, EventLog(run.location, Trackers(run.location, config)))
+        seconds = round(time.monotonic() - started, 2)
+        events = EventLog(run.location, Trackers(run.location, config))
+        if config.store.enabled:
+            events.add("store", seconds=seconds)
+        return cls(run, method, published, events)
 
     def taken_up(self) -> int:
         """The last finished round, once all that are finished stand; makes round 0 where needed."""

@@ -140,6 +140,19 @@ class Run:
         Raises:
             UserError: it belongs to other settings, or none is named.
         """
+        run, changed = cls.fitting(config)
+        if changed:
+            say(f"from here on: {', '.join(changed)}")
+        run.saved_settings.write_bytes(manifest.signed(config.to_yaml().encode()))
+        return run
+
+    @classmethod
+    def fitting(cls, config: Config) -> tuple[Run, list[str]]:
+        """What `open` would take up, which is only read, and the settings that change.
+
+        Raises:
+            UserError: it belongs to other settings, or none is named.
+        """
         run = cls(cls.place(config), config)
         run._refuse_older()
         theirs = run.saved()
@@ -150,10 +163,7 @@ class Run:
                 f"{run.location} was begun with other settings (there → here):\n  {listing}\n"
                 "Use another run directory, or give the settings it was begun with."
             )
-        if changed:
-            say(f"from here on: {', '.join(changed)}")
-        run.saved_settings.write_bytes(manifest.signed(config.to_yaml().encode()))
-        return run
+        return run, changed
 
     @classmethod
     def existing(cls, run: str) -> Run:

@@ -106,7 +106,8 @@ class Stages:
         if not finished:
             version = now.version(self.method.clusterings[name])
             found = self._summary(name, version, clustering, now)
-            self.events.add("cluster", round=version, clustering=name, **found)
+            told = {**found, "seconds": round(time.monotonic() - started, 2)}
+            self.events.add("cluster", round=version, clustering=name, **told)
             shown = " · ".join(f"{k.replace('_', ' ')} {v:.3g}" for k, v in found.items())
             title = self._title(this, f"cluster {name}")
             say(f"{title} · {duration(time.monotonic() - started)} · {shown}")
@@ -169,6 +170,7 @@ class Stages:
     ) -> dict[str, Any]:
         """Train the update's encoders, unless an earlier attempt did."""
         out, update = this.update(number), self.method.updates[number]
+        started = time.monotonic()
         if (finished := metrics_of(out, made_of)) is not None:
             return finished
         title = self._title(this, f"learn {' and '.join(update.encoders)}")
@@ -190,7 +192,8 @@ class Stages:
             )
         )
         last, wait = learned["epochs"][-1], learned["wait_share"]
-        self.events.add("learn", round=this.number, update=number, **last, wait=wait)
+        told = {**last, "wait": wait, "seconds": round(time.monotonic() - started, 2)}
+        self.events.add("learn", round=this.number, update=number, **told)
         say(f"{title} · " + " · ".join(f"{k.replace('_', ' ')} {v:.3f}" for k, v in last.items()))
         return learned
 

@@ -13,6 +13,7 @@ from pipeline.clips.indexing import REJECTS
 from pipeline.clips.table import ClipTable
 from pipeline.errors import UserError
 from pipeline.methods import MODALITIES
+from pipeline.planning import outcome
 from pipeline.run import Run
 from pipeline.storage import Location
 from pipeline.telemetry.attempts import DONE, FOLDER, INTERRUPTED, number_of
@@ -32,7 +33,8 @@ def status_of(place: Location) -> dict[str, Any]:
 
     Keys: ``run``, ``state`` (``working``, ``finished``, ``interrupted``, ``failed``, ``killed``,
     ``begun``), ``clips``, ``method``, ``rounds`` (wanted), ``done`` (the last finished round),
-    ``stage``, ``by_round``, ``rejects`` (stage → reason → rows), ``attempts``, ``node_hours``.
+    ``stage``, ``by_round``, ``rejects`` (stage → reason → rows), ``attempts``, ``node_hours``,
+    ``forecast`` (of a run that was planned; else None).
 
     Raises:
         UserError: there is no run and no index of one, or its settings cannot be read.
@@ -54,6 +56,7 @@ def status_of(place: Location) -> dict[str, Any]:
         "rejects": _rejects(place),
         "attempts": attempts,
         "node_hours": _node_hours(attempts),
+        "forecast": outcome.forecast_of(place),
     }
     for attempt in attempts if found["state"] != "working" else attempts[:-1]:
         attempt.setdefault("ended", "killed")
@@ -145,7 +148,17 @@ def as_text(found: dict[str, Any]) -> str:
         rows = [_attempt_row(n + 1, a) for n, a in enumerate(found["attempts"])][first:]
         lines += ["", table(_ATTEMPT, rows)]
         lines.append(f"node-hours: {_counts(found['node_hours'])}")
+    if found["forecast"]:
+        lines += ["", *_forecast(found["forecast"])]
     return "\n".join(lines)
+
+
+def _forecast(planned: dict[str, Any]) -> Iterator[str]:
+    if planned["stages"]:
+        yield outcome.as_table(planned["stages"])
+    else:
+        first, last = planned["rounds"]
+        yield f"planned: {duration(planned['planned_s'])} for rounds {first} to {last}"
 
 
 def _headline(found: dict[str, Any]) -> str:

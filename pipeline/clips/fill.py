@@ -94,7 +94,7 @@ def fill(
     if missing and not may_fill:
         return None
     if missing:
-        work = _FillShard(clips, place, bounds, names, config.clips, config.store.codec)
+        work = FillShard(clips, place, bounds, names, config.clips, config.store.codec)
         left = sum(bounds[number][1] - bounds[number][0] for number in missing)
         on_gpu = load_decoder(config.clips.decoder).on_gpu
         asks, cost = demands.decoding(config.resources, on_gpu), decoding(config.resources, on_gpu)
@@ -114,20 +114,7 @@ def check_settings(place: Location, config: Config) -> dict[str, Any]:
     Raises:
         UserError: the store was made for others.
     """
-    video, audio = config.clips.video, config.clips.audio
-    needs = {
-        "short_side": max(video.short_side, video.train_short_side[1], video.size),
-        "fps": video.fps,
-        "region": list(video.region) if video.region else None,
-        "rate": audio.rate,
-        "span_s": config.clips.span_s,
-        "align": audio.align,
-        "jitter_s": config.clips.jitter_s,
-        "clips_per_shard": CLIPS_PER_SHARD,
-        "codec": config.store.codec,
-        "format": FORMAT,
-    }
-    made = place / "store.json"
+    needs, made = shaping(config), place / "store.json"
     try:
         has = made.read_json()
         other = [f"{key}: {has[key]} → {now}" for key, now in needs.items() if has[key] != now]
@@ -143,8 +130,36 @@ def check_settings(place: Location, config: Config) -> dict[str, Any]:
     return needs
 
 
+def shaping(config: Config) -> dict[str, Any]:
+    """What shapes stored clips."""
+    video, audio = config.clips.video, config.clips.audio
+    return {
+        "short_side": max(video.short_side, video.train_short_side[1], video.size),
+        "fps": video.fps,
+        "region": list(video.region) if video.region else None,
+        "rate": audio.rate,
+        "span_s": config.clips.span_s,
+        "align": audio.align,
+        "jitter_s": config.clips.jitter_s,
+        "clips_per_shard": CLIPS_PER_SHARD,
+        "codec": config.store.codec,
+        "format": FORMAT,
+    }
+
+
+def not_stored(clips: ClipTable, place: Location, config: Config) -> int:
+    """Clips of shards that have no index in the store at `place`, which is only read."""
+    if not (place / "store.json").exists():
+        return len(clips)
+    names = shard_names(clips.read_parts(COLUMNS), shaping(config), CLIPS_PER_SHARD)
+    there = {info.base_name for info in place.children()}
+    lacking = [number for number, name in enumerate(names) if f"{name}.parquet" not in there]
+    last = len(clips) - CLIPS_PER_SHARD * (len(names) - 1)
+    return sum(last if number + 1 == len(names) else CLIPS_PER_SHARD for number in lacking)
+
+
 @dataclass(frozen=True)
-class _FillShard:
+class FillShard:
     """Writes the tar and the index of a shard, by its number; returns counts."""
 
     clips: PublishedClips

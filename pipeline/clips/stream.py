@@ -238,10 +238,20 @@ class Slots:
 
     def together(self, slots: int) -> int:
         """How many a task should decode where there are so many: few bytes, and enough tasks."""
-        slot_bytes = self.order.batch_size * clip_bytes(self.config, self.modalities)
         return max(
-            min(_ROW_BYTES // slot_bytes, _ROW_CLIPS // self.order.batch_size, slots // _ROWS), 1
+            min(
+                _ROW_BYTES // self._slot_bytes, _ROW_CLIPS // self.order.batch_size, slots // _ROWS
+            ),
+            1,
         )
+
+    def row_bytes(self, slots: int) -> int:
+        """Of what a task decodes, where there are so many slots."""
+        return self._slot_bytes * self.together(slots)
+
+    @property
+    def _slot_bytes(self) -> int:
+        return self.order.batch_size * clip_bytes(self.config, self.modalities)
 
     def stream(
         self, cost: Mapping[str, Any], slots: np.ndarray | None = None, node: str = ""

@@ -29,7 +29,7 @@ from pipeline.telemetry.progress import Meter
 # Encoder actors of a dataset: each may then encode 3,500 small clips a second.
 ACTORS_EACH = 8
 # Rows that an actor is given: Ray Data hands out more ten times a second at most.
-_IN_FLIGHT = 8
+IN_FLIGHT = 8
 _END_S = 30  # how long processes that were stopped may take to go
 
 
@@ -111,5 +111,5 @@ def encoder_pool(config: Config, datasets: int = 1) -> ActorPoolStrategy:
     return ActorPoolStrategy(
         min_size=math.ceil(settings.min_actors / datasets),
         max_size=math.ceil(settings.max_actors / datasets),
-        max_tasks_in_flight_per_actor=_IN_FLIGHT,
+        max_tasks_in_flight_per_actor=IN_FLIGHT,
     )

@@ -86,7 +86,7 @@ class AttemptRecord:
         now = time.monotonic()
         # No Ray yet or any more, or its head is away.
         with suppress(ray.exceptions.RayError, OSError):
-            there = {node["NodeID"]: _role(node) for node in ray.nodes() if node["Alive"]}
+            there = {node["NodeID"]: role_of(node) for node in ray.nodes() if node["Alive"]}
             gone = [role for name, role in self._nodes.items() if name not in there]
             self._lost += [(round(time.time(), 1), role) for role in gone]
             self._nodes = there
@@ -101,7 +101,7 @@ def number_of(place: Location) -> int:
     return int(name) if name.isdecimal() else 0
 
 
-def _role(node: dict[str, Any]) -> str:
+def role_of(node: dict[str, Any]) -> str:
     """As cluster.yaml labels it; else whether it is the head."""
     is_head = "node:__internal_head__" in node["Resources"]
     return (node["Labels"] or {}).get("role") or ("head" if is_head else "worker")

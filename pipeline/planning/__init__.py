@@ -1,0 +1,1 @@
+"""What a run will take, before it begins: probes of the real stages, a model of the whole run."""
