@@ -16,8 +16,8 @@ from pipeline.methods import Method
 from pipeline.planning.counts import ClipCounts, UpdateSteps
 from pipeline.planning.decode_probe import decodes_on_gpu
 from pipeline.planning.fleet import Fleet
+from pipeline.planning.machine_pace import Pace
 from pipeline.planning.measured import Decoding, Measured
-from pipeline.planning.pace import Pace
 from pipeline.planning.stage_probe import shards_of
 from pipeline.planning.timeline import (
     STAGES,

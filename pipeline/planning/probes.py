@@ -17,8 +17,8 @@ from pipeline.planning.decode_probe import CoreTime, decode_time, fill_time
 from pipeline.planning.device_probe import DeviceTime, encode_times, step_times
 from pipeline.planning.fleet import Fleet
 from pipeline.planning.forecast import plain
+from pipeline.planning.machine_pace import Pace
 from pipeline.planning.measured import Decoding, Measured, StoreTime
-from pipeline.planning.pace import Pace
 from pipeline.planning.sample import Sample, table_of
 from pipeline.planning.stage_probe import (
     WEIGHTS,

@@ -26,11 +26,11 @@ from pipeline.errors import UserError
 from pipeline.methods import MODALITIES
 from pipeline.report.cards import cards
 from pipeline.report.clustered import clusterings_of
+from pipeline.report.clustering_measures import measured
 from pipeline.report.confusions import confusions
 from pipeline.report.crossings import across, flow
 from pipeline.report.exported import CLIPS, REJECTED, write_clips, write_rejects
 from pipeline.report.judgements import judgements
-from pipeline.report.measured import measured
 from pipeline.report.neighbours import neighbours
 from pipeline.report.overview import overview
 from pipeline.report.page_data import put

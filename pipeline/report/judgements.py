@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipeline.clustering.measures import COLLAPSED
-from pipeline.report.measured import Measured
+from pipeline.report.clustering_measures import ClusteringMeasures
 
 _SENSES = {"video": "picture", "audio": "sound"}
 _OTHER = {"video": "audio", "audio": "video"}
@@ -27,7 +27,7 @@ class Judgement(NamedTuple):
     text: str
 
 
-def judgements(found: Sequence[Measured], method: str) -> list[Judgement]:
+def judgements(found: Sequence[ClusteringMeasures], method: str) -> list[Judgement]:
     """Alarms first.
 
     Args:
@@ -43,7 +43,7 @@ def judgements(found: Sequence[Measured], method: str) -> list[Judgement]:
     return [*alarms, *(each for each in told if each)]
 
 
-def _collapse(last: dict[str, Measured]) -> list[Judgement]:
+def _collapse(last: dict[str, ClusteringMeasures]) -> list[Judgement]:
     return [
         Judgement(
             "alarm",
@@ -56,7 +56,7 @@ def _collapse(last: dict[str, Measured]) -> list[Judgement]:
     ]
 
 
-def _follows_file(last: dict[str, Measured]) -> list[Judgement]:
+def _follows_file(last: dict[str, ClusteringMeasures]) -> list[Judgement]:
     for each in last.values():
         if each.agreement is None or each.beyond_files is None:
             continue
@@ -74,7 +74,9 @@ def _follows_file(last: dict[str, Measured]) -> list[Judgement]:
     return []
 
 
-def _swapped(found: Sequence[Measured], first: dict[str, Measured], method: str) -> list[Judgement]:
+def _swapped(
+    found: Sequence[ClusteringMeasures], first: dict[str, ClusteringMeasures], method: str
+) -> list[Judgement]:
     anchor, follows = method.removeprefix("anchored_"), _follows_files_less(first)
     if method.startswith("anchored_") and follows not in (None, anchor):
         weak, strong = first[anchor].ami_to_files, first[str(follows)].ami_to_files
@@ -106,7 +108,7 @@ def _swapped(found: Sequence[Measured], first: dict[str, Measured], method: str)
     return []
 
 
-def _follows_files_less(first: dict[str, Measured]) -> str | None:
+def _follows_files_less(first: dict[str, ClusteringMeasures]) -> str | None:
     known = {name: each.ami_to_files for name, each in first.items() if name in _SENSES}
     if len(known) < 2 or None in known.values():
         return None
@@ -114,7 +116,9 @@ def _follows_files_less(first: dict[str, Measured]) -> str | None:
     return low if (known[high] or 0) - (known[low] or 0) > _CLEARLY else None
 
 
-def _anchor(first: dict[str, Measured], last: dict[str, Measured], method: str) -> Judgement | None:
+def _anchor(
+    first: dict[str, ClusteringMeasures], last: dict[str, ClusteringMeasures], method: str
+) -> Judgement | None:
     if set(first) != set(_SENSES):
         return None
     said = ""
@@ -138,7 +142,7 @@ def _anchor(first: dict[str, Measured], last: dict[str, Measured], method: str) 
     return Judgement("note", "Which modality is strong is not known", why + said)
 
 
-def _learning(found: Sequence[Measured]) -> Judgement | None:
+def _learning(found: Sequence[ClusteringMeasures]) -> Judgement | None:
     of_pairs = {e.number: (e.beyond_files, e.agreement) for e in found if e.agreement is not None}
     if len(of_pairs) < 2:
         return None
@@ -156,7 +160,7 @@ def _learning(found: Sequence[Measured]) -> Judgement | None:
     return Judgement("note", title, f"{text} More epochs or another rate may help.")
 
 
-def _settled(last: dict[str, Measured]) -> Judgement | None:
+def _settled(last: dict[str, ClusteringMeasures]) -> Judgement | None:
     known = {n: e.nmi_to_last for n, e in last.items() if e.nmi_to_last is not None}
     if not known:
         return None

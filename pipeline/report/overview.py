@@ -9,12 +9,12 @@ from typing import Any
 import pipeline
 from pipeline import settings
 from pipeline.config import Config
-from pipeline.report.measured import Measured
+from pipeline.report.clustering_measures import ClusteringMeasures
 from pipeline.run import Run
 from pipeline.telemetry.console import duration
 from pipeline.telemetry.events import read_events
 
-_CLUSTER_CURVES: tuple[tuple[str, str, str, Callable[[Measured], float | None]], ...] = (
+_CLUSTER_CURVES: tuple[tuple[str, str, str, Callable[[ClusteringMeasures], float | None]], ...] = (
     (
         "nmi",
         "Clusters, from round to round",
@@ -75,7 +75,7 @@ _LEARNED = (
 
 
 def overview(
-    run: Run, status: Mapping[str, Any], found: Sequence[Measured], clips: int, shown: int
+    run: Run, status: Mapping[str, Any], found: Sequence[ClusteringMeasures], clips: int, shown: int
 ) -> dict[str, Any]:
     """Everything of the page's ``report`` that the run's own records give."""
     config, events = run.config, read_events(run.location)
@@ -140,7 +140,7 @@ def _chosen(config: Config) -> list[tuple[str, str]]:
     return [(name, change.rpartition(" → ")[2]) for name, _, change in pairs]
 
 
-def _clusterings(found: Sequence[Measured]) -> list[dict[str, Any]]:
+def _clusterings(found: Sequence[ClusteringMeasures]) -> list[dict[str, Any]]:
     names = dict.fromkeys(each.name for each in found)
     return [
         {
@@ -178,7 +178,7 @@ def _present(curves: Iterable[dict[str, Any] | None]) -> list[dict[str, Any]]:
     return [curve for curve in curves if curve is not None]
 
 
-def _clustering(found: Sequence[Measured]) -> list[dict[str, Any]]:
+def _clustering(found: Sequence[ClusteringMeasures]) -> list[dict[str, Any]]:
     curves = []
     for name, title, note, value in _CLUSTER_CURVES:
         series: dict[str, dict[int, float | None]] = {}

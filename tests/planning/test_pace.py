@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.planning.pace import FEED_S, Pace
+from pipeline.planning.machine_pace import FEED_S, Pace
 
 
 def test_the_slower_of_decoding_and_device() -> None:

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
+from pipeline.report.clustering_measures import ClusteringMeasures
 from pipeline.report.judgements import judgements
-from pipeline.report.measured import Measured
 from tests.conftest import ROOT
 
 RECORDED = ROOT / "benchmarks" / "findings" / "words.jsonl"  # signals of the published runs
 FILE, COLLAPSE = "The clusters follow the file", "The video clusters collapse"
 
 
-def recorded(trial: str) -> list[list[Measured]]:
+def recorded(trial: str) -> list[list[ClusteringMeasures]]:
     """The clusterings of a trial's runs, one list a seed, as far as signals were recorded."""
     rows = [json.loads(line) for line in RECORDED.read_text().splitlines()]
     return [
@@ -25,9 +25,9 @@ def recorded(trial: str) -> list[list[Measured]]:
     ]
 
 
-def _measured(name: str, told: dict[str, Any]) -> Measured:
+def _measured(name: str, told: dict[str, Any]) -> ClusteringMeasures:
     signals = told["signals"]
-    return Measured(
+    return ClusteringMeasures(
         name,
         told["round"],
         64,
@@ -38,7 +38,7 @@ def _measured(name: str, told: dict[str, Any]) -> Measured:
     )
 
 
-def alarms(found: list[Measured], method: str) -> list[str]:
+def alarms(found: list[ClusteringMeasures], method: str) -> list[str]:
     return [each.title for each in judgements(found, method) if each.kind == "alarm"]
 
 
@@ -64,16 +64,16 @@ def test_a_run_anchored_in_what_follows_the_file() -> None:
 
 
 def test_clusters_that_collapse() -> None:
-    good = Measured("audio", 1, 64, 58.0, 1.2)
-    bad = Measured("video", 1, 64, 11.0, 9.0)
+    good = ClusteringMeasures("audio", 1, 64, 58.0, 1.2)
+    bad = ClusteringMeasures("video", 1, 64, 11.0, 9.0)
     assert alarms([bad, good], "xdc") == [COLLAPSE]
-    assert alarms([Measured("video", 1, 64, 21.0, 3.0), good], "xdc") == []
+    assert alarms([ClusteringMeasures("video", 1, 64, 21.0, 3.0), good], "xdc") == []
 
 
 def test_the_wrong_anchor_and_knowledge_that_is_handed_over() -> None:
     first = [
-        Measured("video", 0, 64, 60.0, 1.1, ami_to_files=0.39),
-        Measured("audio", 0, 64, 60.0, 1.1, ami_to_files=-0.02),
+        ClusteringMeasures("video", 0, 64, 60.0, 1.1, ami_to_files=0.39),
+        ClusteringMeasures("audio", 0, 64, 60.0, 1.1, ami_to_files=-0.02),
     ]
     assert alarms(first, "anchored_video") == ["The modalities may be swapped"]
     assert alarms(first, "anchored_audio") == []
@@ -81,17 +81,22 @@ def test_the_wrong_anchor_and_knowledge_that_is_handed_over() -> None:
     assert strong.title == "The strong modality is audio"
     assert "anchor of this run is audio" in strong.text
     swapped = [
-        Measured(name, 2, 64, 60.0, 1.1, own_before=0.2, other_before=0.5)
+        ClusteringMeasures(name, 2, 64, 60.0, 1.1, own_before=0.2, other_before=0.5)
         for name in ("video", "audio")
     ]
     assert alarms(swapped, "xdc") == ["The modalities swap what they know"]
-    one_way = [swapped[0], Measured("audio", 2, 64, 60.0, 1.1, own_before=0.5, other_before=0.2)]
+    one_way = [
+        swapped[0],
+        ClusteringMeasures("audio", 2, 64, 60.0, 1.1, own_before=0.5, other_before=0.2),
+    ]
     assert alarms(one_way, "xdc") == []
 
 
 def test_nothing_is_said_that_is_not_known() -> None:
     assert judgements([], "xdc")[0].title == "No clusters yet"
-    alone = [Measured(name, 0, 8, 7.0, 1.1) for name in ("video", "audio")]
+    alone = [ClusteringMeasures(name, 0, 8, 7.0, 1.1) for name in ("video", "audio")]
     assert [v.title for v in judgements(alone, "xdc")] == ["Which modality is strong is not known"]
-    joint = [Measured("joint", number, 8, 7.0, 1.1, nmi_to_last=0.95) for number in (1, 2)]
+    joint = [
+        ClusteringMeasures("joint", number, 8, 7.0, 1.1, nmi_to_last=0.95) for number in (1, 2)
+    ]
     assert [v.title for v in judgements(joint, "cdc")] == ["It has settled"]

@@ -14,7 +14,7 @@ from pipeline.report.shown import ShownClips
 
 
 @dataclass(frozen=True)
-class Measured:
+class ClusteringMeasures:
     """One clustering; None where there is nothing to compare with.
 
     Attributes:
@@ -48,7 +48,7 @@ class Measured:
         return asdict(self)
 
 
-def measured(seen: Sequence[Seen], shown: ShownClips) -> list[Measured]:
+def measured(seen: Sequence[Seen], shown: ShownClips) -> list[ClusteringMeasures]:
     """Of each clustering, in the order given."""
     by_key = {(each.of.name, each.of.number): each for each in seen}
     files = shown.uri[shown.sampled] if shown.several_a_file else None
@@ -62,7 +62,7 @@ def _measured(
     sampled: np.ndarray,
     files: np.ndarray | None,
     classes: np.ndarray,
-) -> Measured:
+) -> ClusteringMeasures:
     name, number = each.of.name, each.of.number
 
     def labels(name: str, number: int) -> np.ndarray | None:
@@ -91,7 +91,7 @@ def _measured(
         values["nmi_to_labels"] = measures.normalized_mutual_information(classes, own)
         values["purity"] = measures.purity(own, classes)
     sizes = each.of.sizes
-    return Measured(
+    return ClusteringMeasures(
         name,
         number,
         each.of.k,
