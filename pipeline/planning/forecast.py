@@ -1,6 +1,6 @@
 """The model of a run: from what the probes measured to hours by stage.
 
-A stage takes its start each time, and its clips at their pace (`Pace`). What a run may save is not
+A stage takes its start each time, and its clips at their pace (`ClipPace`). What a run may save is not
 counted on: all rounds, all epochs, all iterations of k-means are taken to be done.
 """
 
@@ -16,7 +16,7 @@ from pipeline.methods import Method
 from pipeline.planning.counts import ClipCounts, UpdateSteps
 from pipeline.planning.decode_probe import decodes_on_gpu
 from pipeline.planning.fleet import Fleet
-from pipeline.planning.machine_pace import Pace
+from pipeline.planning.machine_pace import ClipPace
 from pipeline.planning.measured import Decoding, Measured
 from pipeline.planning.stage_probe import shards_of
 from pipeline.planning.timeline import (
@@ -61,14 +61,19 @@ class Forecast:
 
     stages: dict[str, StageTime] = field(default_factory=lambda: {s: StageTime() for s in STAGES})
     order: list[tuple[str, float]] = field(default_factory=list)  # (stage, seconds)
-    paces: dict[str, Pace] = field(default_factory=dict)  # stage → of its first piece
+    paces: dict[str, ClipPace] = field(default_factory=dict)  # stage → of its first piece
 
     @property
     def seconds(self) -> float:
         return sum(stage.seconds for stage in self.stages.values())
 
     def add(
-        self, stage: str, start_s: float, work_s: float, clips: int = 0, pace: Pace | None = None
+        self,
+        stage: str,
+        start_s: float,
+        work_s: float,
+        clips: int = 0,
+        pace: ClipPace | None = None,
     ) -> None:
         bound_by = pace.bound_by if pace else ""
         self.order.append((stage, self.stages[stage].add(start_s, work_s, clips, bound_by)))
@@ -124,23 +129,25 @@ class RunModel:
             return self.measured.store.decoding
         return self.measured.decoding
 
-    def embed_pace(self, piece: ClipPass) -> Pace:
+    def embed_pace(self, piece: ClipPass) -> ClipPace:
         settings, fleet = self.config.embedding, self.fleet
         devices = fleet.gpus if fleet.device == "cuda" else fleet.trainers
         actors = max(min(settings.max_actors, devices), settings.min_actors)
         decode_s = self.decoding[piece.modalities, False].core_s
         device_s = self.measured.encoding[plain(piece)].clip_s
-        pace = Pace.of(decode_s, device_s, self._cores(0.51 * actors), actors, fleet.shares_cores)
+        pace = ClipPace.of(
+            decode_s, device_s, self._cores(0.51 * actors), actors, fleet.shares_cores
+        )
         return pace.fed("embed", math.ceil(actors / ACTORS_EACH))
 
-    def learn_pace(self, number: int, held_out: bool = False) -> Pace:
+    def learn_pace(self, number: int, held_out: bool = False) -> ClipPace:
         learning = self.config.learning
         modalities = self.method.updates[number].encoders
         decode_s = self.decoding[modalities, True].core_s
         device_s = self.measured.steps[number][held_out].clip_s
         cores = self._cores(learning.workers * learning.cpus_per_worker)
         shared = self.fleet.shares_cores
-        pace = Pace.of(decode_s, device_s, cores, learning.workers, shared)
+        pace = ClipPace.of(decode_s, device_s, cores, learning.workers, shared)
         return pace.fed("learn", learning.workers)
 
     def _cores(self, held: float) -> float:

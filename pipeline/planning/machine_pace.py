@@ -14,7 +14,7 @@ FEED_S = {"learn": 0.060e-3, "embed": 0.068e-3}
 
 
 @dataclass(frozen=True)
-class Pace:
+class ClipPace:
     """Of one kind of work."""
 
     seconds: float  # a clip
@@ -25,19 +25,19 @@ class Pace:
     @classmethod
     def of(
         cls, decode_s: float, device_s: float, cores: float, devices: float, shared: bool
-    ) -> Pace:
+    ) -> ClipPace:
         """Of work on so many decode cores and devices; `shared`: these compute on those cores."""
         decode, device = decode_s / max(cores, 1e-9), device_s / max(devices, 1e-9)
         slower = "decoding" if decode > device else "the device"
         seconds = decode + device if shared else max(decode, device)
         return cls(seconds, slower, decode_s, device_s)
 
-    def fed(self, stage: str, feeders: float) -> Pace:
+    def fed(self, stage: str, feeders: float) -> ClipPace:
         """The same, where so many processes hand all clips over."""
         least = FEED_S[stage] / max(feeders, 1)
         if least <= self.seconds:
             return self
-        return Pace(least, "feeding", self.decode_s, self.device_s)
+        return ClipPace(least, "feeding", self.decode_s, self.device_s)
 
     @property
     def cores_a_device(self) -> float:

@@ -17,7 +17,7 @@ from pipeline.planning.decode_probe import CoreTime, decode_time, fill_time
 from pipeline.planning.device_probe import DeviceTime, encode_times, step_times
 from pipeline.planning.fleet import Fleet
 from pipeline.planning.forecast import plain
-from pipeline.planning.machine_pace import Pace
+from pipeline.planning.machine_pace import ClipPace
 from pipeline.planning.measured import Decoding, Measured, StoreTime
 from pipeline.planning.sample import Sample, table_of
 from pipeline.planning.stage_probe import (
@@ -210,7 +210,7 @@ class Probes:
         """Seconds a clip with one device."""
         fleet = self.fleet
         shared = fleet.shares_cores
-        return Pace.of(decode.core_s, device.clip_s, fleet.decode_cores, 1, shared).seconds
+        return ClipPace.of(decode.core_s, device.clip_s, fleet.decode_cores, 1, shared).seconds
 
     @property
     def _rows(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import pytest
 
 from jobs.report import main as report
 from pipeline.errors import UserError
-from tests.conftest import ROOT, free_port
+from tests.conftest import ROOT, free_port, s3_uri
 from tests.whole_runs import Calm
 
 
@@ -55,6 +56,11 @@ def test_it_is_made_anew_when_the_run_has_gone_on(calm: Calm, tmp_path: Path) ->
         job.wait()
 
 
-def test_a_port_that_is_taken_is_named(calm: Calm, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--serve needs a folder on this machine"):
-        report([str(calm.place), "s3://media/report", "--serve"])
+def test_a_port_that_is_taken_and_a_folder_elsewhere(calm: Calm, s3: str, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = str(taken.getsockname()[1])
+        with pytest.raises(UserError, match=f"port {port} cannot be used"):
+            report([str(calm.place), str(tmp_path / "out"), "--serve", port])
+    with pytest.raises(UserError, match="--serve needs a folder on this machine"):
+        report([str(calm.place), s3_uri("media/report", s3), "--serve"])
