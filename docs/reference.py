@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from pipeline import config, run
 from pipeline.clips import cut_tables, rejects, table
+from pipeline.curation import selection_tables, verdicts
 from pipeline.section import WHERE
 from pipeline.setting_comments import (
     as_written,
@@ -29,7 +30,6 @@ from pipeline.setting_comments import (
     takes,
     tree,
 )
-from pipeline.curation import selection_tables, verdicts
 from pipeline.vectors import vector_table
 
 FOLDER = Path(__file__).resolve().parent / "reference"

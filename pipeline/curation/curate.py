@@ -49,6 +49,14 @@ class Filters:
     draw_by: str = ""  # clustering; none: the first
     levels: tuple[int, ...] | None = None  # clusters of the levels above; None: by themselves
 
+    def spaces(self, clustered: ClusteredClips) -> tuple[str, ...]:
+        """In which two clips must be near."""
+        return self.near_in or tuple(clustered.clusterings)
+
+    def tree(self, clustered: ClusteredClips) -> str:
+        """By which clustering clips are drawn."""
+        return self.draw_by or next(iter(clustered.clusterings))
+
     @property
     def draws(self) -> bool:
         return self.clips is not None or self.share is not None
@@ -85,8 +93,9 @@ def curate(task: CurationTask) -> dict[str, int]:
             process works on it.
     """
     beside(task.out)
+    clustered = ClusteredClips.of(task.run, task.round)
+    _check(task.filters, clustered)
     with hold(task.work / "_LEASE", f"the selection {task.out}"):
-        clustered = ClusteredClips.of(task.run, task.round)
         notes = _notes(task, clustered)
         there = finished(task.out)
         if there is None:
@@ -101,6 +110,30 @@ def curate(task: CurationTask) -> dict[str, int]:
     task.work.delete()
     counts: dict[str, int] = there["counts"]
     return counts
+
+
+def _check(filters: Filters, clustered: ClusteredClips) -> None:
+    """Raise at once what a step would only find after hours."""
+    for name, number in filters.clusters:
+        k = clustered.num_clusters(name)
+        if number >= k:
+            raise UserError(f"there is no cluster {name}:{number}: {name} has {k}, from 0")
+    if filters.ids:
+        read_clip_ids(Location.of(filters.ids))
+    if filters.agrees and not {*MODALITIES} <= clustered.clusterings.keys():
+        raise UserError(
+            "agreement is of video and audio clusters, and round "
+            f"{clustered.round.number} has {', '.join(clustered.clusterings)}"
+        )
+    for name in filters.spaces(clustered) if filters.near is not None else ():
+        clustered.features(name)
+    if filters.draws:
+        k, levels = clustered.num_clusters(filters.tree(clustered)), filters.levels or ()
+        if [*levels] != sorted({*levels}, reverse=True) or (levels and levels[0] >= k):
+            raise UserError(
+                f"--levels are ever fewer clusters, below the {k} of {filters.tree(clustered)}, "
+                f"and not {' '.join(map(str, levels))}"
+            )
 
 
 def _curated(
@@ -164,11 +197,6 @@ def _agree(
     filters = task.filters
     if not filters.agrees:
         return
-    if not {*MODALITIES} <= clustered.clusterings.keys():
-        raise UserError(
-            f"agreement is of video and audio clusters, and the round has "
-            f"{', '.join(clustered.clusterings)}"
-        )
     kept = verdicts.kept
     video, audio = (np.where(kept, clustered.labels(m), np.int32(-1)) for m in MODALITIES)
     scores = pair_likelihood(video, audio)
@@ -194,7 +222,7 @@ def _near(
     filters = task.filters
     if filters.near is None:
         return
-    names = filters.near_in or tuple(clustered.clusterings)
+    names = filters.spaces(clustered)
     kept = verdicts.kept & clustered.in_training
     found = NearSearch(clustered, names, filters.near, scratch / "near").run(kept)
     verdicts.leave_out_duplicates(found.clips, found.kept_for, found.cosine)
@@ -217,14 +245,9 @@ def _draw(
     if wanted >= there:
         say(f"warning: {wanted:,} clips are to be drawn, and {there:,} are left: all are kept")
         return
-    name = filters.draw_by or next(iter(clustered.clusterings))
+    name = filters.tree(clustered)
     labels, centroids = clustered.labels(name), clustered.centroids(name)
     levels = default_levels(len(centroids)) if filters.levels is None else filters.levels
-    if [*levels] != sorted({*levels}, reverse=True) or (levels and levels[0] >= len(centroids)):
-        raise UserError(
-            f"--levels are ever fewer clusters, below the {len(centroids)} of {name}, and not "
-            f"{' '.join(map(str, levels))}"
-        )
     above = parents(centroids, levels, task.run.config, task.seed, scratch / "hierarchy")
     drawn = draw(left, labels, above, wanted, task.seed)
     verdicts.leave_out(left & ~drawn, LeftOut.NOT_DRAWN)
