@@ -26,7 +26,8 @@ from benchmarks.curation_world import COPIES, DISAGREEING, PlantedClip, plan, wr
 from pipeline import settings
 from pipeline.clips.indexing import index
 from pipeline.curation.clustered_clips import ClusteredClips
-from pipeline.curation.curate import CurationTask, Filters, curate
+from pipeline.curation.curate import CurationTask, curate
+from pipeline.curation.filters import Filters
 from pipeline.curation.pair_likelihood import pair_likelihood
 from pipeline.embedding.shards import read_features
 from pipeline.rounds import pretrain

@@ -106,8 +106,9 @@ def main(arguments: list[str]) -> None:
     refuse_passing([options.run, options.out, options.exclude_clips])
     out = Location.of(options.out)
     # Imported when the arguments are known to be right: torch takes seconds.
-    from pipeline.curation.curate import CurationTask, Filters, curate
+    from pipeline.curation.curate import CurationTask, curate
     from pipeline.curation.exclusion import parse_clusters
+    from pipeline.curation.filters import Filters
     from pipeline.curation.selection_tables import beside
     from pipeline.run import Run
 

@@ -18,7 +18,8 @@ import numpy as np
 from pipeline.curation.balanced_draw import draw
 from pipeline.curation.clustered_clips import ClusteredClips
 from pipeline.curation.duplicates import NearSearch
-from pipeline.curation.exclusion import Cluster, in_clusters, read_clip_ids, with_ids
+from pipeline.curation.exclusion import in_clusters, read_clip_ids, with_ids
+from pipeline.curation.filters import Filters
 from pipeline.curation.hierarchy import default_levels, parents
 from pipeline.curation.pair_likelihood import pair_likelihood
 from pipeline.curation.selection_tables import beside, finished, write_tables
@@ -32,38 +33,6 @@ from pipeline.storage import Location
 from pipeline.telemetry.console import say
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Filters:
-    """Which filters work, and how; each is off by default."""
-
-    clusters: tuple[Cluster, ...] = ()  # left out
-    ids: str = ""  # file of ids of clips, left out
-    least_agreement: float | None = None  # nats (`pair_likelihood`)
-    disagreeing_share: float | None = None  # of the clips, those that agree least
-    near: float | None = None  # cosine from which on clips are near-duplicates
-    near_in: tuple[str, ...] = ()  # clusterings in whose vectors; none: all
-    clips: int | None = None  # to draw
-    share: float | None = None  # to draw, of those that are left
-    draw_by: str = ""  # clustering; none: the first
-    levels: tuple[int, ...] | None = None  # clusters of the levels above; None: by themselves
-
-    def spaces(self, clustered: ClusteredClips) -> tuple[str, ...]:
-        """In which two clips must be near."""
-        return self.near_in or tuple(clustered.clusterings)
-
-    def tree(self, clustered: ClusteredClips) -> str:
-        """By which clustering clips are drawn."""
-        return self.draw_by or next(iter(clustered.clusterings))
-
-    @property
-    def draws(self) -> bool:
-        return self.clips is not None or self.share is not None
-
-    @property
-    def agrees(self) -> bool:
-        return self.least_agreement is not None or self.disagreeing_share is not None
 
 
 @dataclass(frozen=True)
@@ -94,7 +63,7 @@ def curate(task: CurationTask) -> dict[str, int]:
     """
     beside(task.out)
     clustered = ClusteredClips.of(task.run, task.round)
-    _check(task.filters, clustered)
+    task.filters.check(clustered)
     with hold(task.work / "_LEASE", f"the selection {task.out}"):
         notes = _notes(task, clustered)
         there = finished(task.out)
@@ -110,30 +79,6 @@ def curate(task: CurationTask) -> dict[str, int]:
     task.work.delete()
     counts: dict[str, int] = there["counts"]
     return counts
-
-
-def _check(filters: Filters, clustered: ClusteredClips) -> None:
-    """Raise at once what a step would only find after hours."""
-    for name, number in filters.clusters:
-        k = clustered.num_clusters(name)
-        if number >= k:
-            raise UserError(f"there is no cluster {name}:{number}: {name} has {k}, from 0")
-    if filters.ids:
-        read_clip_ids(Location.of(filters.ids))
-    if filters.agrees and not {*MODALITIES} <= clustered.clusterings.keys():
-        raise UserError(
-            "agreement is of video and audio clusters, and round "
-            f"{clustered.round.number} has {', '.join(clustered.clusterings)}"
-        )
-    for name in filters.spaces(clustered) if filters.near is not None else ():
-        clustered.features(name)
-    if filters.draws:
-        k, levels = clustered.num_clusters(filters.tree(clustered)), filters.levels or ()
-        if [*levels] != sorted({*levels}, reverse=True) or (levels and levels[0] >= k):
-            raise UserError(
-                f"--levels are ever fewer clusters, below the {k} of {filters.tree(clustered)}, "
-                f"and not {' '.join(map(str, levels))}"
-            )
 
 
 def _curated(
@@ -160,8 +105,7 @@ def _notes(task: CurationTask, clustered: ClusteredClips) -> dict[str, Any]:
     """What decides the selection, as JSON has it."""
     filters: dict[str, Any] = asdict(task.filters)
     if task.filters.ids:
-        ids = Location.of(task.filters.ids)
-        filters["ids"] = digest_of("\n".join(read_clip_ids(ids).to_pylist()).encode())
+        filters["ids"] = digest_of(Location.of(task.filters.ids).read_bytes())
     made = {"format": FORMAT, "clips": clustered.identity, "filters": filters, "seed": task.seed}
     return dict(json.loads(json.dumps(made)))
 
