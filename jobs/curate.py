@@ -81,9 +81,6 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
 
 
 def _check(options: argparse.Namespace) -> None:
-    filters = ("exclude", "exclude_clips", "min_agreement", "drop_disagreeing", "near_duplicates")
-    if all(getattr(options, name) in (None, "") for name in (*filters, "clips", "share")):
-        raise UserError("no filter is asked for; --help lists them")
     for name in ("drop_disagreeing", "share"):
         value = getattr(options, name)
         if value is not None and not 0 < value < 1:
@@ -99,6 +96,9 @@ def _check(options: argparse.Namespace) -> None:
         raise UserError("--draw-by and --levels are of --clips or --share; neither is asked for")
     if options.levels and min(options.levels) < 1:
         raise UserError("--levels are numbers of clusters, from 1")
+    filters = ("exclude", "exclude_clips", "min_agreement", "drop_disagreeing", "near_duplicates")
+    if all(getattr(options, name) in (None, "") for name in (*filters, "clips", "share")):
+        raise UserError("no filter is asked for; --help lists them")
 
 
 def main(arguments: list[str]) -> None:
@@ -106,8 +106,9 @@ def main(arguments: list[str]) -> None:
     refuse_passing([options.run, options.out, options.exclude_clips])
     out = Location.of(options.out)
     # Imported when the arguments are known to be right: torch takes seconds.
-    from pipeline.curation.curate import CurationTask, Filters, curate
+    from pipeline.curation.curate import CurationTask, curate
     from pipeline.curation.exclusion import parse_clusters
+    from pipeline.curation.filters import Filters
     from pipeline.curation.selection_tables import beside
     from pipeline.run import Run
 

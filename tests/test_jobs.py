@@ -49,6 +49,7 @@ def job(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["jobs/reproduce.py", "{tmp}", "--trials", "xcd"], "there is no trial 'xcd'"),
         (["jobs/reproduce.py", "{tmp}", "--worlds", "words"], "add --words CSV"),
         (["jobs/export.py", "runs/none", "{tmp}"], "is not a run yet"),
+        (["jobs/curate.py", "runs/none", "{tmp}/a.parquet", "--clips", "5"], "is not a run yet"),
         (
             ["jobs/embed.py", "{tmp}", "{tmp}/out", "--encoder", "runs/none"],
             "there is no encoder in",

@@ -56,6 +56,18 @@ def test_a_location_travels_to_another_process(folder: Location) -> None:
     assert Location.of(folder.full_uri) == folder
 
 
+def test_a_file_that_is_filled_piece_by_piece_is_whole_or_not_there(folder: Location) -> None:
+    with (folder / "a").writing() as file:
+        for number in range(3):
+            file.write(bytes([number]) * 9_000_000)  # more than is sent at once
+        assert not (folder / "a").exists()
+    assert (folder / "a").read_bytes() == b"".join(bytes([n]) * 9_000_000 for n in range(3))
+    with pytest.raises(ZeroDivisionError), (folder / "a").writing() as file:
+        file.write(bytes([1 // 0]))
+    assert (folder / "a").info().size == 27_000_000
+    assert [place.name for place in folder.files()] == ["a"]
+
+
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
     place = Location.of(tmp_path) / "a"
     place.write_bytes(b"old")

@@ -18,7 +18,8 @@ import numpy as np
 from pipeline.curation.balanced_draw import draw
 from pipeline.curation.clustered_clips import ClusteredClips
 from pipeline.curation.duplicates import NearSearch
-from pipeline.curation.exclusion import Cluster, in_clusters, read_clip_ids, with_ids
+from pipeline.curation.exclusion import in_clusters, read_clip_ids, with_ids
+from pipeline.curation.filters import Filters
 from pipeline.curation.hierarchy import default_levels, parents
 from pipeline.curation.pair_likelihood import pair_likelihood
 from pipeline.curation.selection_tables import beside, finished, write_tables
@@ -32,30 +33,6 @@ from pipeline.storage import Location
 from pipeline.telemetry.console import say
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Filters:
-    """Which filters work, and how; each is off by default."""
-
-    clusters: tuple[Cluster, ...] = ()  # left out
-    ids: str = ""  # file of ids of clips, left out
-    least_agreement: float | None = None  # nats (`pair_likelihood`)
-    disagreeing_share: float | None = None  # of the clips, those that agree least
-    near: float | None = None  # cosine from which on clips are near-duplicates
-    near_in: tuple[str, ...] = ()  # clusterings in whose vectors; none: all
-    clips: int | None = None  # to draw
-    share: float | None = None  # to draw, of those that are left
-    draw_by: str = ""  # clustering; none: the first
-    levels: tuple[int, ...] | None = None  # clusters of the levels above; None: by themselves
-
-    @property
-    def draws(self) -> bool:
-        return self.clips is not None or self.share is not None
-
-    @property
-    def agrees(self) -> bool:
-        return self.least_agreement is not None or self.disagreeing_share is not None
 
 
 @dataclass(frozen=True)
@@ -85,8 +62,9 @@ def curate(task: CurationTask) -> dict[str, int]:
             process works on it.
     """
     beside(task.out)
+    clustered = ClusteredClips.of(task.run, task.round)
+    task.filters.check(clustered)
     with hold(task.work / "_LEASE", f"the selection {task.out}"):
-        clustered = ClusteredClips.of(task.run, task.round)
         notes = _notes(task, clustered)
         there = finished(task.out)
         if there is None:
@@ -127,8 +105,7 @@ def _notes(task: CurationTask, clustered: ClusteredClips) -> dict[str, Any]:
     """What decides the selection, as JSON has it."""
     filters: dict[str, Any] = asdict(task.filters)
     if task.filters.ids:
-        ids = Location.of(task.filters.ids)
-        filters["ids"] = digest_of("\n".join(read_clip_ids(ids).to_pylist()).encode())
+        filters["ids"] = digest_of(Location.of(task.filters.ids).read_bytes())
     made = {"format": FORMAT, "clips": clustered.identity, "filters": filters, "seed": task.seed}
     return dict(json.loads(json.dumps(made)))
 
@@ -164,11 +141,6 @@ def _agree(
     filters = task.filters
     if not filters.agrees:
         return
-    if not {*MODALITIES} <= clustered.clusterings.keys():
-        raise UserError(
-            f"agreement is of video and audio clusters, and the round has "
-            f"{', '.join(clustered.clusterings)}"
-        )
     kept = verdicts.kept
     video, audio = (np.where(kept, clustered.labels(m), np.int32(-1)) for m in MODALITIES)
     scores = pair_likelihood(video, audio)
@@ -194,7 +166,7 @@ def _near(
     filters = task.filters
     if filters.near is None:
         return
-    names = filters.near_in or tuple(clustered.clusterings)
+    names = filters.spaces(clustered)
     kept = verdicts.kept & clustered.in_training
     found = NearSearch(clustered, names, filters.near, scratch / "near").run(kept)
     verdicts.leave_out_duplicates(found.clips, found.kept_for, found.cosine)
@@ -217,14 +189,9 @@ def _draw(
     if wanted >= there:
         say(f"warning: {wanted:,} clips are to be drawn, and {there:,} are left: all are kept")
         return
-    name = filters.draw_by or next(iter(clustered.clusterings))
+    name = filters.tree(clustered)
     labels, centroids = clustered.labels(name), clustered.centroids(name)
     levels = default_levels(len(centroids)) if filters.levels is None else filters.levels
-    if [*levels] != sorted({*levels}, reverse=True) or (levels and levels[0] >= len(centroids)):
-        raise UserError(
-            f"--levels are ever fewer clusters, below the {len(centroids)} of {name}, and not "
-            f"{' '.join(map(str, levels))}"
-        )
     above = parents(centroids, levels, task.run.config, task.seed, scratch / "hierarchy")
     drawn = draw(left, labels, above, wanted, task.seed)
     verdicts.leave_out(left & ~drawn, LeftOut.NOT_DRAWN)

@@ -61,51 +61,52 @@ class NearSearch:
         found: list[pa.Table] = []
         for name in self.spaces:
             labels = np.where(clips, self.clustered.labels(name), np.int32(-1))
-            folder = self.scratch / name
-            windows = Windows.of(labels)
-            exchange = self._exchanged(folder, labels, windows, f"sort by {name} clusters")
+            folder, windows = self.scratch / name, Windows.of(labels)
+            exchange = self._exchange(folder / "vectors", windows)
             search = FindPairs.of(exchange, windows, self.least, folder / "links")
-            self._do(search, len(search.work), f"compare in {name} clusters", search.pairs, "pairs")
+            done = folder / "_DONE"
+            if not done.exists():
+                self._fill(exchange, labels, windows, f"sort by {name} clusters")
+                self._do(search, f"compare in {name} clusters", search.pairs, "pairs")
+                done.write_bytes(b"")
+            exchange.folder.delete()  # the next ones take as much room
             found += search.links()
         return self._chosen(groups(found, len(clips)))
 
     def _chosen(self, number: np.ndarray) -> Duplicates:
         windows = Windows.of(number)
         folder = self.scratch / "groups"
-        exchange = self._exchanged(folder, number, windows, "sort by groups")
+        exchange = self._exchange(folder / "vectors", windows)
         choice = ChooseKept(exchange, windows.sizes, self.least, folder / "chosen")
-        self._do(choice, len(windows), "choose of groups", windows.sizes, "clips")
+        if windows.sizes.any():
+            self._fill(exchange, number, windows, "sort by groups")
+            self._do(choice, "choose of groups", windows.sizes, "clips")
         tables = [CHOSEN.empty_table(), *choice.tables()]
         chosen = pa.concat_tables(tables)
         sizes = np.bincount(number[number >= 0], minlength=1)
         clips, kept_for, cosine = (chosen[name].to_numpy() for name in CHOSEN.names)
         return Duplicates(clips, kept_for, cosine, int((sizes > 0).sum()), int(sizes.max()))
 
-    def _exchanged(
-        self, folder: Location, numbers: np.ndarray, windows: Windows, title: str
-    ) -> Exchange:
-        spaces = [self.clustered.space(name) for name in self.spaces]
-        exchange = Exchange.of(folder / "vectors", spaces, windows)
-        sizes = np.diff([*range(0, len(numbers), RANGE_CLIPS), len(numbers)])
+    def _exchange(self, folder: Location, windows: Windows) -> Exchange:
+        return Exchange.of(folder, [self.clustered.space(name) for name in self.spaces], windows)
+
+    def _fill(self, exchange: Exchange, numbers: np.ndarray, windows: Windows, title: str) -> None:
         work = WriteRanges.of(exchange, numbers, windows)
-        self._do(work, len(sizes), title, sizes, "clips")
-        return exchange
+        sizes = np.diff([*range(0, len(numbers), RANGE_CLIPS), len(numbers)])
+        self._do(work, title, sizes, "clips")
 
     def _do(
-        self,
-        work: WriteRanges | FindPairs | ChooseKept,
-        number: int,
-        title: str,
-        sizes: np.ndarray,
-        unit: str,
+        self, work: WriteRanges | FindPairs | ChooseKept, title: str, sizes: np.ndarray, unit: str
     ) -> None:
-        if not number:
+        """Work by numbers, of these sizes."""
+        if not len(sizes):
             return
         resources = self.clustered.run.config.resources
         asks = demands.decoding(resources)
         demands.refuse_impossible(asks, resources)
-        with Progress(f"near-duplicates · {title}", int(sizes.sum()), unit, asks) as progress:
-            run_numbered(work, range(number), decoding(resources), progress)
+        whole = f"near-duplicates · {title}"
+        with Progress(whole, int(sizes.sum()), unit, asks, resources) as progress:
+            run_numbered(work, range(len(sizes)), decoding(resources), progress)
 
 
 @dataclass(frozen=True)

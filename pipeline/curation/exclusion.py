@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 
 from pipeline.clips.table import ClipTable
 from pipeline.curation.clustered_clips import ClusteredClips
-from pipeline.errors import UserError
+from pipeline.errors import UserError, parsing
 from pipeline.storage import Location
 
 Cluster = tuple[str, int]  # name of the clustering, and the cluster's number
@@ -34,16 +35,9 @@ def parse_clusters(text: str) -> tuple[Cluster, ...]:
 
 
 def in_clusters(clustered: ClusteredClips, clusters: Sequence[Cluster]) -> np.ndarray:
-    """int32 [N]: which of `clusters` a clip is in, the first of several; -1: none.
-
-    Raises:
-        UserError: there is no such cluster.
-    """
+    """int32 [N]: which of `clusters` a clip is in, the first of several; -1: none."""
     found = np.full(len(clustered.clips), -1, np.int32)
     for place, (name, number) in reversed([*enumerate(clusters)]):
-        k = clustered.num_clusters(name)
-        if number >= k:
-            raise UserError(f"there is no cluster {name}:{number}: {name} has {k}, from 0")
         found[clustered.labels(name) == number] = place
     return found
 
@@ -59,13 +53,27 @@ def read_clip_ids(place: Location) -> pa.Array:
     if place.name.endswith(".parquet"):
         ids = place.read_table(["clip_id"])["clip_id"].combine_chunks().cast(pa.string())
     else:
-        lines = place.read_bytes().decode(errors="replace").splitlines()
-        ids = pa.array([line.strip() for line in lines], pa.string())
+        ids = _lines(place)
         ids = ids.filter(pc.and_(pc.not_equal(ids, ""), pc.not_equal(ids, "clip_id")))
     ids = ids.drop_null().unique()
     if not len(ids):
         raise UserError(f"{place} holds no ids of clips")
     return ids
+
+
+def _lines(place: Location) -> pa.Array:
+    """string, without blanks around them."""
+    data = place.read_bytes()
+    if not data.strip():
+        return pa.array([], pa.string())
+    with parsing(place, "a text file"):
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(data),
+            pyarrow.csv.ReadOptions(column_names=["line"]),
+            pyarrow.csv.ParseOptions(delimiter="\x1f", quote_char=False),
+            pyarrow.csv.ConvertOptions(column_types={"line": pa.string()}),
+        )
+    return pc.utf8_trim_whitespace(table["line"]).combine_chunks()
 
 
 def with_ids(clips: ClipTable, ids: pa.Array) -> np.ndarray:
