@@ -1,7 +1,7 @@
 """The model of a run: from what the probes measured to hours by stage.
 
-A stage takes its start each time, and its clips at their pace (`ClipPace`). What a run may save is not
-counted on: all rounds, all epochs, all iterations of k-means are taken to be done.
+A stage takes its start each time, and its clips at their pace (`ClipPace`). What a run may save is
+not counted on: all rounds, all epochs, all iterations of k-means are taken to be done.
 """
 
 from __future__ import annotations

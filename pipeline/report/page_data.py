@@ -46,7 +46,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, float | np.floating):
-        return float(f"{value:.6g}") if np.isfinite(value) else None
+        # Six digits are enough to show; times keep their tenth of a second.
+        return float(f"{value:.{6 if abs(value) < 1e6 else 11}g}") if np.isfinite(value) else None
     return value.item() if isinstance(value, np.generic) else value
 
 
