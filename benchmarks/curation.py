@@ -45,6 +45,7 @@ RESULT = Path(__file__).with_suffix(".json")
 ROOT = RESULT.parents[1]
 PLAIN = 800
 PLANTED = {**dict.fromkeys(COPIES, 60), "dubbed": 80, "frozen": 60, "music": 60}
+BOTH = ("video", "audio")
 COSINES = (0.98, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
 LEAST_NATS = (-0.5, 0.0, 0.5)
 SHARES = (0.05, 0.1, 0.2)
@@ -113,9 +114,8 @@ class Measured:
 
     def areas(self) -> dict[str, dict[str, float]]:
         """Area under the ROC curve of each score: that a plain clip agrees more than a planted."""
-        labels = [self.clustered.labels(m) for m in ("video", "audio")]
-        folders = [self.clustered.features(m)[0] for m in ("video", "audio")]
-        features = [read_features(f, len(self.ids))[0].astype(np.float32) for f in folders]
+        labels = [self.clustered.labels(m) for m in BOTH]
+        features = [self._features(m) for m in BOTH]
         across = fitted(*features, np.array([str(c.origin) for c in self.clips]))
         assert across is not None
         a, b = across.of_video(features[0]), across.of_audio(features[1])
@@ -130,6 +130,51 @@ class Measured:
                 area = roc_auc_score(is_plain, np.array([*plain, *wrong]))
                 found[name][kind] = round(float(area), 3)
         return found
+
+    def same_cluster(self) -> dict[str, dict[str, float | None]]:
+        """Share of the copies that are in the cluster of their original, by modality."""
+        number = {clip.origin: n for n, clip in enumerate(self.clips) if clip.kind == "plain"}
+        found: dict[str, dict[str, float | None]] = {}
+        for kind in COPIES:
+            rows = [n for n, clip in enumerate(self.clips) if clip.kind == kind]
+            originals = [number[self.clips[n].origin] for n in rows]
+            same = {
+                m: self.clustered.labels(m)[rows] == self.clustered.labels(m)[originals]
+                for m in BOTH
+            }
+            same["either"] = same["video"] | same["audio"]
+            found[kind] = {name: _share(int(each.sum()), len(rows)) for name, each in same.items()}
+        return found
+
+    def best_f1(self) -> dict[str, float]:
+        """Of all pairs of clips: how well some cosine parts those that show the same.
+
+        The least of both modalities, of features, of features less their mean, and of the vectors
+        that were clustered.
+        """
+        n = len(self.clips)
+        raw = [self._features(m) for m in BOTH]
+        clustered = [self.clustered.space(m).read(np.arange(n), 0, n)[:, :-1] for m in BOTH]
+        origin = np.array([clip.origin for clip in self.clips])
+        upper = np.triu_indices(n, 1)
+        same = (origin[:, None] == origin)[upper]
+        found = {}
+        for name, both in {
+            "features": raw,
+            "centred features": [x - x.mean(axis=0) for x in raw],
+            "clustered vectors": [x.astype(np.float32) for x in clustered],
+        }.items():
+            unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in both]
+            cosine = np.minimum(*(x @ x.T for x in unit))[upper]
+            order = np.argsort(-cosine)
+            right = np.cumsum(same[order])
+            f1 = 2 * right / (np.arange(1, len(right) + 1) + same.sum())
+            found[name] = round(float(f1.max()), 3)
+        return found
+
+    def _features(self, modality: str) -> np.ndarray:
+        folder = self.clustered.features(modality)[0]
+        return read_features(folder, len(self.clips))[0].astype(np.float32)
 
     def draw(self, clips: int, **filters: Any) -> dict[str, Any]:
         """Clips of each class that are kept, of a draw by random and of one by clusters."""
@@ -186,15 +231,15 @@ def main() -> None:
         "rounds": options.rounds,
         "clusters": config.clustering.k,
         "near_duplicates": [measured.near(cosine) for cosine in COSINES],
-        "near_in_one": [measured.near(0.9, (m,)) for m in ("video", "audio")],
+        "near_in_one": [measured.near(0.9, (m,)) for m in BOTH],
+        "same_cluster": measured.same_cluster(),
+        "best_f1": measured.best_f1(),
         "agreement": [measured.agreement(least_agreement=nats) for nats in LEAST_NATS],
         "agreement_share": [measured.agreement(disagreeing_share=share) for share in SHARES],
         "agreement_area": measured.areas(),
         "all": _spread(all_of_a_class),
         "draw": [
-            measured.draw(half, draw_by=m, levels=levels)
-            for m in ("video", "audio")
-            for levels in ((), None)
+            measured.draw(half, draw_by=m, levels=levels) for m in BOTH for levels in ((), None)
         ],
         "pairs_per_core_second": pairs_per_core_second(),
         "about": about("torch", "ray", "scikit-learn"),
