@@ -12,6 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.manifest import Damaged
 from pipeline.report.assembly import ReportTask, make_report
 from pipeline.run import Run
 from pipeline.status import status_of
@@ -46,9 +47,13 @@ def serve(task: ReportTask, port: int) -> None:
             if now != made:
                 live = status["state"] == "working"
                 run = Run.existing(task.run.location.full_uri)
-                make_report(replace(task, run=run, live=live))
-                say(f"round {status['done']} · {status['state']} · {address}")
-                made = now
+                try:
+                    make_report(replace(task, run=run, live=live))
+                    made = now
+                    say(f"round {status['done']} · {status['state']} · {address}")
+                except (Damaged, FileNotFoundError) as error:
+                    # A run at work deletes the features of the round before.
+                    say(f"the run went on meanwhile ({error}); trying again")
             time.sleep(_LOOK_EVERY_S)
 
 

@@ -200,6 +200,15 @@ def test_hostile_names_lost_media_and_a_bucket(
     assert (value_of(out, "labels/joint/1") == -1).sum() == 1
 
 
+def test_a_run_that_has_only_begun(new_run: Callable[[], Location], tmp_path: Path) -> None:
+    Run.open(tiny(f"run={new_run()}"))
+    report([str(tmp_path / "run"), str(tmp_path / "out")])
+    page = value_of(Location.of(tmp_path / "out"), "report")
+    assert (page["state"], page["clusterings"], page["map"]) == ("begun", [], False)
+    assert page["verdicts"][0]["title"] == "No clusters yet"
+    assert page["playable"] == 48, "the clips can be looked at already"
+
+
 def test_bad_arguments_are_named(calm: Calm, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--clips is 0"):
         report([str(calm.place), str(tmp_path / "a"), "--clips", "0"])
