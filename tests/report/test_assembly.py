@@ -21,6 +21,7 @@ from pipeline.report.clustered import TYPICAL
 from pipeline.rounds import pretrain
 from pipeline.run import Run
 from pipeline.storage import Location
+from pipeline.telemetry.events import read_events
 from tests.conftest import rewrite_clips, s3_uri, tiny
 from tests.report.conftest import Visit
 from tests.report.page_values import value_of
@@ -43,6 +44,9 @@ def test_numbers_are_those_of_the_run(calm: Calm, made: Location) -> None:
     curves = {curve["id"]: curve for curve in page["curves"]}
     assert {"loss", "held_out_loss", "nmi", "labels", "agreement", "effective"} <= set(curves)
     assert page["across"] == [0, 1, 2]
+    ends = [event["time"] for event in read_events(calm.place) if event["event"] == "round"]
+    told = [each["at"] for each in page["timeline"]["rounds"]]
+    assert told == pytest.approx(ends, rel=0, abs=0.1)
     clips = value_of(made, "clips")
     table = ClipTable.open(calm.place / "clips")
     assert [clips["labels"][n] for n in clips["label"]] == table.column("label").to_pylist()
