@@ -38,9 +38,9 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--playable",
         type=int,
-        default=1000,
+        default=1200,
         metavar="N",
-        help="that can be seen and heard, about 22 KB each (default: 1000)",
+        help="that can be seen and heard, about 15 KB each (default: 1200)",
     )
     parser.add_argument("--no-media", action="store_true", help="no faces and voices")
     parser.add_argument("--map", choices=("pca", "umap"), default="pca", help="(default: pca)")

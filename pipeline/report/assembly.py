@@ -54,7 +54,7 @@ class ReportTask:
     run: Run
     out: Location
     most_shown: int = 200_000  # clips on maps and in shares
-    playable: int = 1000  # clips that can be seen and heard, about 22 KB each
+    playable: int = 1200  # clips that can be seen and heard, about 15 KB each
     with_media: bool = True
     projection: str = "pca"
     live: bool = False  # the page looks for a newer report now and then

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from pipeline.report.crossings import counts, times_chance
-from pipeline.report.seen import Seen
+from pipeline.report.seen import Seen, borderline_of
 from pipeline.report.shown import ShownClips
 
 _LABELS, _OTHERS = 5, 3  # that a card names
-BORDERLINE = 6  # clips of each cluster
 
 
 def cards(
@@ -39,7 +38,7 @@ def cards(
     if before is not None:
         past = counts(labels, before.labels[sampled], of.k, before.of.k)
     coherence = _coherence(seen.features, seen.labels, of.k)
-    borderline = _borderline(seen, shown)
+    borderline = borderline_of(seen, shown)
     total = max(int(of.sizes.sum()), 1)
     found = []
     for number in range(of.k):
@@ -60,7 +59,7 @@ def cards(
                 "churn": None if origin is None else 1 - origin[1],
                 "before": origin,
                 "typical": shown.positions(_there(of.typical[number])).tolist(),
-                "borderline": borderline[number],
+                "borderline": shown.positions(_there(borderline[number])).tolist(),
                 "random": shown.positions(_there(of.at_random[number])).tolist(),
             }
         )
@@ -121,18 +120,3 @@ def _coherence(features: np.ndarray | None, labels: np.ndarray, k: int) -> np.nd
     # The mean cosine of unit vectors to the direction of their sum is the length of their mean.
     sizes = np.bincount(labels[there], minlength=k)
     return np.linalg.norm(sums, axis=1) / np.maximum(sizes, 1)
-
-
-def _borderline(seen: Seen, shown: ShownClips) -> list[list[int]]:
-    """Positions of the sampled clips for which another centroid is nearly as near."""
-    found: list[list[int]] = [[] for _ in range(seen.of.k)]
-    if seen.margins is None:
-        return found
-    known = shown.sampled & np.isfinite(seen.margins) & (seen.labels >= 0)
-    for position in np.argsort(np.where(known, seen.margins, np.inf), kind="stable").tolist():
-        if not known[position]:
-            break
-        some = found[seen.labels[position]]
-        if len(some) < BORDERLINE:
-            some.append(position)
-    return found

@@ -27,7 +27,8 @@ from pipeline.clips.fetching import fetch_for_decoding
 from pipeline.clips.rejects import Reject
 from pipeline.clips.table import DECODING_COLUMNS, ClipTable
 from pipeline.config import AudioConfig, ClipsConfig, ResourcesConfig
-from pipeline.report.seen import Seen
+from pipeline.report.clustered import TYPICAL
+from pipeline.report.seen import Seen, borderline_of
 from pipeline.report.shown import ShownClips
 from pipeline.runtime.failures import unwrapped
 from pipeline.runtime.placement import decoding
@@ -35,6 +36,7 @@ from pipeline.storage import Location
 from pipeline.telemetry.progress import Progress
 
 _TOGETHER = 12  # clips of a task
+_AT_A_TIME = 4  # clips of each cluster
 _WAITING = 4  # tasks for each core of the cluster
 _COLOURS = ((10, 10, 25), (65, 30, 115), (170, 50, 110), (240, 120, 60), (250, 235, 170))
 
@@ -176,19 +178,24 @@ def spectrogram(samples: np.ndarray, audio: AudioConfig) -> bytes:
 def worth_playing(shown: ShownClips, seen: Sequence[Seen], most: int, seed: int) -> np.ndarray:
     """int64, ascending: positions of the clips whose media are made, in all `most`.
 
-    First the last round's typical clips, then its others, then those of earlier rounds, always one
-    of each cluster in turn; what is left goes to the sample.
+    First the last round's typical, borderline and other clips, a few of each cluster at a time,
+    then those of earlier rounds; what is left goes to the sample.
     """
-    last = {each.of.name: each for each in seen}
+    newest = {each.of.name: each.of.key for each in seen}.values()
     wishes: list[np.ndarray] = []
-    newest = {each.of.key for each in last.values()}
-    earlier = [each for each in seen if each.of.key not in newest]
-    for some in (list(last.values()), earlier):
-        for kind in ("typical", "at_random"):
-            wishes += [getattr(each.of, kind) for each in some]
-    ranked = [wish[:, rank] for wish in wishes for rank in range(wish.shape[1])]
+    for is_last in (True, False):
+        of = [each for each in seen if (each.of.key in newest) == is_last]
+        kinds = [
+            [each.of.typical for each in of],
+            [borderline_of(each, shown) for each in of],
+            [each.of.at_random for each in of],
+        ]
+        for start in range(0, TYPICAL, _AT_A_TIME):
+            some = slice(start, start + _AT_A_TIME)
+            # A clip of each cluster, then another of each.
+            wishes += [table[:, some].T.ravel() for tables in kinds for table in tables]
     rest = shown.index[np.random.default_rng(seed).permutation(len(shown))]
-    order = np.concatenate([*ranked, rest])
+    order = np.concatenate([*wishes, rest])
     order = order[order >= 0]
     _, first = np.unique(order, return_index=True)
     chosen = order[np.sort(first)[:most]]

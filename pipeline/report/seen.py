@@ -12,6 +12,8 @@ from pipeline.report.shown import ShownClips
 from pipeline.report.shown_features import features_of
 from pipeline.run import Run
 
+BORDERLINE = 6  # clips of each cluster
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -50,6 +52,23 @@ def seen_in(run: Run, found: Sequence[Clustered], shown: ShownClips) -> list[See
             margins[there] = margins_of(of, features[there], run)
         seen[number] = replace(seen[number], features=features, margins=margins)
     return seen
+
+
+def borderline_of(seen: Seen, shown: ShownClips) -> np.ndarray:
+    """int64 [k, n]: sampled clips for which another centroid is nearly as near, the nearest first.
+
+    As clip indices, -1 where there are fewer, or no features.
+    """
+    found, taken = np.full((seen.of.k, BORDERLINE), -1, np.int64), np.zeros(seen.of.k, np.int64)
+    if seen.margins is None:
+        return found
+    known = np.flatnonzero(shown.sampled & np.isfinite(seen.margins) & (seen.labels >= 0))
+    order = known[np.argsort(seen.margins[known], kind="stable")]
+    for clip, cluster in zip(shown.index[order].tolist(), seen.labels[order].tolist()):
+        if taken[cluster] < BORDERLINE:
+            found[cluster, taken[cluster]] = clip
+            taken[cluster] += 1
+    return found
 
 
 def features_in(last: Mapping[str, Seen], modality: str) -> np.ndarray | None:
