@@ -46,8 +46,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, float | np.floating):
+        number = float(value)
         # Six digits are enough to show; times keep their tenth of a second.
-        return float(f"{value:.{6 if abs(value) < 1e6 else 11}g}") if np.isfinite(value) else None
+        digits = 6 if abs(number) < 1e6 else 11
+        return float(f"{number:.{digits}g}") if np.isfinite(number) else None
     return value.item() if isinstance(value, np.generic) else value
 
 
