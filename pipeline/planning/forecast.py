@@ -192,7 +192,7 @@ class RunModel:
         """Start and work."""
         settings, probe = self.config.clustering, self.measured.kmeans
         rows = self.counts.with_all(piece.modalities)
-        each = rows / probe.rows * probe.shards / shards_of(rows, self.config)
+        each = rows / probe.rows * probe.shards / shards_of(rows, settings)
         seeds = probe.seed_s * (1.0 if settings.init == "random" else each)
         tries = settings.restarts * (seeds + settings.iterations * probe.iteration_s * each)
         return probe.start_s, tries + (probe.load_s + probe.label_s) * each

@@ -30,6 +30,7 @@ from pipeline.planning.probes import Probes
 from pipeline.planning.timeline import ClipPass, Clustered, Timeline
 from pipeline.run import Run, check
 from pipeline.runtime import demands
+from pipeline.runtime.placement import may_grow
 from pipeline.telemetry.console import say
 
 _SCRATCH = "plan-scratch"
@@ -62,9 +63,13 @@ def make_plan(config: Config, asked: Asked) -> dict[str, Any]:
             "when it has ended"
         )
     fleet = Fleet.at_hand(config.resources)
+    if not may_grow(config.resources):
+        fleet.resized(wanted)
     prices = None
     if asked.prices:
-        prices = PriceTable.read(asked.prices, [kind.role for kind in fleet.kinds])
+        roles = [kind.role for kind in fleet.kinds]
+        prices = PriceTable.read(asked.prices, [*roles, *config.resources.decode_on])
+        prices.cost(dict.fromkeys(roles, 1.0))  # says at once what lacks
     method = check(config, methods.get(config.method), clips)
     _tell_awaited(config)
     last = run.last_round()
