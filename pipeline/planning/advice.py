@@ -49,10 +49,10 @@ class Option(NamedTuple):
 
 
 def _decoding(model: RunModel, found: Forecast) -> Iterator[Option]:
-    pace, fleet = found.paces.get("learn"), model.fleet
+    throughput, fleet = found.throughputs.get("learn"), model.fleet
     apart = not (fleet.shares_cores or model.decodes_on_gpu)
-    if pace and pace.bound_by == "decoding" and fleet.decoders and apart:
-        wanted = pace.cores_a_device * model.config.learning.workers
+    if throughput and throughput.bound_by == "decoding" and fleet.decoders and apart:
+        wanted = throughput.cores_a_device * model.config.learning.workers
         seconds = replace(model, fleet=fleet.with_cores(wanted)).forecast().seconds
         what = f"{wanted:.0f} decode cores (there are {fleet.decode_cores:g}) keep the device busy"
         yield Option(seconds, f"{what}: {_then(seconds)}")
@@ -65,8 +65,8 @@ def _decoding(model: RunModel, found: Forecast) -> Iterator[Option]:
 
 
 def _device(model: RunModel, found: Forecast) -> Iterator[Option]:
-    pace = found.paces.get("learn")
-    if pace is None or pace.bound_by != "the device":
+    throughput = found.throughputs.get("learn")
+    if throughput is None or throughput.bound_by != "the device":
         return
     if model.fleet.device == "cpu":
         what = "a GPU (resources.device=cuda): training on CPUs takes most of the time"

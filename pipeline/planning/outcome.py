@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.planning.timeline import STAGES
 from pipeline.run import Run
 from pipeline.storage import Location
-from pipeline.telemetry.attempts import FOLDER, number_of
+from pipeline.telemetry.attempts import attempts_of
 from pipeline.telemetry.console import duration, say, table
 from pipeline.telemetry.events import EventLog
 
@@ -87,8 +87,7 @@ def _events(place: Location) -> list[dict[str, Any]]:
 
 def _attempts_s(place: Location, since: float) -> float:
     """Seconds of all tries that began since then; this one's go on."""
-    found = [file.read_json() for file in sorted((place / FOLDER).files(".json"), key=number_of)]
-    found = [attempt for attempt in found if attempt["began"] >= since]
+    found = [attempt for attempt in attempts_of(place) if attempt["began"] >= since]
     if not found:
         return 0.0
     *before, now = found

@@ -17,7 +17,6 @@ from pipeline.planning.device_probe import DeviceTime, encode_times, step_times
 from pipeline.planning.fleet import Fleet
 from pipeline.planning.forecast import plain
 from pipeline.planning.measured import Decoding, Measured, StoreTime
-from pipeline.planning.pace import Pace
 from pipeline.planning.sample import Sample, table_of
 from pipeline.planning.stage_probe import (
     WEIGHTS,
@@ -27,6 +26,7 @@ from pipeline.planning.stage_probe import (
     filled,
     learn_seconds,
 )
+from pipeline.planning.throughput import Throughput
 from pipeline.planning.timeline import ClipPass, Piece, UpdatePass
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
@@ -219,4 +219,4 @@ class Probes:
         """Seconds a clip with one device."""
         fleet = self.fleet
         shared = fleet.shares_cores
-        return Pace.of(decode.core_s, device.clip_s, fleet.decode_cores, 1, shared).seconds
+        return Throughput.of(decode.core_s, device.clip_s, fleet.decode_cores, 1, shared).seconds
