@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.planning.advice import advice, bottleneck
 from pipeline.planning.forecast import Forecast, RunModel
 from pipeline.planning.needs import Needs
+from pipeline.planning.outcome import settings_digest
 from pipeline.planning.prices import PriceTable
 
 IDLE_S = 300.0  # of a node before it is given back, cluster.yaml: idle_timeout_minutes
@@ -27,6 +28,7 @@ def recorded(
     ]
     plan: dict[str, Any] = {
         "made": round(time.time(), 1),
+        "settings": settings_digest(config),
         "method": config.method,
         "rounds": [(model.last or 0) + 1, config.rounds],
         "clips": counts.chosen,
