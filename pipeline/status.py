@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
-from pipeline import lease
 from pipeline.clips.indexing import REJECTS
 from pipeline.clips.table import ClipTable
 from pipeline.errors import UserError
@@ -16,11 +14,10 @@ from pipeline.methods import MODALITIES
 from pipeline.planning import outcome
 from pipeline.run import Run
 from pipeline.storage import Location
-from pipeline.telemetry.attempts import DONE, FOLDER, INTERRUPTED, number_of
+from pipeline.telemetry.attempts import DONE, INTERRUPTED, attempts_of, is_at_work
 from pipeline.telemetry.console import duration, table
 from pipeline.telemetry.events import read_events
 
-_SILENT = 4  # writings that do not come, after which a driver that cannot be asked counts as dead
 _SHOWN = 10  # of the last attempts
 _OF_CLUSTERS = ("nmi_to_last", "effective_clusters", *(f"agreement_with_{m}" for m in MODALITIES))
 _WORDS = {"nmi_to_last": "NMI", **{f"agreement_with_{m}": "agrees" for m in MODALITIES}}
@@ -43,7 +40,7 @@ def status_of(place: Location) -> dict[str, Any]:
         raise UserError(f"{place} is not a run: jobs/index.py begins one")
     config = run.config if (run := _run(place)) else None
     last = run.last_round() if run else None
-    attempts = _attempts(place / FOLDER)
+    attempts = attempts_of(place)
     found: dict[str, Any] = {
         "run": str(place),
         "state": _state(place, attempts, config is not None and last == config.rounds),
@@ -67,24 +64,13 @@ def _run(place: Location) -> Run | None:
     return Run.existing(place.full_uri) if (place / "config.yaml").exists() else None
 
 
-def _attempts(folder: Location) -> list[dict[str, Any]]:
-    """In their order; what cannot be read is left out."""
-    found: list[dict[str, Any]] = []
-    for file in sorted(folder.files(".json"), key=number_of):
-        with suppress(ValueError):
-            found.append(file.read_json())
-    return found
-
-
 def _state(place: Location, attempts: list[dict[str, Any]], is_done: bool) -> str:
     if not attempts:
         return "finished" if is_done else "begun"
     last = attempts[-1]
     if ended := last.get("ended"):
         return {DONE: "finished", INTERRUPTED: "interrupted"}.get(ended, "failed")
-    holder = lease.holder_of(place / "_LEASE")
-    silent = time.time() - last["written"] > _SILENT * last["every_s"] + lease.TTL_S
-    return "killed" if holder is None or holder.is_dead or silent else "working"
+    return "working" if is_at_work(place, last) else "killed"
 
 
 def _by_round(place: Location) -> list[dict[str, Any]]:

@@ -22,7 +22,7 @@ from pipeline.clips.stream import Augment, Slots
 from pipeline.clips.table import PublishedClips
 from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.planning.fleet import Fleet
+from pipeline.planning.fleet import cores_of
 from pipeline.runtime.failures import unwrapped
 from pipeline.runtime.placement import decoding
 from pipeline.storage import Location
@@ -43,7 +43,7 @@ class CoreTime:
 
 
 def decode_time(
-    clips: PublishedClips, modalities: Sequence[str], drawn: bool, config: Config, fleet: Fleet
+    clips: PublishedClips, modalities: Sequence[str], drawn: bool, config: Config
 ) -> CoreTime:
     """Of samples as an embedding pass takes them, or as learning does (`drawn`: augmented).
 
@@ -56,7 +56,7 @@ def decode_time(
     size = min((config.learning if drawn else config.embedding).batch_size, len(clips))
     augment = Augment(config.seed, 1) if drawn else None
     slots = Slots(clips, Order(len(clips), size), config.clips, tuple(modalities), augment)
-    told = _at_once(partial(_decode, slots), slots.order.num_slots, config, fleet)
+    told, core_s = _at_once(partial(_decode, slots), slots.order.num_slots, config)
     lost = sum(one["lost"] for one in told)
     reasons = tuple(sorted({reason for one in told for reason in one["reasons"]}))
     done = sum(one["clips"] for one in told)
@@ -65,17 +65,17 @@ def decode_time(
             f"none of {done} clips that were tried can be decoded ({', '.join(reasons)}): nothing "
             "can be planned, nor learned"
         )
-    return CoreTime(_of_a_core(told, config, fleet), done, lost, reasons)
+    return CoreTime(core_s, done, lost, reasons)
 
 
-def fill_time(clips: PublishedClips, scratch: Location, config: Config, fleet: Fleet) -> CoreTime:
+def fill_time(clips: PublishedClips, scratch: Location, config: Config) -> CoreTime:
     """Of clips that are shrunk for the clip store and written, as in the first fill."""
     bounds = [(at, min(at + _STORED, len(clips))) for at in range(0, len(clips), _STORED)]
     names = shard_names(clips.table.read_parts(COLUMNS), shaping(config), _STORED)
     fill = FillShard(clips, scratch, bounds, names, config.clips, config.store.codec)
-    told = _at_once(partial(_fill, fill), len(bounds), config, fleet)
+    told, core_s = _at_once(partial(_fill, fill), len(bounds), config)
     lost = sum(one["lost"] for one in told)
-    return CoreTime(_of_a_core(told, config, fleet), sum(one["clips"] for one in told), lost, ())
+    return CoreTime(core_s, sum(one["clips"] for one in told), lost, ())
 
 
 Timed = Mapping[str, Any]  # clips, lost, reasons, seconds
@@ -112,8 +112,12 @@ def _node() -> str:
     return str(ray.get_runtime_context().get_node_id())
 
 
-def _at_once(work: Callable[[int], Timed], count: int, config: Config, fleet: Fleet) -> list[Timed]:
-    """Numbers 0..count-1, dealt to as many tasks as one node runs at once; each is timed."""
+def _at_once(work: Callable[[int], Timed], count: int, config: Config) -> tuple[list[Timed], float]:
+    """Numbers 0..count-1, dealt to as many tasks as one node runs at once; and seconds a clip.
+
+    These are of a core: tasks share the cores of their node, and each has one at most. Of a GPU,
+    where that decodes.
+    """
     cost = _cost(config)
     with unwrapped():
         # Where there is none yet, this is what the autoscaler starts one for.
@@ -121,7 +125,7 @@ def _at_once(work: Callable[[int], Timed], count: int, config: Config, fleet: Fl
         there = next(n["Resources"] for n in ray.nodes() if n["NodeID"] == node)
         asked = {"CPU": cost["num_cpus"], "GPU": cost["num_gpus"]}
         fit = min(int(there.get(name, 0) / each + 1e-6) for name, each in asked.items() if each)
-        tasks = min(fit, _TASKS, count)
+        tasks = max(min(fit, _TASKS, count), 1)
         here = cost | {"label_selector": {"ray.io/node-id": node}}
         dealt = np.array_split(np.arange(count), tasks)
         for least_s in (0.0, _LEAST_S):  # once so that all processes are there
@@ -129,16 +133,10 @@ def _at_once(work: Callable[[int], Timed], count: int, config: Config, fleet: Fl
                 _timed.options(**here).remote(work, some.tolist(), least_s) for some in dealt
             ]
             told = ray.get(waiting)
-    return told
-
-
-def _of_a_core(told: Sequence[Timed], config: Config, fleet: Fleet) -> float:
-    """Seconds for a clip: tasks share the cores of their node, and a task has no more than one."""
     rate = sum(one["clips"] / one["seconds"] for one in told)
     if decodes_on_gpu(config):
-        return len(told) * _cost(config)["num_gpus"] / rate
-    cores = max(kind.cores for kind in fleet.decoders) if fleet.decoders else len(told)
-    return min(len(told), cores) / rate
+        return told, tasks * cost["num_gpus"] / rate
+    return told, min(tasks, cores_of(there, config.resources)) / rate
 
 
 def decodes_on_gpu(config: Config) -> bool:

@@ -64,13 +64,13 @@ def encode_times(
     weights: Location,
     config: Config,
     device: str,
-) -> list[DeviceTime]:
-    """Of each kind of embedding pass."""
+) -> list[tuple[DeviceTime, dict[str, int]]]:
+    """Of each kind of embedding pass, and the dimensions of its features, by modality."""
     options = encoding(config.resources, device)
     given = (clips, [(each.modalities, each.raw) for each in passes], weights, config, device)
     with unwrapped():
-        ladders = ray.get(_encoding.options(**options).remote(*given))
-    return [DeviceTime.of(ladder) for ladder in ladders]
+        found = ray.get(_encoding.options(**options).remote(*given))
+    return [(DeviceTime.of(ladder), dims) for ladder, dims in found]
 
 
 def step_times(
@@ -94,7 +94,7 @@ def _encoding(
     weights: Location,
     config: Config,
     device: str,
-) -> list[Ladder]:
+) -> list[tuple[Ladder, dict[str, int]]]:
     from pipeline.embedding.encode import Encode
 
     batch = _decoded(clips, config, config.embedding.batch_size)
@@ -105,7 +105,8 @@ def _encoding(
         def run(some: Batch, encode: Encode = encode) -> None:
             encode(row_of([some]))
 
-        found.append(_ladder(run, batch))
+        dims = {m: int(encode.networks[m].dim) for m in modalities}  # type: ignore[arg-type]
+        found.append((_ladder(run, batch), dims))
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,15 +43,13 @@ class Fleet:
         for node in ray.nodes():
             if node["Alive"]:
                 by_role.setdefault(role_of(node), []).append(node["Resources"])
-        # A Ray of the job's own may have more logical CPUs than there are cores.
-        own = None if given_address() else min(os.cpu_count() or 1, local_cpus(resources))
         kinds = []
         for role, nodes in sorted(by_role.items()):
 
             def mean(name: str, nodes: list[Mapping[str, float]] = nodes) -> float:
                 return sum(node.get(name, 0.0) for node in nodes) / len(nodes)
 
-            cores = mean("CPU") if own is None else float(own)
+            cores = sum(cores_of(node, resources) for node in nodes) / len(nodes)
             store = mean("object_store_memory")
             kinds.append(NodeKind(role, len(nodes), cores, mean("GPU"), store))
         device = choose_device(resources)
@@ -71,8 +70,15 @@ class Fleet:
         kinds = (replace(kind, count=counts.get(kind.role, kind.count)) for kind in self.kinds)
         return replace(self, kinds=tuple(kinds))
 
-    def count(self, role: str) -> int:
-        return sum(kind.count for kind in self.kinds if kind.role == role)
+    def with_cores(self, cores: float) -> Fleet:
+        """With more nodes that decode, until they have so many cores together."""
+        more = cores / max(self.decode_cores, 1e-9)
+        counts = {kind.role: math.ceil(kind.count * max(more, 1.0)) for kind in self.decoders}
+        return self.resized(counts)
+
+    def with_gpus(self, times: int) -> Fleet:
+        """With so many times the nodes that have GPUs."""
+        return self.resized({kind.role: times * kind.count for kind in self.kinds if kind.gpus})
 
     def of(self, roles: Sequence[str]) -> list[NodeKind]:
         """Kinds whose nodes may do what keeps to these roles, and can: the head may have no CPU."""
@@ -136,6 +142,13 @@ class Fleet:
             seconds += min(gap, idle_s) if begun else 0.0
             found[kind.role] = kind.count * seconds / 3600
         return found
+
+
+def cores_of(node: Mapping[str, float], resources: ResourcesConfig) -> float:
+    """Of a node with these resources; a Ray of the job's own has more logical CPUs than cores."""
+    if given_address():
+        return node.get("CPU", 0.0)
+    return float(min(os.cpu_count() or 1, local_cpus(resources)))
 
 
 def counts_of(text: str) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """The model of a run: from what the probes measured to hours by stage.
 
-A stage takes its start each time, and its clips at their pace (`ClipPace`). What a run may save is
-not counted on: all rounds, all epochs, all iterations of k-means are taken to be done.
+A stage takes its start each time, and its clips at their throughput. What a run may save is not
+counted on: all rounds, all epochs, all iterations of k-means are taken to be done.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pipeline.methods import Method
 from pipeline.planning.counts import ClipCounts, UpdateSteps
 from pipeline.planning.decode_probe import decodes_on_gpu
 from pipeline.planning.fleet import Fleet
-from pipeline.planning.machine_pace import ClipPace
 from pipeline.planning.measured import Decoding, Measured
 from pipeline.planning.stage_probe import shards_of
+from pipeline.planning.throughput import Throughput
 from pipeline.planning.timeline import (
     STAGES,
     ClipPass,
@@ -61,7 +61,7 @@ class Forecast:
 
     stages: dict[str, StageTime] = field(default_factory=lambda: {s: StageTime() for s in STAGES})
     order: list[tuple[str, float]] = field(default_factory=list)  # (stage, seconds)
-    paces: dict[str, ClipPace] = field(default_factory=dict)  # stage → of its first piece
+    throughputs: dict[str, Throughput] = field(default_factory=dict)  # stage → of its first piece
 
     @property
     def seconds(self) -> float:
@@ -73,12 +73,12 @@ class Forecast:
         start_s: float,
         work_s: float,
         clips: int = 0,
-        pace: ClipPace | None = None,
+        throughput: Throughput | None = None,
     ) -> None:
-        bound_by = pace.bound_by if pace else ""
+        bound_by = throughput.bound_by if throughput else ""
         self.order.append((stage, self.stages[stage].add(start_s, work_s, clips, bound_by)))
-        if pace:
-            self.paces.setdefault(stage, pace)
+        if throughput:
+            self.throughputs.setdefault(stage, throughput)
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ class RunModel:
         for piece in timeline.pieces():
             match piece:
                 case ClipPass():
-                    clips, pace = self._pass_clips(piece), self.embed_pace(piece)
-                    work_s = clips * pace.seconds
-                    found.add("embed", measured.embed_start_s, work_s, clips, pace)
+                    clips, throughput = self._pass_clips(piece), self.embed_throughput(piece)
+                    work_s = clips * throughput.seconds
+                    found.add("embed", measured.embed_start_s, work_s, clips, throughput)
                 case LabelPass():
                     found.add("cluster", *self._clustering(piece))
                 case UpdatePass():
@@ -129,26 +129,26 @@ class RunModel:
             return self.measured.store.decoding
         return self.measured.decoding
 
-    def embed_pace(self, piece: ClipPass) -> ClipPace:
+    def embed_throughput(self, piece: ClipPass) -> Throughput:
         settings, fleet = self.config.embedding, self.fleet
         devices = fleet.gpus if fleet.device == "cuda" else fleet.trainers
         actors = max(min(settings.max_actors, devices), settings.min_actors)
         decode_s = self.decoding[piece.modalities, False].core_s
         device_s = self.measured.encoding[plain(piece)].clip_s
-        pace = ClipPace.of(
+        throughput = Throughput.of(
             decode_s, device_s, self._cores(0.51 * actors), actors, fleet.shares_cores
         )
-        return pace.fed("embed", math.ceil(actors / ACTORS_EACH))
+        return throughput.fed("embed", math.ceil(actors / ACTORS_EACH))
 
-    def learn_pace(self, number: int, held_out: bool = False) -> ClipPace:
+    def learn_throughput(self, number: int, held_out: bool = False) -> Throughput:
         learning = self.config.learning
         modalities = self.method.updates[number].encoders
         decode_s = self.decoding[modalities, True].core_s
         device_s = self.measured.steps[number][held_out].clip_s
         cores = self._cores(learning.workers * learning.cpus_per_worker)
         shared = self.fleet.shares_cores
-        pace = ClipPace.of(decode_s, device_s, cores, learning.workers, shared)
-        return pace.fed("learn", learning.workers)
+        throughput = Throughput.of(decode_s, device_s, cores, learning.workers, shared)
+        return throughput.fed("learn", learning.workers)
 
     def _cores(self, held: float) -> float:
         """What decodes while so many CPUs are held: GPUs, where these do."""
@@ -199,20 +199,20 @@ class RunModel:
         """Start and work."""
         settings, probe = self.config.clustering, self.measured.kmeans
         rows = self.counts.with_all(piece.modalities)
-        each = rows / probe.rows * probe.shards / shards_of(rows, self.config)
+        each = rows / probe.rows * probe.shards / shards_of(rows, settings)
         seeds = probe.seed_s * (1.0 if settings.init == "random" else each)
         tries = settings.restarts * (seeds + settings.iterations * probe.iteration_s * each)
         return probe.start_s, tries + (probe.load_s + probe.label_s) * each
 
     def _update(self, piece: UpdatePass, found: Forecast) -> None:
-        steps, pace = self.updates[piece.number], self.learn_pace(piece.number)
-        held_s = steps.held_clips * self.learn_pace(piece.number, held_out=True).seconds
-        work_s = steps.drawn * pace.seconds + held_s
-        found.add("learn", self.measured.learn_start_s, work_s, steps.drawn, pace)
+        steps, throughput = self.updates[piece.number], self.learn_throughput(piece.number)
+        held_s = steps.held_clips * self.learn_throughput(piece.number, held_out=True).seconds
+        work_s = steps.drawn * throughput.seconds + held_s
+        found.add("learn", self.measured.learn_start_s, work_s, steps.drawn, throughput)
         if piece.number + 1 == len(self.method.updates):
             found.add("rest", 0.0, ROUND_S)
 
 
 def plain(piece: ClipPass) -> ClipPass:
-    """The same for what it measures: a kept pass has other clips, not others' pace."""
+    """The same for what it measures: a kept pass has other clips, not others' throughput."""
     return ClipPass(piece.modalities, piece.raw, False)

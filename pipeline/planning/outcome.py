@@ -8,26 +8,32 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from pipeline.config import Config
+from pipeline.manifest import digest_of
 from pipeline.planning.timeline import STAGES
 from pipeline.run import Run
 from pipeline.storage import Location
-from pipeline.telemetry.attempts import FOLDER, number_of
+from pipeline.telemetry.attempts import attempts_of
 from pipeline.telemetry.console import duration, say, table
 from pipeline.telemetry.events import EventLog
 
 FILE = "plan.json"  # in the run directory
 EVENT = "forecast"
+_KEYS = {"made", "settings", "rounds", "stages", "seconds"}  # of a plan, that are read here
 Row = tuple[float, float]  # forecast and actual, in seconds
 
 
 def compare(run: Run, events: EventLog, job_s: float) -> None:
-    """Say and note how the forecast fared, once, where the run was planned to where it stands.
+    """Say and note how the forecast fared, once, of a run that was planned with these settings.
 
     Args:
         job_s: that this process took before its attempt began.
     """
     plan = plan_of(run.location)
-    if plan is None or plan["rounds"][1] != run.config.rounds:
+    if plan is None:
+        return
+    if plan["settings"] != settings_digest(run.config):
+        say(f"{run.location / FILE} is of other settings: it is not compared")
         return
     told = [e for e in _events(run.location) if e["time"] >= plan["made"]]
     if any(event["event"] == EVENT for event in told):
@@ -38,10 +44,18 @@ def compare(run: Run, events: EventLog, job_s: float) -> None:
     say(as_table(rows))
 
 
+def settings_digest(config: Config) -> str:
+    """Of all settings that a run's time depends on."""
+    kept = config.model_dump(mode="json", exclude={"run", "tracking"})
+    return digest_of(json.dumps(kept, sort_keys=True).encode())
+
+
 def plan_of(place: Location) -> dict[str, Any] | None:
     """The plan that is kept with a run; None where there is none that can be read."""
     with suppress(FileNotFoundError, ValueError):
-        return dict((place / FILE).read_json())
+        found = (place / FILE).read_json()
+        if isinstance(found, dict) and found.keys() >= _KEYS:
+            return found
     return None
 
 
@@ -87,8 +101,7 @@ def _events(place: Location) -> list[dict[str, Any]]:
 
 def _attempts_s(place: Location, since: float) -> float:
     """Seconds of all tries that began since then; this one's go on."""
-    found = [file.read_json() for file in sorted((place / FOLDER).files(".json"), key=number_of)]
-    found = [attempt for attempt in found if attempt["began"] >= since]
+    found = [attempt for attempt in attempts_of(place) if attempt["began"] >= since]
     if not found:
         return 0.0
     *before, now = found

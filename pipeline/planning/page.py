@@ -53,7 +53,7 @@ def _nodes(plan: dict[str, Any]) -> str:
 def _stages(plan: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     for name, stage in plan["stages"].items():
         if stage["times"]:
-            pace = plan["paces"].get(name)
+            throughput = plan["throughputs"].get(name)
             yield (
                 _NAMES.get(name, name),
                 f"{stage['times']}",
@@ -61,7 +61,7 @@ def _stages(plan: dict[str, Any]) -> Iterator[tuple[str, ...]]:
                 duration(stage["start_s"]),
                 duration(stage["work_s"]),
                 duration(stage["seconds"]),
-                f"{pace['clips_per_second']:,.0f}" if pace else "",
+                f"{throughput['clips_per_second']:,.0f}" if throughput else "",
                 stage["bound_by"],
             )
     starts = sum(stage["start_s"] for stage in plan["stages"].values())
@@ -88,8 +88,8 @@ def _facts(plan: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         size = measured["step_batch"][number]
         yield f"train, update {number}", f"{1000 * seconds:.2f} ms a clip", f"probed, batch {size}"
     for name in ("embed", "learn"):
-        if name in plan["paces"]:
-            cores = plan["paces"][name]["cores_a_device"]
+        if name in plan["throughputs"]:
+            cores = plan["throughputs"][name]["cores_a_device"]
             yield f"decode cores a device, {name}", f"{cores:.1f}", "computed"
     kmeans = measured["kmeans"]
     yield (

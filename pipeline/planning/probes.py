@@ -10,14 +10,12 @@ import pyarrow as pa
 import ray
 
 from pipeline.clips.table import ClipTable, PublishedClips
-from pipeline.clustering.feature_files import layout
 from pipeline.config import Config
 from pipeline.methods import Method
 from pipeline.planning.decode_probe import CoreTime, decode_time, fill_time
 from pipeline.planning.device_probe import DeviceTime, encode_times, step_times
 from pipeline.planning.fleet import Fleet
 from pipeline.planning.forecast import plain
-from pipeline.planning.machine_pace import ClipPace
 from pipeline.planning.measured import Decoding, Measured, StoreTime
 from pipeline.planning.sample import Sample, table_of
 from pipeline.planning.stage_probe import (
@@ -28,6 +26,7 @@ from pipeline.planning.stage_probe import (
     filled,
     learn_seconds,
 )
+from pipeline.planning.throughput import Throughput
 from pipeline.planning.timeline import ClipPass, Piece, UpdatePass
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
@@ -64,10 +63,11 @@ class Probes:
         else:
             decoding = self._decoding(self.ordered, self.drawn)
         read = store.decoding if store else decoding
-        encoding, steps = self._encoding(), self._steps()
+        (encoding, dims), steps = self._encoding(), self._steps()
         embed_start_s, embed_loop = self._embed(encoding, read)
-        dims = {m: layout(self.scratch / "embed" / m)[0] for m in self.method.modalities}
-        kmeans = cluster_time(self._rows, self._dim(dims), self.scratch, self.config)
+        # The most features that a clustering has.
+        dim = max(sum(dims[m] for m in ms) for ms in self.method.clusterings.values())
+        kmeans = cluster_time(len(self.clips), dim, self.scratch, self.config)
         say(f"plan · cluster · {kmeans.rows:,} vectors, {kmeans.iteration_s:.3f} s an iteration")
         learn_start_s, learn_loop = self._learn(steps, read)
         table = ray.get(self.drawn.refs[0])
@@ -89,7 +89,7 @@ class Probes:
 
     def store_time(self) -> StoreTime:
         """Of the clip store, by a small one of the sample."""
-        fill = fill_time(self.drawn, self.scratch / "fill", self.config, self.fleet)
+        fill = fill_time(self.drawn, self.scratch / "fill", self.config)
         # A single task fills so few clips.
         count = min(max(int(_WORK_S / fill.core_s), _FEW), _STORED, len(self.drawn))
         few = self._table("stored", self.sample.drawn.slice(0, count))
@@ -128,11 +128,17 @@ class Probes:
         few = {"encoders": {"warm_batches": warm}, "embedding": {"batch_size": _FEW}}
         return self.scratch, self._settings(**few)
 
+    @property
+    def _whole(self) -> ClipPass:
+        return ClipPass(self.method.modalities, False, False)
+
     @cached_property
     def _passes(self) -> list[ClipPass]:
         """Kinds of embedding passes, that over all modalities among them."""
-        whole = ClipPass(self.method.modalities, False, False)
-        found = {whole, *(plain(piece) for piece in self.pieces if isinstance(piece, ClipPass))}
+        found = {
+            self._whole,
+            *(plain(piece) for piece in self.pieces if isinstance(piece, ClipPass)),
+        }
         return sorted(found, key=repr)
 
     @cached_property
@@ -146,20 +152,22 @@ class Probes:
         drawing = {self.method.updates[number].encoders for number in self._updates}
         for clips, sets, is_drawn in ((ordered, passes, False), (drawn, drawing, True)):
             for modalities in sorted(sets):
-                one = decode_time(clips, modalities, is_drawn, self.config, self.fleet)
+                one = decode_time(clips, modalities, is_drawn, self.config)
                 found[modalities, is_drawn] = one
                 what = f"{'drawn' if is_drawn else 'in order'}{' · stored' if clips.store else ''}"
                 names = " and ".join(modalities)
                 say(f"plan · decode {names} · {what} · {1000 * one.core_s:.2f} ms of a core a clip")
         return found
 
-    def _encoding(self) -> dict[ClipPass, DeviceTime]:
+    def _encoding(self) -> tuple[dict[ClipPass, DeviceTime], dict[str, int]]:
+        """Of each kind of pass, and the dimensions of the encoders' features."""
         given = (self.drawn, self._passes, self.scratch / WEIGHTS, self.config, self.fleet.device)
         found = dict(zip(self._passes, encode_times(*given)))
-        for each, took in found.items():
+        for each, (took, _) in found.items():
             names = f"{' and '.join(each.modalities)}{' · no encoder' if each.raw else ''}"
             say(f"plan · encode {names} · {1000 * took.clip_s:.2f} ms a clip")
-        return found
+        times = {each: took for each, (took, _) in found.items()}
+        return times, found[self._whole][1]
 
     def _steps(self) -> dict[int, tuple[DeviceTime, DeviceTime]]:
         if not self._updates:
@@ -175,12 +183,12 @@ class Probes:
 
     def _embed(self, encoding: dict[ClipPass, DeviceTime], read: Decoding) -> tuple[float, float]:
         """Seconds of a pass beyond its clips, and of one of these."""
-        whole = ClipPass(self.method.modalities, False, False)
-        expected = self._together(read[whole.modalities, False], encoding[whole])
+        expected = self._together(read[self._whole.modalities, False], encoding[self._whole])
         rows = self.sample.ordered
         count = min(max(int(_WORK_S / expected), _FEW), len(rows))
         few = self._table("embedded", rows.slice(0, count))
-        seconds = embed_seconds(few, self.method.modalities, self.scratch, self._settings())
+        config = self._settings(embedding={"min_actors": 1, "max_actors": 1})
+        seconds = embed_seconds(few, self.method.modalities, self.scratch, config)
         return max(seconds - count * expected, 0.0), expected
 
     def _learn(
@@ -191,16 +199,17 @@ class Probes:
             return 0.0, 0.0
         learning = self.config.learning
         modalities = self.method.updates[0].encoders
-        expected = self._together(read[modalities, True], steps[0][0]) / learning.workers
-        size = min(learning.batch_size, max(int(_WORK_S / expected / learning.workers), 2))
-        batch = size * learning.step_batches
-        count = max(int(_WORK_S / expected / batch), 1)
-        small: dict[str, Any] = {"batch_size": size, "epoch_clips": count * batch, "epochs": 1.0}
+        expected = self._together(read[modalities, True], steps[0][0])
+        size = min(learning.batch_size, max(int(_WORK_S / expected), 2))
+        clips = max(int(_WORK_S / expected / size), 1) * size
+        small: dict[str, Any] = {"batch_size": size, "epoch_clips": clips, "epochs": 1.0}
+        # One worker: more would wait for nodes of theirs.
+        small |= {"workers": 1, "min_workers": 0, "accumulate": 1}
         small |= {"held_out": 0.0, "checkpoint_minutes": 0.0, "sampling": "natural"}
         # What training keeps of its features is not asked for.
         config = self._settings(learning=small)
         seconds, found = learn_seconds(self.drawn, self.method, self.scratch, config)
-        done = found["steps"] * batch
+        done = found["clips"]
         waited = found["train_seconds"] * found["wait_share"]
         loop_s = (found["train_seconds"] - waited) / done
         say(f"plan · learn · {1000 * loop_s:.2f} ms a clip beside {waited:.1f} s of waiting")
@@ -210,12 +219,4 @@ class Probes:
         """Seconds a clip with one device."""
         fleet = self.fleet
         shared = fleet.shares_cores
-        return ClipPace.of(decode.core_s, device.clip_s, fleet.decode_cores, 1, shared).seconds
-
-    @property
-    def _rows(self) -> int:
-        return len(self.clips)
-
-    def _dim(self, dims: dict[str, int]) -> int:
-        """The most features that a clustering has."""
-        return max(sum(dims[m] for m in ms) for ms in self.method.clusterings.values())
+        return Throughput.of(decode.core_s, device.clip_s, fleet.decode_cores, 1, shared).seconds

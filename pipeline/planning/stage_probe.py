@@ -18,7 +18,7 @@ from pipeline.clips.fill import fill
 from pipeline.clips.store import ClipStore
 from pipeline.clips.table import PublishedClips
 from pipeline.clustering import ClusteringTask, KMeansProgress, cluster
-from pipeline.config import Config
+from pipeline.config import ClusteringConfig, Config
 from pipeline.embedding.embed import EmbeddingTask, embed
 from pipeline.embedding.warming import write_random_encoders
 from pipeline.learning.learn import learn
@@ -27,7 +27,7 @@ from pipeline.methods import Method
 from pipeline.storage import Location
 
 _ROWS = 65_536  # of the vectors that are clustered
-_ITERATIONS = 3
+_ITERATIONS, _SHARDS = 3, 2
 WEIGHTS = "encoders.safetensors"  # in the scratch folder
 
 
@@ -102,6 +102,7 @@ def cluster_time(rows: int, dim: int, scratch: Location, config: Config) -> KMea
     index = pa.array(np.arange(rows, dtype=np.int64))
     (folder / "part-0.parquet").write_table(pa.table({"clip_index": index, "features": lists}))
     few = {"k": min(config.clustering.k, rows), "iterations": _ITERATIONS, "restarts": 1}
+    few["shards"] = min(config.clustering.shards, _SHARDS)  # no more nodes than they need
     settings = config.clustering.model_copy(update=few)
     task = ClusteringTask((folder,), rows, None, settings, config.seed, out)
     steps: dict[str, list[float]] = {}
@@ -115,7 +116,7 @@ def cluster_time(rows: int, dim: int, scratch: Location, config: Config) -> KMea
     written = sum(place.info().size or 0 for place in (out / "labels").files())
     return KMeansTime(
         rows=rows,
-        shards=shards_of(rows, config),
+        shards=shards_of(rows, settings),
         start_s=seconds - sum(map(sum, steps.values())),
         load_s=sum(steps.get("loading", [])),
         seed_s=sum(steps.get("seeding", [])),
@@ -125,9 +126,9 @@ def cluster_time(rows: int, dim: int, scratch: Location, config: Config) -> KMea
     )
 
 
-def shards_of(rows: int, config: Config) -> int:
+def shards_of(rows: int, settings: ClusteringConfig) -> int:
     """Into how many shards so many clips are divided."""
-    return min(config.clustering.shards, -(-rows // config.clustering.block_size))
+    return min(settings.shards, -(-rows // settings.block_size))
 
 
 def filled(clips: PublishedClips, place: Location, config: Config) -> tuple[ClipStore, float]:

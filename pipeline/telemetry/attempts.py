@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import ray
 
+from pipeline import lease
 from pipeline.errors import UserError
 from pipeline.storage import Location
 from pipeline.telemetry import progress
@@ -25,6 +26,7 @@ FOLDER = "attempts"
 EVERY_S, EVERY_S_REMOTE = 5.0, 30.0  # between two writings: to a disk, to a bucket
 _PATIENCE_S = 5.0
 _LOSSES = 1000  # the last ones, that the record names
+_SILENT = 4  # writings that do not come, after which a driver that cannot be asked counts as dead
 DONE, INTERRUPTED = "done", "interrupted"
 
 
@@ -93,6 +95,22 @@ class AttemptRecord:
         for role, count in Counter(self._nodes.values()).items():
             self._node_s[role] = self._node_s.get(role, 0.0) + count * (now - self._looked_s)
         self._looked_s = now
+
+
+def attempts_of(run: Location) -> list[dict[str, Any]]:
+    """In their order; what cannot be read is left out."""
+    found: list[dict[str, Any]] = []
+    for file in sorted((run / FOLDER).files(".json"), key=number_of):
+        with suppress(ValueError):
+            found.append(file.read_json())
+    return found
+
+
+def is_at_work(run: Location, attempt: dict[str, Any]) -> bool:
+    """Whether the driver of the last attempt works on the run, as far as can be told."""
+    holder = lease.holder_of(run / "_LEASE")
+    silent = time.time() - attempt["written"] > _SILENT * attempt["every_s"] + lease.TTL_S
+    return holder is not None and not holder.is_dead and not silent
 
 
 def number_of(place: Location) -> int:

@@ -18,6 +18,7 @@ from pipeline.lease import hold
 from pipeline.planning.page import as_page
 from pipeline.planning.plan import Asked, make_plan
 from pipeline.storage import Location
+from pipeline.telemetry.attempts import AttemptRecord
 from tests.conftest import TINY, copy_clips, rewrite_clips, s3_uri, tiny
 
 PRICES = "currency: EUR\nhour: {head: 36, decode: 1}\nstorage_gb_month: 1000\n"
@@ -124,9 +125,10 @@ def test_mistakes_are_one_line_and_leave_nothing(
         assert "\n" not in str(told.value)
     with pytest.raises(UserError, match="there is no clips table"):
         make_plan(tiny(f"run={tmp_path / 'none'}"), Asked())
-    with hold(run / "_LEASE", "the run"), pytest.raises(UserError, match="works on"):
+    at_work = hold(run / "_LEASE", "the run"), AttemptRecord(run)
+    with at_work[0], at_work[1], pytest.raises(UserError, match="works on"):
         make_plan(tiny(f"run={run}"), Asked())
-    assert names(run) == {"clips", "_LEASE"}
+    assert names(run) == {"clips", "_LEASE", "attempts"}
     for option in (["--prices", "p.yaml"], ["--json"], ["--nodes", "gpu=2"]):
         with pytest.raises(UserError, match=f"{option[0]} goes with --plan"):
             pretrain_job([f"run={run}", *option])
