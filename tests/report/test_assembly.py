@@ -223,7 +223,7 @@ def test_bad_arguments_are_named(calm: Calm, tmp_path: Path) -> None:
 def test_it_opens_by_double_click_and_plays(made: Location, visit: Visit) -> None:
     folder = Path(made.path)
     for view in ("overview", "across/2", "across/2/flow/audio", "map", "nearest/0", "rejects"):
-        assert len(visit(folder, view).locator("#view").inner_text()) > 60
+        assert len(visit(folder, view).locator("#view").inner_text()) > 20
     page = visit(folder, "clusters/audio/2")
     assert page.locator(".card").count() == 4
     page.locator(".card .tile").first.click()
