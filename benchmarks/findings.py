@@ -69,7 +69,8 @@ def spread(values: dict[int, float]) -> str:
 def compared(results: Results, one: Comparison) -> list[str]:
     """The claim, the trials, their paired difference over the seeds that both have, the verdict.
 
-    Trials of unequal length are compared after the last round that both were examined after.
+    Trials of unequal length are compared after the last round that both were examined after; where
+    there is none, as for a run and what went on from it, each after its own last one.
     The interval is Student's t over the seeds; "inconclusive" means that it includes 0.
     """
     names = (one.better, one.better if one.worse == "random" else one.worse)
@@ -77,8 +78,8 @@ def compared(results: Results, one: Comparison) -> list[str]:
     last = [max(found, default=0) for found in rounds]
     if one.worse == "random":
         last[1] = 0
-    elif all(last):
-        last = [max(rounds[0] & rounds[1])] * 2
+    elif all(last) and (both := rounds[0] & rounds[1]):
+        last = [max(both)] * 2
     better, worse = (by_seed(results, name, one.modality, n) for name, n in zip(names, last))
     seeds = sorted(better.keys() & worse.keys())
     after = f", round {last[0]}" if 0 < last[0] < max(rounds[0]) else ""
