@@ -21,10 +21,11 @@ from tests.conftest import ROOT
 from tests.whole_runs import Calm
 
 DRIVER = """
-import sys, time
+import signal, sys, time
 from pipeline.lease import hold
 from pipeline.storage import Location
 from pipeline.telemetry.attempts import AttemptRecord
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what runs in the background
 place = Location.of(sys.argv[1])
 with hold(place / "_LEASE", "the run"), AttemptRecord(place):
     print("begun", flush=True)

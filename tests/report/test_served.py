@@ -49,8 +49,8 @@ def test_it_is_made_anew_when_the_run_has_gone_on(calm: Calm, tmp_path: Path) ->
         shutil.move(kept, run / "rounds" / "0002")
         until(data, '"rounds_done":2,')
         until(f"http://127.0.0.1:{port}/", "</html>")
-        job.send_signal(signal.SIGINT)
-        assert job.wait(60) == 130
+        job.terminate()
+        assert job.wait(60) == 128 + signal.SIGTERM
     finally:
         job.kill()
         job.wait()
