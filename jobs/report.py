@@ -40,7 +40,14 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
         type=int,
         default=1200,
         metavar="N",
-        help="that can be seen and heard, about 15 KB each (default: 1200)",
+        help="that can be seen and heard, 10 to 30 KB each (default: 1200)",
+    )
+    parser.add_argument(
+        "--megabytes",
+        type=float,
+        default=25,
+        metavar="MB",
+        help="that their media take at most (25)",
     )
     parser.add_argument("--no-media", action="store_true", help="no faces and voices")
     parser.add_argument("--map", choices=("pca", "umap"), default="pca", help="(default: pca)")
@@ -51,8 +58,8 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not _LEAST <= options.clips <= _MOST:
         raise UserError(f"--clips is {options.clips:,}; it must be from {_LEAST} to {_MOST:,}")
-    if options.playable < 0 or options.seed < 0:
-        raise UserError("--playable and --seed must not be negative")
+    if min(options.playable, options.seed, options.megabytes) < 0:
+        raise UserError("--playable, --megabytes and --seed must not be negative")
     return options
 
 
@@ -73,6 +80,7 @@ def main(arguments: list[str]) -> None:
         out,
         most_shown=options.clips,
         playable=options.playable,
+        media_bytes=int(options.megabytes * 1e6),
         with_media=not options.no_media,
         projection=options.map,
         seed=options.seed,

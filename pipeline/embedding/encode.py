@@ -39,7 +39,7 @@ class Encode:
     ) -> None:
         use_threads(device)
         if weights is None:
-            networks = raw.build()
+            networks = raw.build(config.clips.audio.mels)
         else:
             networks = encoders.channels_last(encoders.build(config.encoders, seed=0))
             encoders.load_weights(networks, weights)

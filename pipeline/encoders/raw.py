@@ -22,12 +22,16 @@ class MeanColour(nn.Module):
 class CoarseLogMel(nn.Module):
     """spectrogram float [B, 1, mels, frames] → [B, 11·mels]: bands at ten times, and deviations."""
 
+    def __init__(self, mels: int) -> None:
+        super().__init__()
+        self.dim = (_TIMES + 1) * mels
+
     def forward(self, spectrogram_B1MF: Tensor) -> Tensor:
         x = spectrogram_B1MF.squeeze(1)
         steps = F.adaptive_avg_pool1d(x, _TIMES).flatten(1)
         return torch.cat([steps, x.std(dim=2)], dim=1)
 
 
-def build() -> nn.ModuleDict:
+def build(mels: int) -> nn.ModuleDict:
     """Both, as `pipeline.encoders.build` gives the encoders; they have no weights."""
-    return nn.ModuleDict({"video": MeanColour(), "audio": CoarseLogMel()})
+    return nn.ModuleDict({"video": MeanColour(), "audio": CoarseLogMel(mels)})

@@ -8,8 +8,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.video.resnet import BasicBlock, Conv2Plus1D, R2Plus1dStem
+
+
+class FlatConv3d(nn.Conv3d):
+    """A 1×k×k or k×1×1 convolution, computed as the two-dimensional one that it is.
+
+    Of clips with the channels last, pictures [B·T, H, W, C] and the points' courses in time
+    [B, T, H·W, C] are views. Two-dimensional kernels serve them better (benchmarks/README.md).
+    Clips of another layout go the way of `nn.Conv3d`, which gives the same up to rounding.
+    """
+
+    @staticmethod
+    def can_replace(conv: nn.Conv3d) -> bool:
+        (depth, *side), (stride, *_) = conv.kernel_size, conv.stride
+        flat = (depth == 1 and stride == 1) or (side == [1, 1] and conv.stride[1:] == (1, 1))
+        return flat and conv.groups == 1 and conv.bias is None and set(conv.dilation) == {1}
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        if not x_BCTHW.is_contiguous(memory_format=torch.channels_last_3d):
+            return super().forward(x_BCTHW)
+        stride, padding = self.stride, self.padding
+        if self.kernel_size[0] == 1:
+            pictures = x_BCTHW.transpose(1, 2).flatten(0, 1)
+            kernel = self.weight.squeeze(2)
+            y = F.conv2d(pictures, kernel, None, stride[1:], padding[1:])
+            return y.unflatten(0, (x_BCTHW.shape[0], -1)).transpose(1, 2)
+        kernel = self.weight.squeeze(4)
+        y = F.conv2d(x_BCTHW.flatten(3), kernel, None, (stride[0], 1), (padding[0], 0))
+        return y.unflatten(3, x_BCTHW.shape[3:])
 
 
 class Conv2Plus1DPerConv(Conv2Plus1D):
@@ -68,6 +98,8 @@ class R2Plus1D(nn.Sequential):
         for module in self.modules():  # He initialisation by fan-out, as torchvision's
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                if FlatConv3d.can_replace(module):
+                    module.__class__ = FlatConv3d  # a new one would draw from torch's generator
 
 
 def _stage(

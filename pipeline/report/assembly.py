@@ -54,7 +54,8 @@ class ReportTask:
     run: Run
     out: Location
     most_shown: int = 200_000  # clips on maps and in shares
-    playable: int = 1200  # clips that can be seen and heard, about 15 KB each
+    playable: int = 1200  # clips that can be seen and heard, 10 to 30 KB each
+    media_bytes: int = 25_000_000  # that they may take
     with_media: bool = True
     projection: str = "pca"
     live: bool = False  # the page looks for a newer report now and then
@@ -170,7 +171,7 @@ def _media(
         return media, [], np.zeros(0, np.uint8), {}
     positions = worth_playing(shown, seen, task.playable, task.seed)
     config = task.run.config
-    previews = Previews(task.out / "media", config.clips, config.resources)
+    previews = Previews(task.out / "media", config.clips, config.resources, task.media_bytes)
     kinds, losses = previews.make(table, shown.index[positions])
     if losses:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in losses.items())

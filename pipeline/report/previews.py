@@ -9,7 +9,7 @@ What is there already is not made again.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any
@@ -33,6 +33,7 @@ from pipeline.report.shown import ShownClips
 from pipeline.runtime.failures import unwrapped
 from pipeline.runtime.placement import decoding
 from pipeline.storage import Location
+from pipeline.telemetry.console import say
 from pipeline.telemetry.progress import Progress
 
 _TOGETHER = 12  # clips of a task
@@ -60,28 +61,30 @@ class Previews:
     folder: Location
     config: ClipsConfig
     resources: ResourcesConfig
+    most_bytes: int  # of all files; the clips that are at work when it is full come on top
 
-    def kept(self, ids: Sequence[str]) -> dict[str, Kind]:
-        """What is there of these clips; the media of others are removed."""
-        wanted, found = set(ids), dict.fromkeys(ids, Kind(0))
+    def kept(self, ids: Sequence[str]) -> tuple[dict[str, Kind], int]:
+        """What is there of these clips, and its bytes; the media of others are removed."""
+        wanted, found, size = set(ids), dict.fromkeys(ids, Kind(0)), 0
         kinds = {suffix: kind for kind, suffix in SUFFIXES.items()}
         for info in self.folder.children():
             stem, dot, suffix = info.base_name.rpartition(".")
             if stem in wanted and dot + suffix in kinds:
                 found[stem] |= kinds[dot + suffix]
+                size += info.size or 0
             else:
                 (self.folder / info.base_name).delete()
-        return found
+        return found, size
 
     def make(self, table: ClipTable, clips: np.ndarray) -> tuple[list[Kind], dict[str, int]]:
-        """Make what lacks of these clip indices.
+        """Make what lacks of these clip indices, in this order, as far as there is room.
 
         Returns:
             What there is of each clip now, and how many could not be had, by reason.
         """
         rows = table.rows(clips, DECODING_COLUMNS)
         ids = rows["clip_id"].to_pylist()
-        found = self.kept(ids)
+        found, size = self.kept(ids)
         audible, visible = (rows[f"has_{m}"].to_pylist() for m in ("audio", "video"))
         lacking = [
             number
@@ -91,18 +94,30 @@ class Previews:
             or (audible[number] and not found[name] & Kind.SPECTROGRAM)
         ]
         losses: dict[str, int] = {}
-        if lacking:
+        if lacking and size < self.most_bytes:
             with Progress("previews", len(lacking), "clips", limits=self.resources) as progress:
-                for name, made in self._made(rows.take(pa.array(lacking)), progress.meter):
+                chosen = rows.take(pa.array(lacking))
+                for name, made in self._made(
+                    chosen, progress.meter, lambda: size < self.most_bytes
+                ):
                     if isinstance(made, str):
                         losses[made] = losses.get(made, 0) + 1
                         continue
                     for kind, data in made.items():
                         (self.folder / f"{name}{SUFFIXES[kind]}").write_bytes(data)
                         found[name] |= kind
+                        size += len(data)
+        if size >= self.most_bytes and not all(found.values()):
+            there = sum(map(bool, found.values()))
+            say(
+                f"the media of {there:,} clips take {size / 1e6:,.0f} MB, those of "
+                f"{len(ids) - there:,} more are left out; --megabytes sets how much they may take"
+            )
         return [found[name] for name in ids], losses
 
-    def _made(self, rows: pa.Table, meter: Any) -> Iterator[tuple[str, Made | str]]:
+    def _made(
+        self, rows: pa.Table, meter: Any, has_room: Callable[[], bool]
+    ) -> Iterator[tuple[str, Made | str]]:
         """Id and what was made, or the reason for nothing; as they come."""
         cost = decoding(self.resources)
         task = ray.remote(_make).options(**cost)
@@ -111,7 +126,7 @@ class Previews:
         waiting: list[ray.ObjectRef] = []
         with unwrapped():
             while True:
-                for start in starts:
+                for start in starts if has_room() else ():
                     waiting.append(task.remote(rows.slice(start, _TOGETHER), self.config, meter))
                     if len(waiting) >= most:
                         break
@@ -176,7 +191,7 @@ def spectrogram(samples: np.ndarray, audio: AudioConfig) -> bytes:
 
 
 def worth_playing(shown: ShownClips, seen: Sequence[Seen], most: int, seed: int) -> np.ndarray:
-    """int64, ascending: positions of the clips whose media are made, in all `most`.
+    """int64: positions of the clips whose media are made, in all `most`.
 
     First the last round's typical, borderline and other clips, a few of each cluster at a time,
     then those of earlier rounds; what is left goes to the sample.
@@ -199,4 +214,4 @@ def worth_playing(shown: ShownClips, seen: Sequence[Seen], most: int, seed: int)
     order = order[order >= 0]
     _, first = np.unique(order, return_index=True)
     chosen = order[np.sort(first)[:most]]
-    return np.sort(shown.positions(chosen))
+    return shown.positions(chosen)

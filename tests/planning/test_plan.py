@@ -100,6 +100,25 @@ def test_a_run_that_goes_on(calm_copy: Location, capsys: pytest.CaptureFixture[s
     assert "planned: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("method=anchored_audio", "clustering.first=raw"),
+        ("method=cdc", "clustering.first=raw", "clustering.pca_dim=0"),
+        ("method=mdc", "embedding.from_training=true", "rounds=2"),
+        ("method=sdc", "encoders.video=tests.encoders.layernorm_networks:video_convnet"),
+    ],
+    ids=lambda settings: settings[0].removeprefix("method="),
+)
+def test_what_a_run_may_be_can_be_planned(
+    settings: tuple[str, ...], new_run: Callable[[], Location]
+) -> None:
+    plan = make_plan(tiny(f"run={new_run()}", *settings), Asked())
+    assert plan["seconds"] > 0
+    assert min(plan["bytes"].values()) >= 0
+    assert plan["bytes"]["features"] > 0
+
+
 @pytest.fixture
 def calm_copy(calm: Any, tmp_path: Path) -> Location:
     for info in calm.place.children(recursive=True):

@@ -213,6 +213,25 @@ def test_a_run_that_has_only_begun(new_run: Callable[[], Location], tmp_path: Pa
     assert page["playable"] == 48, "the clips can be looked at already"
 
 
+def test_the_media_take_as_much_as_they_may(
+    calm: Calm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is left out is said; with more room the same folder is filled up."""
+    place, media = tmp_path / "out", tmp_path / "out" / "media"
+    report([str(calm.place), str(place), "--megabytes", "0"])
+    assert value_of(Location.of(place), "report")["playable"] == 0
+    assert (
+        "the media of 0 clips take 0 MB, those of 48 more are left out" in capsys.readouterr().out
+    )
+    report([str(calm.place), str(place), "--megabytes", "0.001"])  # the first that come fill it
+    some = len(list(media.glob("*.mp4")))
+    assert 0 < some
+    report([str(calm.place), str(place)])
+    assert len(list(media.glob("*.mp4"))) == 48
+    report([str(calm.place), str(place), "--megabytes", "0.001"])
+    assert value_of(Location.of(place), "report")["playable"] == 48, "what is there stays"
+
+
 def test_bad_arguments_are_named(calm: Calm, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--clips is 0"):
         report([str(calm.place), str(tmp_path / "a"), "--clips", "0"])
