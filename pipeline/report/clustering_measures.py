@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -43,9 +43,6 @@ class ClusteringMeasures:
     beyond_files: float | None = None
     own_before: float | None = None
     other_before: float | None = None
-
-    def as_json(self) -> dict[str, float | str | None]:
-        return asdict(self)
 
 
 def measured(seen: Sequence[Seen], shown: ShownClips) -> list[ClusteringMeasures]:

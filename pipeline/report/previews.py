@@ -94,12 +94,14 @@ class Previews:
             or (audible[number] and not found[name] & Kind.SPECTROGRAM)
         ]
         losses: dict[str, int] = {}
-        if lacking and size < self.most_bytes:
+
+        def has_room() -> bool:
+            return size < self.most_bytes
+
+        if lacking and has_room():
             with Progress("previews", len(lacking), "clips", limits=self.resources) as progress:
                 chosen = rows.take(pa.array(lacking))
-                for name, made in self._made(
-                    chosen, progress.meter, lambda: size < self.most_bytes
-                ):
+                for name, made in self._made(chosen, progress.meter, has_room):
                     if isinstance(made, str):
                         losses[made] = losses.get(made, 0) + 1
                         continue
@@ -107,7 +109,7 @@ class Previews:
                         (self.folder / f"{name}{SUFFIXES[kind]}").write_bytes(data)
                         found[name] |= kind
                         size += len(data)
-        if size >= self.most_bytes and not all(found.values()):
+        if not has_room() and not all(found.values()):
             there = sum(map(bool, found.values()))
             say(
                 f"the media of {there:,} clips take {size / 1e6:,.0f} MB, those of "

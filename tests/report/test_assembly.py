@@ -225,7 +225,7 @@ def test_the_media_take_as_much_as_they_may(
     )
     report([str(calm.place), str(place), "--megabytes", "0.001"])  # the first that come fill it
     some = len(list(media.glob("*.mp4")))
-    assert 0 < some
+    assert some > 0
     report([str(calm.place), str(place)])
     assert len(list(media.glob("*.mp4"))) == 48
     report([str(calm.place), str(place), "--megabytes", "0.001"])
