@@ -24,21 +24,25 @@ class FlatConv3d(nn.Conv3d):
 
     @staticmethod
     def can_replace(conv: nn.Conv3d) -> bool:
-        (depth, *side), (stride, *_) = conv.kernel_size, conv.stride
-        flat = (depth == 1 and stride == 1) or (side == [1, 1] and conv.stride[1:] == (1, 1))
-        return flat and conv.groups == 1 and conv.bias is None and set(conv.dilation) == {1}
+        """Whether it is flat, and of the kind that R(2+1)D has: no bias, groups, dilation."""
+        if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
+            return False
+        shape = list(zip(conv.kernel_size, conv.stride, conv.padding))
+        flat = (1, 1, 0)  # along this axis nothing happens
+        is_plain = conv.groups == 1 and conv.bias is None and set(conv.dilation) == {1}
+        return is_plain and (shape[0] == flat or shape[1:] == [flat, flat])
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         if not x_BCTHW.is_contiguous(memory_format=torch.channels_last_3d):
             return super().forward(x_BCTHW)
         stride, padding = self.stride, self.padding
+        assert not isinstance(padding, str)
         if self.kernel_size[0] == 1:
-            pictures = x_BCTHW.transpose(1, 2).flatten(0, 1)
-            kernel = self.weight.squeeze(2)
+            pictures, kernel = x_BCTHW.transpose(1, 2).flatten(0, 1), self.weight.squeeze(2)
             y = F.conv2d(pictures, kernel, None, stride[1:], padding[1:])
-            return y.unflatten(0, (x_BCTHW.shape[0], -1)).transpose(1, 2)
-        kernel = self.weight.squeeze(4)
-        y = F.conv2d(x_BCTHW.flatten(3), kernel, None, (stride[0], 1), (padding[0], 0))
+            return y.unflatten(0, (x_BCTHW.shape[0], x_BCTHW.shape[2])).transpose(1, 2)
+        courses, kernel = x_BCTHW.flatten(3), self.weight.squeeze(4)
+        y = F.conv2d(courses, kernel, None, (stride[0], 1), (padding[0], 0))
         return y.unflatten(3, x_BCTHW.shape[3:])
 
 

@@ -77,5 +77,8 @@ def test_what_is_not_flat_stays() -> None:
         nn.Conv3d(3, 4, (3, 1, 1), stride=2, bias=False),
         nn.Conv3d(3, 3, (1, 3, 3), groups=3, bias=False),
         nn.Conv3d(3, 4, (3, 1, 1), dilation=2, bias=False),
+        nn.Conv3d(3, 4, (3, 1, 1), padding=1, bias=False),
+        nn.Conv3d(3, 4, (1, 3, 3), padding="same", bias=False),
+        nn.Conv3d(3, 4, (3, 1, 1), padding=(1, 0, 0), padding_mode="circular", bias=False),
     ):
         assert not video.FlatConv3d.can_replace(conv)
