@@ -33,12 +33,12 @@ from pipeline.telemetry.machine import about
 
 RESULT = Path(__file__).with_suffix(".json")
 ROOT = Path(__file__).resolve().parents[1]
-SHORT = ["clips.split=train", "rounds=2", "learning.epochs=2"]
+SHORT = ["clips.split=train", "learning.epochs=2"]
 CASES = {
-    "good": ["method=anchored_audio"],
-    "wrong anchor": ["method=anchored_video"],
-    "handed over": ["method=xdc"],
-    "silent": ["method=anchored_audio"],
+    "good": ["method=anchored_audio", "rounds=2"],
+    "wrong anchor": ["method=anchored_video", "rounds=1"],
+    "handed over": ["method=xdc", "rounds=2"],
+    "silent": ["method=anchored_audio", "rounds=1"],
 }
 
 
