@@ -1,6 +1,6 @@
 """Runs that go well and runs that go wrong, for the report's alarms.
 
-    python benchmarks/alarms.py WORDS_CSV OUT [CASE …]
+    python benchmarks/alarms.py WORDS_CSV OUT good   # and: silent, "wrong anchor", "handed over"
 
 Each case is a short real run on words, `configs/words.yaml` with what it names, of which one thing
 is wrong, or nothing. What their reports measure goes to ``benchmarks/alarms.json``;
@@ -20,7 +20,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-import ray
 
 from pipeline.clips.table import ClipTable
 from pipeline.report import clustering_measures
@@ -99,27 +98,24 @@ def measures_of(place: Path) -> list[dict[str, object]]:
     table = ClipTable.open(run.clips)
     shown = ShownClips.of(table, np.arange(len(table)), [])
     seen = seen_in(run, clusterings_of(run, len(table), seed=0), shown)
-    found = [asdict(each) for each in clustering_measures.measured(seen, shown)]
-    ray.shutdown()  # the next case's jobs start one of their own
-    return found
+    return [asdict(each) for each in clustering_measures.measured(seen, shown)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("words", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("cases", nargs="*", default=list(CASES), metavar="CASE")
+    parser.add_argument("case", choices=CASES)
     options = parser.parse_args()
-    for case in options.cases:
-        place = options.out.resolve() / case.replace(" ", "-")
-        found = measured(case, options.words.resolve(), place)
-        results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-        results[case] = {
-            "settings": [*SHORT, *CASES[case]],
-            "measures": found,
-            "about": about("torch", "ray", "av"),
-        }
-        RESULT.write_text(json.dumps(results, indent=1) + "\n")
+    case, place = options.case, options.out.resolve() / options.case.replace(" ", "-")
+    found = measured(case, options.words.resolve(), place)
+    results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    results[case] = {
+        "settings": [*SHORT, *CASES[case]],
+        "measures": found,
+        "about": about("torch", "ray", "av"),
+    }
+    RESULT.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

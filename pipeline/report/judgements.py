@@ -48,12 +48,18 @@ def _collapse(last: dict[str, ClusteringMeasures]) -> list[Judgement]:
         Judgement(
             "alarm",
             f"The {name} clusters collapse",
-            f"Only {each.effective:.0f} of {each.k} clusters are in effective use. Try "
-            "clustering.balance=sinkhorn, a smaller clustering.k, or fewer epochs a round.",
+            f"Only {each.effective:.0f} of {each.k} clusters are in effective use. Look at the "
+            "largest: if its clips are silent, black or all the same, leave them out "
+            "(jobs/curate.py). If not, try clustering.balance=sinkhorn, a smaller clustering.k, "
+            "or fewer epochs a round.",
         )
         for name, each in last.items()
-        if each.effective < COLLAPSED * each.k
+        if _collapsed(each)
     ]
+
+
+def _collapsed(each: ClusteringMeasures) -> bool:
+    return each.effective < COLLAPSED * each.k
 
 
 def _follows_file(last: dict[str, ClusteringMeasures]) -> list[Judgement]:
@@ -112,6 +118,8 @@ def _follows_files_less(first: dict[str, ClusteringMeasures]) -> str | None:
     known = {name: each.ami_to_files for name, each in first.items() if name in _SENSES}
     if len(known) < 2 or None in known.values():
         return None
+    if any(map(_collapsed, first.values())):  # a few huge clusters follow nothing
+        return None
     low, high = sorted(known, key=lambda name: known[name] or 0)
     return low if (known[high] or 0) - (known[low] or 0) > _CLEARLY else None
 
@@ -125,6 +133,9 @@ def _anchor(
     if method.startswith("anchored_"):
         anchor = method.removeprefix("anchored_")
         said = f" The anchor of this run is {anchor}: it also learns its own clusters."
+    if lost := [name for name, each in first.items() if _collapsed(each)]:
+        why = f"The first {lost[0]} clusters collapse, so there is nothing to compare."
+        return Judgement("note", "Which modality is strong is not known", why + said)
     if follows := _follows_files_less(first):
         files = {name: each.ami_to_files or 0 for name, each in first.items()}
         why = (

@@ -12,6 +12,7 @@ from pipeline.report.judgements import judgements
 from tests.conftest import ROOT
 
 RECORDED = ROOT / "benchmarks" / "findings" / "words.jsonl"  # signals of the published runs
+MEASURED = ROOT / "benchmarks" / "alarms.json"  # short runs that are right or have one fault
 FILE, COLLAPSE = "The clusters follow the file", "The video clusters collapse"
 
 
@@ -38,6 +39,13 @@ def _measured(name: str, told: dict[str, Any]) -> ClusteringMeasures:
     )
 
 
+def measured(case: str) -> tuple[list[ClusteringMeasures], str]:
+    """The clusterings of a run of benchmarks/alarms.py, and its method."""
+    told = json.loads(MEASURED.read_text())[case]
+    (method,) = (s.removeprefix("method=") for s in told["settings"] if s.startswith("method="))
+    return [ClusteringMeasures(**each) for each in told["measures"]], method
+
+
 def alarms(found: list[ClusteringMeasures], method: str) -> list[str]:
     return [each.title for each in judgements(found, method) if each.kind == "alarm"]
 
@@ -61,6 +69,24 @@ def test_a_run_anchored_in_what_follows_the_file() -> None:
     assert runs
     for found in runs:
         assert FILE in alarms(found, "anchored_video")
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("good", []),
+        ("silent", ["The audio clusters collapse"]),
+        ("wrong anchor", ["The modalities may be swapped"]),
+        ("handed over", ["The modalities swap what they know"]),
+    ],
+)
+def test_short_runs_with_one_fault_give_its_alarm(case: str, expected: list[str]) -> None:
+    assert alarms(*measured(case)) == expected
+
+
+def test_a_clustering_that_collapsed_is_not_called_strong() -> None:
+    titles = [each.title for each in judgements(*measured("silent"))]
+    assert "Which modality is strong is not known" in titles
 
 
 def test_clusters_that_collapse() -> None:
