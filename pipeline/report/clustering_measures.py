@@ -25,8 +25,6 @@ class ClusteringMeasures:
         nmi_to_labels, purity: against the labels, where there are some.
         agreement, beyond_files: with the other modality's clusters of the round; of it what
             remains where what a file's clips share does not count.
-        own_before, other_before: adjusted mutual information with the clusters of the round before,
-            of the same modality and of the other one.
     """
 
     name: str
@@ -41,8 +39,6 @@ class ClusteringMeasures:
     purity: float | None = None
     agreement: float | None = None
     beyond_files: float | None = None
-    own_before: float | None = None
-    other_before: float | None = None
 
 
 def measured(seen: Sequence[Seen], shown: ShownClips) -> list[ClusteringMeasures]:
@@ -70,14 +66,10 @@ def _measured(
     others = [other for other, of_round in by_key if of_round == number and other != name]
     other = others[0] if len(others) == 1 else None
     before, theirs = labels(name, number - 1), other and labels(other, number)
-    crossed = other and labels(other, number - 1)
     values: dict[str, float] = {}
     if before is not None:
         values["nmi_to_last"] = measures.normalized_mutual_information(before, own)
         values["churn"] = measures.churn(before, own)
-        values["own_before"] = agreement(before, own)
-    if isinstance(crossed, np.ndarray):
-        values["other_before"] = agreement(crossed, own)
     if isinstance(theirs, np.ndarray):
         values["agreement"] = agreement(theirs, own)
         if files is not None:
