@@ -37,7 +37,7 @@ CASES = {
     "good": ["method=anchored_audio", "rounds=2"],
     "wrong anchor": ["method=anchored_video", "rounds=1"],
     "handed over": ["method=xdc", "rounds=2"],
-    "silent": ["method=anchored_audio", "rounds=1"],
+    "silent": ["method=anchored_audio", "rounds=2"],
 }
 
 

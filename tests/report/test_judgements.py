@@ -76,7 +76,7 @@ def test_a_run_anchored_in_what_follows_the_file() -> None:
     [
         ("good", []),
         ("silent", ["The audio clusters collapse"]),
-        ("wrong anchor", ["The modalities may be swapped"]),
+        ("wrong anchor", [FILE, "The modalities may be swapped"]),
         ("handed over", ["What audio knew is lost"]),
     ],
 )
