@@ -153,7 +153,9 @@ def write_page(folder: Path, movies: list[Path], rounds: int = 2, live: bool = F
                      "rounds": [{"round": r, "at": 1.79e9} for r in range(rounds)],
                      "losses": [{"at": 1.79e9, "what": HOSTILE[0]}]},
         "node_hours": {"head": 0.3}, "across": list(range(rounds)),
-        "confusions": {"audio": [[HOSTILE[1], LABELS[0], 0.87]]}, "map": rounds > 0,
+        "confusions": {
+            "audio": {"pairs": [[HOSTILE[1], LABELS[0], 0.87]], "untold": [LABELS[1]]}
+        }, "map": rounds > 0,
         "flows": [{"name": n, "round": r} for r in range(1, rounds) for n in ("video", "audio")],
         "nearest": bool(names), "downloads": [["rejects.csv", "every reject"]],
     })  # fmt: skip

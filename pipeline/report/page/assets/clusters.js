@@ -97,22 +97,31 @@
     );
   }
 
-  // Pairs of labels that share clusters; the report has them of the last round.
+  // What it says of labels; the report has that of the last round.
   function confused(name, round) {
     const { rounds } = XDC.report.clusterings.find((c) => c.name === name);
-    const pairs = XDC.report.confusions?.[name] ?? [];
-    if (!pairs.length || Number(round) !== rounds.at(-1)) return null;
+    const { pairs = [], untold = [] } = XDC.report.confusions?.[name] ?? {};
+    if (!pairs.length && !untold.length) return null;
+    if (Number(round) !== rounds.at(-1)) return null;
     const words =
       "How often two clips, one of each label, share a cluster, against two of the same label. 100%: not told apart.";
     const pair = ([a, b, share]) =>
       el("li", null, data(a, "b"), " and ", data(b, "b"), " ", el("span.quiet", null, XDC.percent(share)));
-    return el(
-      "div.confused",
-      null,
-      el("h3", null, "Labels that it confuses most"),
-      el("p.quiet", null, words),
-      el("ul", null, pairs.map(pair)),
-    );
+    const unknown =
+      "Two clips of one of these share a cluster no more than twice as often as any two clips do.";
+    const box = el("div.confused");
+    if (pairs.length)
+      box.append(
+        el("h3", null, "Labels that it confuses most"),
+        el("p.quiet", null, words),
+        el("ul", null, pairs.map(pair)),
+      );
+    if (untold.length) {
+      const all = el("ul");
+      box.append(el("h3", null, "Labels that it does not tell"), el("p.quiet", null, unknown), all);
+      XDC.growing(all, untold, (label) => el("li", null, data(label, "b")), 60)();
+    }
+    return box;
   }
 
   async function grid(box, all, list, where, query) {
