@@ -12,6 +12,7 @@ Of many clips a sample is shown. Faces and voices are in the folder; ``--no-medi
 from __future__ import annotations
 
 import argparse
+import math
 
 from pipeline.errors import UserError
 from pipeline.runtime.places import refuse_passing
@@ -58,8 +59,10 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not _LEAST <= options.clips <= _MOST:
         raise UserError(f"--clips is {options.clips:,}; it must be from {_LEAST} to {_MOST:,}")
-    if min(options.playable, options.seed, options.megabytes) < 0:
-        raise UserError("--playable, --megabytes and --seed must not be negative")
+    if min(options.playable, options.seed) < 0:
+        raise UserError("--playable and --seed must not be negative")
+    if not 0 <= options.megabytes < math.inf:
+        raise UserError(f"--megabytes is {options.megabytes:g}; it must be a number from 0 on")
     return options
 
 

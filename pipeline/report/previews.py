@@ -64,17 +64,28 @@ class Previews:
     most_bytes: int  # of all files; the clips that are at work when it is full come on top
 
     def kept(self, ids: Sequence[str]) -> tuple[dict[str, Kind], int]:
-        """What is there of these clips, and its bytes; the media of others are removed."""
-        wanted, found, size = set(ids), dict.fromkeys(ids, Kind(0)), 0
+        """What is there of these clips, and its bytes; the media of others are removed.
+
+        Of these, too, where the first ones take all the room.
+        """
+        found, sizes = dict.fromkeys(ids, Kind(0)), dict.fromkeys(ids, 0)
         kinds = {suffix: kind for kind, suffix in SUFFIXES.items()}
         for info in self.folder.children():
             stem, dot, suffix = info.base_name.rpartition(".")
-            if stem in wanted and dot + suffix in kinds:
+            if stem in found and dot + suffix in kinds:
                 found[stem] |= kinds[dot + suffix]
-                size += info.size or 0
+                sizes[stem] += info.size or 0
             else:
                 (self.folder / info.base_name).delete()
-        return found, size
+        taken = 0
+        for name in ids:
+            if taken < self.most_bytes:
+                taken += sizes[name]
+                continue
+            for kind in found[name]:
+                (self.folder / f"{name}{SUFFIXES[kind]}").delete()
+            found[name] = Kind(0)
+        return found, taken
 
     def make(self, table: ClipTable, clips: np.ndarray) -> tuple[list[Kind], dict[str, int]]:
         """Make what lacks of these clip indices, in this order, as far as there is room.

@@ -229,7 +229,8 @@ def test_the_media_take_as_much_as_they_may(
     report([str(calm.place), str(place)])
     assert len(list(media.glob("*.mp4"))) == 48
     report([str(calm.place), str(place), "--megabytes", "0.001"])
-    assert value_of(Location.of(place), "report")["playable"] == 48, "what is there stays"
+    assert value_of(Location.of(place), "report")["playable"] == 1, "the first fills it"
+    assert len(list(media.iterdir())) == 3
 
 
 def test_bad_arguments_are_named(calm: Calm, tmp_path: Path) -> None:

@@ -120,6 +120,8 @@ def test_clusters_are_sorted_searched_and_linked(
     assert last in found
     page.reload()
     assert shown(page) == found, "the address says what is searched"
+    page.get_by_label("Search").fill("a label that none has")
+    assert shown(page) == []
 
 
 def test_the_card_of_labels_tells_which_clusters_they_are(
