@@ -33,13 +33,14 @@ from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.learning.worker import train_worker
 from pipeline.manifest import NAME, Damaged, Manifest, seal_written
 from pipeline.runtime import demands
-from pipeline.runtime.failures import HopelessEnds, as_user_error
+from pipeline.runtime.failures import as_user_error
 from pipeline.runtime.placement import (
     KEEPS_MEMORY,
     choose_device,
     decoding,
     training,
 )
+from pipeline.runtime.ray_train import HopelessEnds
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
 from pipeline.telemetry.progress import Progress

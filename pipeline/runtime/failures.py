@@ -11,11 +11,9 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.train import UserCallback
 
 from pipeline.errors import UserError
 
@@ -87,18 +85,6 @@ def unwrapped() -> Iterator[None]:
         if found is None or found is error:
             raise
         raise found from None
-
-
-class HopelessEnds(UserCallback):
-    """For Ray Train: ends a training at once whose worker met what a new worker would meet again.
-
-    An exception in a callback ends the training without another attempt.
-    """
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        for error in worker_exceptions.values():
-            if found := as_user_error(error):
-                raise found
 
 
 def _storage(error: OSError, node: str, text: str) -> str:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable
-from types import FrameType
 from typing import Any
 
 from pipeline.runtime.cluster_address import check_reachable, given_address
@@ -38,6 +35,7 @@ from ray.exceptions import RayError
 from pipeline import patience
 from pipeline.config import ResourcesConfig
 from pipeline.errors import UserError, visible
+from pipeline.runtime import signals
 from pipeline.runtime.failures import as_user_error
 from pipeline.runtime.guardian import guarded
 from pipeline.runtime.placement import local_cpus
@@ -47,37 +45,6 @@ from pipeline.storage import Location
 
 # Ray Data logs every error before it raises it, with its traceback.
 _TOLD_TWICE = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")
-_silent = threading.Event()  # the next signal comes from this process itself
-_signals: list[int] = []  # that told this process to stop
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """`ray job stop`, the machine going down, or Ctrl-C."""
-    if _silent.is_set():
-        _silent.clear()
-        raise KeyboardInterrupt
-    # At once, because the job has a few seconds. Not by `print`, which this may have interrupted.
-    word = "interrupted" if number == signal.SIGINT else "stopped"
-    # On a terminal the live line goes and the cursor comes back.
-    clear = "\r\033[K\033[?25h" if os.isatty(2) else ""
-    os.write(2, f"{clear}{word}; the same command goes on from here\n".encode())
-    _signals.append(number)
-    signal.signal(number, signal.SIG_DFL)  # who asks twice need not wait
-    # Any other exception is lost where the signal meets Ray waiting (`ray.get`).
-    raise KeyboardInterrupt
-
-
-def interrupt() -> bool:
-    """From another thread: the main one raises `KeyboardInterrupt`, also where it waits for Ray.
-
-    The caller then says why, instead of the words for somebody's signal. False where `connect` did
-    not set the handler of signals: nothing happens.
-    """
-    if signal.getsignal(signal.SIGTERM) is not _stop:
-        return False
-    _silent.set()
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
-    return True
 
 
 def connect(resources: ResourcesConfig, *places: str | Location) -> None:
@@ -106,11 +73,7 @@ def connect(resources: ResourcesConfig, *places: str | Location) -> None:
         else:
             _start(resources)
         _hide_restart_error()
-    if threading.current_thread() is threading.main_thread():
-        # Ray's own handler, which `ray.init` sets, prints its C++ stack and dies on the spot.
-        signal.signal(signal.SIGTERM, _stop)
-        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as it is in the background
-            signal.signal(signal.SIGINT, _stop)
+    signals.handle()
     set_up_ray_data()
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -194,7 +157,7 @@ def run_job(main: Callable[[list[str]], None]) -> None:
         print(visible(f"error: {told}"), file=sys.stderr, flush=True)
         code = 2
     except KeyboardInterrupt:
-        code = 128 + (_signals[0] if _signals else signal.SIGINT)
+        code = signals.exit_code()
     finally:
         if ray.is_initialized():
             ray.shutdown()

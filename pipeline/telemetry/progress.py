@@ -24,7 +24,7 @@ from pipeline.errors import UserError
 from pipeline.patience import BOARD, announce
 from pipeline.runtime.demands import Stage, awaited, lacking
 from pipeline.runtime.placement import on_this_node
-from pipeline.runtime.session import interrupt
+from pipeline.runtime.signals import interrupt
 from pipeline.telemetry import metrics
 from pipeline.telemetry.console import LiveLine, duration, say
 from pipeline.telemetry.watchdog import Watchdog

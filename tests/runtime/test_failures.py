@@ -14,7 +14,8 @@ from ray.exceptions import RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from pipeline.runtime.failures import HopelessEnds, as_user_error
+from pipeline.runtime.failures import as_user_error
+from pipeline.runtime.ray_train import HopelessEnds
 from pipeline.storage import Location
 from tests.tmpfs import mounted
 
