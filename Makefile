@@ -55,6 +55,7 @@ clean:
 	@command -v uv >/dev/null || (python3 -m venv .venv-uv && .venv-uv/bin/pip install --quiet uv)
 	PATH="$$PATH:$(CURDIR)/.venv-uv/bin" uv venv --quiet --allow-existing --python ">=3.11,<3.14" .venv
 	PATH="$$PATH:$(CURDIR)/.venv-uv/bin" uv pip install --quiet --compile-bytecode --python $(PYTHON) --editable ".[$(EXTRA),test,lint]"
+	$(PYTHON) -m compileall -q pipeline
 	@touch $@
 
 .venv/docs-ready: .venv/ready
