@@ -1,11 +1,12 @@
-"""R(2+1)D's convolutions in two dimensions against three: forward and backward on a CPU.
+"""R(2+1)D's convolutions in two dimensions against three: forward and backward.
 
-    python benchmarks/convolutions.py [--turns 5]
+    python benchmarks/convolutions.py [--turns 5]        # on a CPU, float32
+    python benchmarks/convolutions.py --device cuda      # on a card, bfloat16
 
-Each row is one network at one number of threads. Turns alternate between `FlatConv3d` and the same
-network with `nn.Conv3d`, both channels-last, float32; a turn is the shortest of a few steps. The
+Each row is one network, on a CPU at one number of threads. Turns alternate between `FlatConv3d` and
+the same network with `nn.Conv3d`, both channels-last; a turn is the shortest of a few steps. The
 ratio is of the seconds of a pair of turns (below 1: two dimensions are faster): its median, least
-and greatest. Writes ``benchmarks/convolutions.json``.
+and greatest. Writes ``benchmarks/convolutions.json``, or ``convolutions_cuda.json``.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ from torch import nn
 from pipeline.encoders import video
 from pipeline.telemetry.machine import about
 
-RESULT = Path(__file__).with_suffix(".json")
-# name: frames, side, clips of a batch
+HERE = Path(__file__).resolve().parent
+# device: name of a network → frames, side, clips of a batch
 CASES = {
-    "r2plus1d_18": (8, 112, 2),
-    "r2plus1d_18_xdc": (8, 112, 2),
-    "r2plus1d_small": (8, 64, 32),
+    "cpu": {
+        "r2plus1d_18": (8, 112, 2),
+        "r2plus1d_18_xdc": (8, 112, 2),
+        "r2plus1d_small": (8, 64, 32),
+    },
+    "cuda": {"r2plus1d_18": (8, 112, 32), "r2plus1d_18_xdc": (8, 112, 32)},
 }
 
 
@@ -42,10 +46,14 @@ def network(name: str, flat: bool) -> nn.Module:
 
 def seconds(model: nn.Module, clips: torch.Tensor, steps: int) -> float:
     """The shortest of these steps."""
-    taken = []
+    on_card, taken = clips.is_cuda, []
     for _ in range(steps):
         begun = time.perf_counter()
-        model(clips).sum().backward()
+        with torch.autocast(clips.device.type, torch.bfloat16, enabled=on_card):
+            output = model(clips)
+        output.sum().backward()
+        if on_card:
+            torch.cuda.synchronize()
         taken.append(time.perf_counter() - begun)
         model.zero_grad()
     return min(taken)
@@ -55,14 +63,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--device", choices=CASES, default="cpu")
     options = parser.parse_args()
-    rows = []
-    for threads in (1, 2):
+    device, rows = options.device, []
+    for threads in (1, 2) if device == "cpu" else (1,):
         torch.set_num_threads(threads)
-        for name, (frames, side, batch) in CASES.items():
-            clips = torch.randn(batch, 3, frames, side, side)
+        for name, (frames, side, batch) in CASES[device].items():
+            clips = torch.randn(batch, 3, frames, side, side, device=device)
             clips = clips.to(memory_format=torch.channels_last_3d)
-            flat, solid = network(name, True), network(name, False)
+            flat, solid = (network(name, kind).to(device) for kind in (True, False))
             pairs = [
                 (seconds(flat, clips, options.steps), seconds(solid, clips, options.steps))
                 for _ in range(options.turns + 1)
@@ -81,7 +90,8 @@ def main() -> None:
             print(row, flush=True)
             rows.append(row)
     found = {"about": about("torch", "torchvision"), "turns": options.turns, "rows": rows}
-    RESULT.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    name = "convolutions.json" if device == "cpu" else f"convolutions_{device}.json"
+    (HERE / name).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -58,6 +58,24 @@ def rate(name: str, threads: int) -> float:
     return float(ended.stdout.split()[-1])
 
 
+def measured(threads: int, repeats: int) -> dict[str, object]:
+    """Clips a second of all turns, and ratios of the turns of one round."""
+    rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    for _ in range(repeats):
+        for name in CONTENDERS:
+            rates[name].append(rate(name, threads))
+        print(threads, {name: values[-1] for name, values in rates.items()}, flush=True)
+    ratios = {}
+    for name, base in (("keeps memory", "plain"), ("keeps memory, compiled", "keeps memory")):
+        pairs = sorted(a / b for a, b in zip(rates[name], rates[base]))
+        ratios[f"{name} / {base}"] = {
+            "median": round(statistics.median(pairs), 3),
+            "least": round(pairs[0], 3),
+            "greatest": round(pairs[-1], 3),
+        }
+    return {"clips_per_second": rates, "ratios": ratios}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
@@ -65,25 +83,11 @@ def main() -> None:
     parser.add_argument("--turn", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.turn:
-        return turn(int(options.turn[0]), options.turn[1:])
-    entry: dict[str, object] = {"about": about("torch")}
-    for threads in options.threads:
-        rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-        for _ in range(options.repeats):
-            for name in CONTENDERS:
-                rates[name].append(rate(name, threads))
-            print(threads, {name: values[-1] for name, values in rates.items()}, flush=True)
-        ratios = {}
-        for name, base in (("keeps memory", "plain"), ("keeps memory, compiled", "keeps memory")):
-            pairs = sorted(a / b for a, b in zip(rates[name], rates[base]))
-            ratios[f"{name} / {base}"] = {
-                "median": round(statistics.median(pairs), 3),
-                "least": round(pairs[0], 3),
-                "greatest": round(pairs[-1], 3),
-            }
-        entry[f"{threads} threads"] = {"clips_per_second": rates, "ratios": ratios}
+        turn(int(options.turn[0]), options.turn[1:])
+        return
+    entry = {f"{n} threads": measured(n, options.repeats) for n in options.threads}
     found = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    found[torch.__version__] = entry
+    found[torch.__version__] = {"about": about("torch"), **entry}
     RESULT.write_text(json.dumps(found, indent=1) + "\n")
 
 

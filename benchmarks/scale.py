@@ -61,7 +61,7 @@ def main() -> None:
                 num_cpus=8,
                 include_dashboard=False,
                 log_to_driver=False,
-                object_store_memory=6 << 30,
+                object_store_memory=scale_tables.store_bytes(options.clips),
             )
             result = PARTS[part](clips, options)
             ray.shutdown()

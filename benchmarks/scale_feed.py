@@ -24,14 +24,14 @@ import ray.data
 # Nothing public tells what a node's object store holds.
 from ray._private.internal_api import node_stats
 from ray.cluster_utils import Cluster
-from scale_tables import labels_of
+from scale_tables import labels_of, store_bytes
 
 from pipeline.clips.slots import LABEL, Order
 from pipeline.clips.stream import Slots, row_of
 from pipeline.clips.table import ClipTable
 from pipeline.config import Config
 from pipeline.embedding.executors import encoder_pool
-from pipeline.learning.feed import DatasetEach, Feed, Plan, beginning
+from pipeline.learning.feed import DatasetEach, Feed, Plan, arriving, beginning
 from pipeline.runtime.ray_data import Share, set_up_ray_data
 
 BATCH = 32  # clips of a slot
@@ -85,7 +85,7 @@ class Consumer:
     """A training worker that takes no time."""
 
     def __init__(self, shard: ray.data.DataIterator, rank: int, world: int) -> None:
-        self._feed = Feed(shard, 0, rank, world, _Watch())  # type: ignore[arg-type]
+        self._feed = Feed(arriving(shard), 0, rank, world, _Watch())  # type: ignore[arg-type]
         self._end, self._world = 0, world
 
     def take(self, slots: int) -> float:
@@ -252,7 +252,7 @@ def embed(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
 def nodes(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
     """Four decode nodes of 256 MB beside the head: the most that each store held."""
     ray.shutdown()
-    head = {"num_cpus": 0, "object_store_memory": 4 << 30}
+    head = {"num_cpus": 0, "object_store_memory": store_bytes(options.clips)}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(_DECODE_NODES):
         cluster.add_node(num_cpus=2, object_store_memory=_STORE)

@@ -67,6 +67,11 @@ def table(clips: int, folder: Path) -> ClipTable:
     return ClipTable.open(place)
 
 
+def store_bytes(clips: int) -> int:
+    """An object store for the clips table, labels and an epoch's order, with room for batches."""
+    return max(4 << 30, (2 << 30) + 130 * clips)
+
+
 def labels_of(clips: int) -> list[ray.ObjectRef]:
     rng = np.random.default_rng(0)
     return [ray.put(np.minimum(rng.zipf(1.3, clips), K).astype(np.int32) - 1)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -84,6 +85,22 @@ class DatasetEach(DataConfig):
         return found
 
 
+def arriving(shard: ray.data.DataIterator) -> Iterator[dict[str, Any]]:
+    """The batches of a worker's dataset. Decoding begins now, also if the first is taken later."""
+    rows = shard.iter_batches(batch_size=1, prefetch_batches=2)
+    batches = chain.from_iterable(map(batches_of, rows))
+    with_first = ThreadPoolExecutor(1, thread_name_prefix="first batch")
+    first = with_first.submit(next, batches, None)  # what it raises, it raises below
+    with_first.shutdown(wait=False)
+
+    def in_order() -> Iterator[dict[str, Any]]:
+        if (batch := first.result()) is not None:
+            yield batch
+            yield from batches
+
+    return in_order()
+
+
 class Feed:
     """A worker's batches in their order; notes the time spent waiting and what was rejected.
 
@@ -92,11 +109,19 @@ class Feed:
     """
 
     def __init__(
-        self, shard: ray.data.DataIterator, first: int, rank: int, world: int, watch: MediaWatch
+        self,
+        batches: Iterator[dict[str, Any]],
+        first: int,
+        rank: int,
+        world: int,
+        watch: MediaWatch,
     ) -> None:
-        """Slots from `first` on are dealt to the workers in turn; `watch` is told of each."""
-        rows = shard.iter_batches(batch_size=1, prefetch_batches=2)
-        self._batches = chain.from_iterable(map(batches_of, rows))
+        """Slots from `first` on are dealt to the workers in turn; `watch` is told of each.
+
+        Args:
+            batches: see `arriving`.
+        """
+        self._batches = batches
         self._due, self._world = first + rank, world
         self._started = time.monotonic()
         self._waited = 0.0

@@ -16,7 +16,7 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from pipeline.clips.rejects import RejectedClip, write_rejects
 from pipeline.learning.divergence import check_values, diverged
-from pipeline.learning.feed import Feed
+from pipeline.learning.feed import Feed, arriving
 from pipeline.learning.media_watch import MediaWatch, over_workers
 from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.telemetry import metrics
@@ -35,6 +35,8 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
     Raises:
         UserError: the training diverged, or the media went away; nothing is written of it.
     """
+    # Decoding starts while this process imports and makes its networks.
+    batches = arriving(ray.train.get_dataset_shard("train"))
     from ray.train.torch import prepare_model
 
     from pipeline.embedding.memory_bank import MemoryBank
@@ -58,7 +60,7 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
     resumed_at = state.slot // per_step
     checkpoints = Checkpoints(task.out)
     watch = MediaWatch(task)
-    feed = Feed(ray.train.get_dataset_shard("train"), state.slot, rank, world, watch)
+    feed = Feed(batches, state.slot, rank, world, watch)
     totals = Totals(state.sums if rank == 0 else {})
     clock = Clock(config.learning.checkpoint_minutes)
     epoch_slots = schedule.epoch_steps * per_step
@@ -87,9 +89,9 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
         for number in range((state.slot - begun) // per_step, schedule.train_steps):
             state.slot = begun + (number + 1) * per_step
             step = len(state.epochs) * schedule.train_steps + number
-            batches = list(feed.until(state.slot))
+            given = list(feed.until(state.slot))
             progress = step / (schedule.train_steps * schedule.epochs)
-            taken.append((learner.step(batches, progress, world), len(batches), step))
+            taken.append((learner.step(given, progress, world), len(given), step))
             # Read a step later, while the device has the next one to do.
             if len(taken) > 1:
                 book(*taken.pop(0))

@@ -12,7 +12,7 @@ import ray
 from pipeline.clips.slots import Order
 from pipeline.clips.stream import Augment, Slots
 from pipeline.clips.table import ClipTable
-from pipeline.learning.feed import DatasetEach, Feed, Plan, beginning
+from pipeline.learning.feed import DatasetEach, Feed, Plan, arriving, beginning
 from pipeline.storage import Location
 from tests.conftest import tiny
 
@@ -49,7 +49,8 @@ def test_each_worker_gets_its_slots_in_order(
     )
     for rank, shard in enumerate(given):
         watch = Saw()
-        feed = Feed(shard["train"], first, rank, workers, watch)  # type: ignore[arg-type]
+        own = arriving(shard["train"])
+        feed = Feed(own, first, rank, workers, watch)  # type: ignore[arg-type]
         found = list(feed.until(order.num_slots))
         due = range(first + rank, order.num_slots, workers)
         assert [int(batch["slot"]) for batch in found] == [*due]
