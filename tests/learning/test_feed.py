@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,9 @@ import pytest
 import ray
 
 from pipeline.clips.slots import Order
-from pipeline.clips.stream import Augment, Slots
+from pipeline.clips.stream import Augment, Slots, row_of
 from pipeline.clips.table import ClipTable
+from pipeline.errors import UserError
 from pipeline.learning.feed import DatasetEach, Feed, Plan, arriving, beginning
 from pipeline.storage import Location
 from tests.conftest import tiny
@@ -57,3 +60,28 @@ def test_each_worker_gets_its_slots_in_order(
         assert watch.clips == [c for slot in due for c in chosen[slot * BATCH :][:BATCH].tolist()]
         alone = slots.decoded(due[-1])
         assert all(np.array_equal(found[-1][name], alone[name]) for name in alone)
+
+
+def test_decoding_begins_before_the_first_batch_is_taken(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+
+    def decode(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        begun.write_text("")
+        return row_of([{"slot": np.asarray(slot)} for slot in rows["id"]])
+
+    batches = arriving(ray.data.range(4).map_batches(decode, batch_size=2).iterator())
+    end = time.monotonic() + 60
+    while not begun.exists():
+        assert time.monotonic() < end, "nothing is decoded"
+        time.sleep(0.1)
+    assert sorted(int(batch["slot"]) for batch in batches) == [0, 1, 2, 3]
+
+
+def test_what_breaks_the_first_batch_is_raised_where_it_is_taken() -> None:
+    def decode(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        raise UserError("the share is away")
+
+    batches = arriving(ray.data.range(1).map_batches(decode, batch_size=1).iterator())
+    with pytest.raises(ray.exceptions.RayTaskError, match="the share is away"):
+        next(batches)
+    assert list(arriving(ray.data.from_blocks([]).iterator())) == []
