@@ -1,16 +1,15 @@
 """The training loop against the shortest plain PyTorch loop, on batches that are decoded already.
 
-    python benchmarks/learning.py [--repeats 3] [--workers 1]
+    python benchmarks/learning.py [--repeats 3] [--workers 1] [--threads 1]
 
 Same networks (the words' settings), batch, optimiser, threads and front end; XDC's update, both
 encoders at once. *Plain* is forward, loss, backward, step, in DDP with several workers. *Ours* is
 `pipeline.learning.worker.train_worker` under Ray Train, fed by Ray Data with the same decoded
 batches, with its progress, curves, checks and waiting. Our workers keep freed memory
-(`devices.KEEPS_MEMORY`), so
-*plain* runs as it is started by itself and with the same environment. A step's time is the
-difference of a long and a short training over the difference of their steps, so that neither pays
-for its start. Contenders take turns; ratios are of each one's best. Writes
-``benchmarks/learning.json``.
+(`placement.KEEPS_MEMORY`), so *plain* runs as it is started by itself and with that environment. A
+step's time is the difference of a long and a short training over the difference of their steps, so
+that neither pays for its start. With fewer threads than cores, Ray's processes have a core of their
+own. Contenders take turns; ratios are of each one's best. Writes ``benchmarks/learning.json``.
 """
 
 from __future__ import annotations
@@ -133,7 +132,7 @@ class Network(nn.Module):
 def loop(rank: int, config: Config, weights: Location, steps: int, port: int, out: str) -> None:
     """The plain loop of one worker; the first one writes its seconds."""
     workers = config.learning.workers
-    torch.set_num_threads(max((os.cpu_count() or 1) // workers, 1))
+    torch.set_num_threads(config.learning.threads or max((os.cpu_count() or 1) // workers, 1))
     network: nn.Module = Network(config, weights)
     if workers > 1:
         where = f"tcp://127.0.0.1:{port}"
@@ -172,8 +171,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument(
+        "--threads", type=int, default=0, help="of a worker; 0: its part of the cores"
+    )
     options = parser.parse_args()
-    more = [f"learning.workers={options.workers}", "learning.cpus_per_worker=1"]
+    workers, threads = options.workers, options.threads
+    more = [f"learning.workers={workers}", "learning.cpus_per_worker=1"]
+    more.append(f"learning.threads={threads}")
     config = load([str(RESULT.parents[1] / "configs" / "words.yaml"), *more])
     clips = (LONG - SHORT) * config.learning.step_batches * config.learning.batch_size
     connect(config.resources)
@@ -191,15 +195,16 @@ def main() -> None:
             print({name: round(values[-1], 1) for name, values in rates.items()}, flush=True)
     ray.shutdown()
     found = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    found[f"{options.workers} workers"] = {
+    name = f"{workers} workers" + f", {threads} threads" * bool(threads)
+    found[name] = {
         "about": about("torch", "ray"),
         "clips_per_second": {n: [round(v, 1) for v in values] for n, values in rates.items()},
         "ratio to": {
-            name: round(max(rates["ours"]) / max(rates[name]), 3) for name in environments
+            other: round(max(rates["ours"]) / max(rates[other]), 3) for other in environments
         },
     }
     RESULT.write_text(json.dumps(found, indent=1) + "\n")
-    print(found[f"{options.workers} workers"]["ratio to"])
+    print(found[name]["ratio to"])
 
 
 if __name__ == "__main__":
