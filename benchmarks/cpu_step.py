@@ -42,7 +42,7 @@ def turn(threads: int, settings: list[str]) -> None:
     config = load([str(RESULT.parents[1] / "configs" / "words.yaml"), *settings])
 
     def train() -> None:
-        row = ours(config, ["video", "audio"], torch.device("cpu"), steps=10)
+        row = ours(config, ["video", "audio"], torch.device("cpu"), steps=4)
         print(row["clips_per_second"])
 
     thread = threading.Thread(target=train)
