@@ -152,7 +152,8 @@ def rewrite_clips(run: Location, table: pa.Table) -> None:
 
 
 def tiny(*overrides: str) -> Config:
-    return settings.load([*TINY, *overrides])
+    """The settings above, on the Ray above: two decoding tasks at once, since each has to start."""
+    return settings.load([*TINY, "resources.decode_cpus=1", *overrides])
 
 
 def free_port() -> int:
