@@ -26,8 +26,8 @@ Options = dict[str, Any]  # of a Ray task, actor or `map_batches`
 
 MEMORY, GPU = ("memory",), ("gpu",)  # roles
 # Environment of a process that trains on a CPU: glibc keeps the memory of freed tensors for the
-# next step. Else the kernel takes large ones back and zeroes each page anew, and with two threads a
-# step of R(2+1)D takes 1.2 to 1.5 times as long.
+# next step. Else the kernel takes large ones back and zeroes each page anew, and a step of R(2+1)D
+# may take 1.4 times as long (benchmarks/README.md, "The step on a CPU").
 KEEPS_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
