@@ -55,6 +55,8 @@ def rate(name: str, threads: int) -> float:
     command = [sys.executable, __file__, "--turn", str(threads), *settings]
     more = {"OMP_WAIT_POLICY": "PASSIVE", **environment}  # as a Ray that a job starts has it
     ended = subprocess.run(command, env=os.environ | more, stdout=subprocess.PIPE, check=True)
+    if not ended.stdout.split():
+        raise SystemExit(f"{name} with {threads} threads gave no figure; its traceback is above")
     return float(ended.stdout.split()[-1])
 
 

@@ -2,9 +2,8 @@
 
 For an environment that has torch, torchvision, torchaudio, transformers, safetensors, onnxruntime
 and, as one of the exports needs it, timm, and not this package. OUT is what ``python -m
-tests.exporting.exports OUT`` wrote, in an environment that has. Prints a line
-for each file and way of loading, with the largest difference of a feature from ours; leaves with 1
-if one is above 1e-4.
+tests.exporting.exports OUT`` wrote, in an environment that has. Prints a line for each file and way
+of loading, with the largest difference of a feature from ours; leaves with 1 if one is above 1e-4.
 """
 
 from __future__ import annotations
