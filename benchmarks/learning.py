@@ -35,7 +35,8 @@ from pipeline.clips.stream import row_of
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config
 from pipeline.encoders.frontend import FramesToInput, LogMel
-from pipeline.learning.learn import trainer
+from pipeline.learning.feed import Plan
+from pipeline.learning.group import TrainingGroup
 from pipeline.learning.optimizers import new_optimizer
 from pipeline.learning.schedule import ScheduleShape
 from pipeline.learning.task import LearningTask, PublishedLabels, WorkerTask
@@ -107,9 +108,11 @@ def ours(config: Config, weights: Location, batches: list[ray.ObjectRef], steps:
             key=(0, 1, 0),
             title="learn",
         )
-        work = WorkerTask(task, "cpu", ScheduleShape(steps, 0, 1, ""), progress.meter)
-        result: Any = trainer(work, ready).fit()
-        return float(result.return_value["train_seconds"])
+        plan = Plan(ready, slots, max_bytes=0, worker_cpus=config.learning.cpus_per_worker)
+        shape = ScheduleShape(steps, 0, 1, "")
+        with TrainingGroup() as group:
+            found = group.train(WorkerTask(task, "cpu", shape, progress.meter, plan))
+        return float(found["train_seconds"])
 
 
 class Network(nn.Module):

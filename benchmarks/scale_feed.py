@@ -31,7 +31,7 @@ from pipeline.clips.stream import Slots, row_of
 from pipeline.clips.table import ClipTable
 from pipeline.config import Config
 from pipeline.embedding.executors import encoder_pool
-from pipeline.learning.feed import DatasetEach, Feed, Plan, arriving, beginning
+from pipeline.learning.feed import Feed, Plan, arriving
 from pipeline.runtime.ray_data import Share, set_up_ray_data
 
 BATCH = 32  # clips of a slot
@@ -84,8 +84,9 @@ class _Watch:
 class Consumer:
     """A training worker that takes no time."""
 
-    def __init__(self, shard: ray.data.DataIterator, rank: int, world: int) -> None:
-        self._feed = Feed(arriving(shard), 0, rank, world, _Watch())  # type: ignore[arg-type]
+    def __init__(self, plan: Plan, rank: int, world: int) -> None:
+        batches = arriving(plan.fed(0, rank, world))
+        self._feed = Feed(batches, 0, rank, world, _Watch())  # type: ignore[arg-type]
         self._end, self._world = 0, world
 
     def take(self, slots: int) -> float:
@@ -143,9 +144,7 @@ def config_of(options: argparse.Namespace) -> Config:
 def consumers(slots: StubSlots, workers: int) -> Iterator[list[Any]]:
     batches = partial(slots.stream, COST)
     plan = Plan(batches, slots.order.num_slots, max_bytes=0, worker_cpus=0.0)
-    node = ray.get_runtime_context().get_node_id()
-    given = DatasetEach(plan).configure({"train": beginning(0)}, workers, None, [node] * workers)
-    each = [Consumer.remote(g["train"], rank, workers) for rank, g in enumerate(given)]
+    each = [Consumer.remote(plan, rank, workers) for rank in range(workers)]
     yield each
     for consumer in each:
         ray.kill(consumer)

@@ -55,10 +55,11 @@ def pretrain(config: Config, at_end: AtEnd | None = None) -> Run:
     with hold(place / "_LEASE", f"the run {place}", on_lost=_stop), AttemptRecord(place):
         pretraining = Pretraining.opened(config, methods.get(config.method))
         run = pretraining.run
-        last = pretraining.taken_up()
-        while last < config.rounds and not pretraining.settled(run.round(last)):
-            last += 1
-            pretraining.run_round(run.round(last))
+        with pretraining.workers:
+            last = pretraining.taken_up()
+            while last < config.rounds and not pretraining.settled(run.round(last)):
+                last += 1
+                pretraining.run_round(run.round(last))
         pretraining.label(run.round(last))
         if at_end is not None:
             at_end(run, pretraining.events)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from pipeline.clustering.matching import matched, share_of_new
 from pipeline.clustering.summary import show_progress, summarize, warn_of_collapse
 from pipeline.embedding.embed import EmbeddingTask, embed, origin_of
 from pipeline.embedding.written import discard
+from pipeline.learning.group import TrainingGroup
 from pipeline.learning.learn import learn, metrics_of
 from pipeline.learning.task import LearningTask, PublishedLabels
 from pipeline.manifest import NAME, Damaged
@@ -45,6 +46,7 @@ class Stages:
     method: Method
     clips: PublishedClips
     events: EventLog
+    workers: TrainingGroup = field(default_factory=TrainingGroup)
 
     def embed(
         self, this: Round, modalities: Sequence[str], now: Encoders, ahead: NextStages | None = None
@@ -189,7 +191,8 @@ class Stages:
                 needs_all_labels=self.method.needs_all_labels(update),
                 bank={m: this.features(m) for m in update.encoders} if keeps else None,
                 made_of=made_of,
-            )
+            ),
+            self.workers,
         )
         last, wait = learned["epochs"][-1], learned["wait_share"]
         told = {**last, "wait": wait, "seconds": round(time.monotonic() - started, 2)}

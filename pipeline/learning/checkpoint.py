@@ -1,4 +1,7 @@
-"""Checkpoints of an update's training: the next attempt goes on from the last one."""
+"""Checkpoints of an update's training: the next attempt goes on from the last one.
+
+Loads torch only where there is a checkpoint: else a worker's decoding would begin seconds later.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,6 @@ import io
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
-
-import torch
 
 from pipeline.manifest import digest_of
 from pipeline.storage import Location
@@ -44,6 +45,8 @@ class TrainingState:
         written = memoryview(place.read_bytes())
         if digest_of(written[_DIGEST:]).encode() != written[:_DIGEST]:
             return cls()
+        import torch
+
         whole = io.BytesIO(written[_DIGEST:])
         state = cls(**torch.load(whole, map_location="cpu", weights_only=True))
         state.curve = {name: values.tolist() for name, values in state.curve.items()}  # type: ignore[attr-defined]
@@ -60,6 +63,8 @@ class Checkpoints:
 
     def save(self, state: TrainingState) -> None:
         """Take the state as it is now and write it; waits for the write before, if it must."""
+        import torch
+
         sink = io.BytesIO(bytes(_DIGEST))
         sink.seek(_DIGEST)
         # As tensors: a list of floats is read 30 times as slowly, and grows with every step.

@@ -2,7 +2,7 @@
 
 Slots are dealt to the workers in turn. One dataset that all of them shared would pass every batch
 through one process, in order; so each has its own executor, beside it, and a share of the cluster.
-Imports no torch: Ray Train starts a process that makes the datasets, for every group of workers.
+Imports no torch: decoding begins before a worker has loaded it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import numpy as np
 import ray
 import ray.data
 from ray.data import ExecutionOptions, ExecutionResources
-from ray.train import DataConfig
 
 from pipeline.clips.rejects import RejectedClip, kind_of_loss
 from pipeline.clips.stream import batches_of
@@ -28,7 +27,6 @@ from pipeline.runtime.ray_data import Share, iterator_on, set_up_ray_data
 
 # The dataset of the batches of these slots, int64 [n], prepared on the node with this id.
 Batches = Callable[[np.ndarray, str], ray.data.Dataset]
-_FIRST = "xdc_first"  # name of a setting in the context of `beginning`
 
 
 @dataclass(frozen=True)
@@ -46,43 +44,20 @@ class Plan:
     max_bytes: int
     worker_cpus: float
 
+    def fed(self, first: int, rank: int, world: int) -> ray.data.DataIterator:
+        """The rows of the worker of this process: its slots, from number `first` on.
 
-def beginning(first: int) -> ray.data.Dataset:
-    """An empty dataset that tells `DatasetEach` the number of the first slot."""
-    dataset = ray.data.from_blocks([])
-    dataset.context.set_config(_FIRST, first)
-    return dataset
-
-
-class DatasetEach(DataConfig):
-    """Gives every training worker the dataset of its own slots, in the place of `beginning`."""
-
-    def __init__(self, plan: Plan) -> None:
-        super().__init__()
-        self._plan = plan
-
-    def configure(
-        self,
-        datasets: dict[str, ray.data.Dataset],
-        world_size: int,
-        worker_handles: Any,
-        worker_node_ids: list[str] | None,
-        **_: Any,
-    ) -> list[dict[str, ray.data.DataIterator]]:
-        """Ray Train calls it once for a group of workers."""
-        plan, ((name, given),) = self._plan, datasets.items()
-        first = given.context.get_config(_FIRST)
-        set_up_ray_data(feeding=True, share=Share(world_size, world_size * plan.worker_cpus))
+        Their executor runs beside it, in a process that ends with this one.
+        """
+        set_up_ray_data(feeding=True, share=Share(world, world * self.worker_cpus))
         options = ExecutionOptions(preserve_order=True)
-        if plan.max_bytes:
-            most = plan.max_bytes // world_size
+        if self.max_bytes:
+            most = self.max_bytes // world
             options.resource_limits = ExecutionResources.for_limits(object_store_memory=most)
-        found = []
-        for rank, node in enumerate(worker_node_ids or []):
-            dataset = plan.batches(np.arange(first + rank, plan.num_slots, world_size), node)
-            dataset.context.execution_options = options
-            found.append({name: iterator_on(dataset, node)})
-        return found
+        node = ray.get_runtime_context().get_node_id()
+        dataset = self.batches(np.arange(first + rank, self.num_slots, world), node)
+        dataset.context.execution_options = options
+        return iterator_on(dataset, node)
 
 
 def arriving(shard: ray.data.DataIterator) -> Iterator[dict[str, Any]]:

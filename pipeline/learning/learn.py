@@ -14,44 +14,33 @@ from functools import partial
 from typing import Any
 
 from ray.exceptions import RayActorError
-from ray.train import (
-    FailureConfig,
-    RunConfig,
-    ScalingConfig,
-    TrainingFailedError,
-)
-from ray.train.torch import TorchTrainer
+from ray.train import TrainingFailedError
 
 from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.slots import Order
 from pipeline.clips.stream import Augment, Slots
 from pipeline.errors import UserError
 from pipeline.learning.checkpoint import Checkpoints, TrainingState
-from pipeline.learning.feed import Batches, DatasetEach, Plan, beginning
+from pipeline.learning.feed import Plan
+from pipeline.learning.group import FAILURES, TrainingGroup
 from pipeline.learning.schedule import Schedule, ScheduleShape
 from pipeline.learning.task import LearningTask, WorkerTask
-from pipeline.learning.worker import train_worker
 from pipeline.manifest import NAME, Damaged, Manifest, seal_written
 from pipeline.runtime import demands
 from pipeline.runtime.failures import as_user_error
-from pipeline.runtime.placement import (
-    KEEPS_MEMORY,
-    choose_device,
-    decoding,
-    training,
-)
-from pipeline.runtime.ray_train import HopelessEnds
+from pipeline.runtime.placement import choose_device, decoding, training
 from pipeline.storage import Location
 from pipeline.telemetry.console import say
 from pipeline.telemetry.progress import Progress
 
-_TRAIN = "train"  # Ray Train's own folder in the update's
 _FILES = ("encoders.safetensors", "heads.safetensors", "curve.parquet", "metrics.json")
-_FAILURES = 3  # that Ray Train mends by itself before `_fit` looks whether they got any further
 
 
-def learn(task: LearningTask) -> dict[str, Any]:
+def learn(task: LearningTask, group: TrainingGroup | None = None) -> dict[str, Any]:
     """Train the task's encoders on its labels; write weights and metrics, sealed; return these.
+
+    Args:
+        group: of the caller, where several updates follow each other; its workers may stay.
 
     Raises:
         UserError: no clip has the labels that the task needs, or a setting needs GPUs.
@@ -78,8 +67,12 @@ def learn(task: LearningTask) -> dict[str, Any]:
     if begun:
         say(f"{task.title} · goes on after {begun:,} of {drawn:,} clips")
     with Progress(task.title, drawn - begun, "clips", asks, config.resources) as progress:
-        work = WorkerTask(task, device, shape, progress.meter)
-        metrics = _fit(work, _batches(task, schedule))
+        work = WorkerTask(task, device, shape, progress.meter, _plan(task, schedule, device))
+        if group is None:
+            with TrainingGroup() as own:
+                metrics = _train(work, own)
+        else:
+            metrics = _train(work, group)
     metrics |= {"labelled": schedule.labelled, "skipped": schedule.skipped}
     metrics["seconds"] = round(progress.seconds, 2)
     (task.out / "metrics.json").write_json(metrics)
@@ -111,17 +104,22 @@ def metrics_of(out: Location, made_of: Mapping[str, Any] | None = None) -> dict[
         return None
 
 
-def _batches(task: LearningTask, schedule: Schedule) -> Batches:
-    """Make the function that makes the dataset of some of the schedule's batches."""
+def _plan(task: LearningTask, schedule: Schedule, device: str) -> Plan:
+    """How the schedule's batches are made, and what that may take."""
     config, shape = task.config, schedule.shape
-    size = config.learning.batch_size
-    length = shape.num_slots(config.learning.step_batches) * size
-    order = Order(length, size, schedule.order, schedule.held_out, schedule.last)
+    learning, resources, size = config.learning, config.resources, config.learning.batch_size
+    num_slots = shape.num_slots(learning.step_batches)
+    order = Order(num_slots * size, size, schedule.order, schedule.held_out, schedule.last)
     labels = {name: labels.boxed for name, labels in task.labels.items()}
     augment = Augment(*task.key[:2])
     slots = Slots(task.clips, order, config.clips, tuple(task.heads), augment, labels)
-    cost = decoding(config.resources, load_decoder(config.clips.decoder).on_gpu, packed=True)
-    return partial(slots.stream, cost)
+    cost = decoding(resources, load_decoder(config.clips.decoder).on_gpu, packed=True)
+    return Plan(
+        partial(slots.stream, cost),
+        num_slots,
+        max_bytes=learning.max_prefetch_mb * 2**20,
+        worker_cpus=training(learning, resources, device)["num_cpus"],
+    )
 
 
 def _identity(task: LearningTask, schedule: ScheduleShape) -> str:
@@ -158,75 +156,26 @@ def _taken_up(task: LearningTask, schedule: ScheduleShape) -> int:
     return steps * per_step * task.config.learning.batch_size
 
 
-def _fit(work: WorkerTask, batches: Batches) -> dict[str, Any]:
+def _train(work: WorkerTask, group: TrainingGroup) -> dict[str, Any]:
     """Train until it is done, or until attempts fail without getting any further."""
     task, vain = work.task, 0
-    try:
-        while True:
-            before = TrainingState.of(task.out).slot
-            (task.out / _TRAIN).delete()
-            try:
-                result: Any = trainer(work, batches).fit()
-                return result.return_value
-            except (TrainingFailedError, RayActorError) as error:
-                if told := as_user_error(error):
-                    raise told from error
-                vain = 0 if TrainingState.of(task.out).slot > before else vain + 1
-                reason = str(error).strip().splitlines()[0]
-                # Where its controller died, Ray Train has not tried again itself.
-                if isinstance(error, RayActorError):
-                    reason = "Ray Train's controller died"
-                    if vain > _FAILURES:
-                        raise UserError(
-                            f"{task.title}: {reason} {vain} times in a row, on the driver's node. "
-                            "See whether its memory is full, and give the same command again"
-                        ) from error
-                elif vain:
-                    raise
-                say(f"{task.title} · workers were lost ({reason}); it goes on from the checkpoint")
-    finally:
-        (task.out / _TRAIN).delete()
-
-
-class _Trainer(TorchTrainer):
-    def _register_sigint_handler(self, controller: Any) -> None:
-        """Leave Ctrl-C to session.py, as in every other stage.
-
-        Ray Train's handler would abort with exit code 0, and stay when the training is over.
-        """
-
-
-def trainer(work: WorkerTask, batches: Batches) -> TorchTrainer:
-    """One attempt at the task (`worker.train_worker`), fed by the datasets of these batches."""
-    config, out = work.task.config, work.task.out
-    learning = config.learning
-    asked = training(learning, config.resources, work.device)
-    resources = {"CPU": asked["num_cpus"], "GPU": asked["num_gpus"]}
-    least = learning.min_workers
-    plan = Plan(
-        batches,
-        num_slots=work.schedule.num_slots(learning.step_batches),
-        max_bytes=learning.max_prefetch_mb * 2**20,
-        worker_cpus=asked["num_cpus"],
-    )
-    return _Trainer(
-        train_worker,  # type: ignore[arg-type]
-        train_loop_config={"work": work},
-        scaling_config=ScalingConfig(  # type: ignore[call-arg]
-            num_workers=(least, learning.workers) if least else learning.workers,  # type: ignore[arg-type]
-            use_gpu=work.device == "cuda",
-            resources_per_worker={name: value for name, value in resources.items() if value},
-            label_selector=asked.get("label_selector"),
-        ),
-        run_config=RunConfig(  # type: ignore[call-arg]
-            name=_TRAIN,
-            storage_path=out.path,
-            storage_filesystem=out.fs,
-            failure_config=FailureConfig(max_failures=_FAILURES),
-            callbacks=[HopelessEnds()],  # type: ignore[list-item]
-            worker_runtime_env={"env_vars": KEEPS_MEMORY if work.device == "cpu" else {}},
-        ),
-        # Its controller calls this for every new group of workers.
-        datasets={"train": lambda: beginning(TrainingState.of(out).slot)},
-        dataset_config=DatasetEach(plan),
-    )
+    while True:
+        before = TrainingState.of(task.out).slot
+        try:
+            return group.train(work)
+        except (TrainingFailedError, RayActorError) as error:
+            if told := as_user_error(error):
+                raise told from error
+            vain = 0 if TrainingState.of(task.out).slot > before else vain + 1
+            reason = str(error).strip().splitlines()[0]
+            # Where its controller died, Ray Train has not tried again itself.
+            if isinstance(error, RayActorError):
+                reason = "Ray Train's controller died"
+                if vain > FAILURES:
+                    raise UserError(
+                        f"{task.title}: {reason} {vain} times in a row, on the driver's node. "
+                        "See whether its memory is full, and give the same command again"
+                    ) from error
+            elif vain:
+                raise
+            say(f"{task.title} · workers were lost ({reason}); it goes on from the checkpoint")

@@ -11,15 +11,15 @@ import numpy as np
 
 from pipeline.clips.deleted import check_media, loss
 from pipeline.clips.rejects import RejectedClip
-from pipeline.learning.task import LearningTask
 from pipeline.storage import Location
 
 
 class MediaWatch:
     """Counts a worker's clips since training last stood well, and those that could not be read."""
 
-    def __init__(self, task: LearningTask) -> None:
-        self._task = task
+    def __init__(self, title: str, max_rejected: float) -> None:
+        """Of the training of this title; `max_rejected`: the share of clips that may be lost."""
+        self._title, self._allowed = title, max_rejected
         self._tried: list[np.ndarray] = []
         self._lost: dict[int, tuple[Location, str]] = {}  # clip → what `Losses` counts
         self._drawn = self._lost_draws = 0  # a clip may be drawn several times
@@ -57,12 +57,11 @@ class MediaWatch:
         tried = sum(number for number, _ in parts)
         lost = {clip: which for _, part in parts for clip, which in part.items()}
         if self._exceeds(len(lost), tried):
-            allowed = self._task.config.clips.max_rejected
-            check_media(self._task.title, Counter(lost.values()), tried, allowed)
+            check_media(self._title, Counter(lost.values()), tried, self._allowed)
 
     def _exceeds(self, lost: int, tried: int) -> bool:
         """Whether it is more than is allowed, and than few clips may lose by chance (3 sigma)."""
-        allowed = self._task.config.clips.max_rejected * tried
+        allowed = self._allowed * tried
         return lost > allowed + 3 * math.sqrt(allowed)
 
 

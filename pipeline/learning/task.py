@@ -11,6 +11,7 @@ import ray
 
 from pipeline.clips.table import PublishedClips
 from pipeline.config import Config
+from pipeline.learning.feed import Plan
 from pipeline.learning.schedule import ScheduleShape
 from pipeline.storage import Location
 from pipeline.telemetry.progress import Meter
@@ -81,3 +82,4 @@ class WorkerTask:
     device: str  # ``cpu`` or ``cuda``
     schedule: ScheduleShape
     meter: Meter  # counts the clips that were trained on
+    plan: Plan

@@ -7,18 +7,22 @@ needs them, which spares seconds of every round on small machines.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 import ray
 import ray.train
-from ray.train.collective import broadcast_from_rank_zero
+from ray.exceptions import RayActorError
+from ray.train.collective import barrier, broadcast_from_rank_zero
 
 from pipeline.clips.rejects import RejectedClip, write_rejects
+from pipeline.learning.checkpoint import Checkpoints, TrainingState
 from pipeline.learning.divergence import check_values, diverged
 from pipeline.learning.feed import Feed, arriving
 from pipeline.learning.media_watch import MediaWatch, over_workers
 from pipeline.learning.task import LearningTask, WorkerTask
+from pipeline.runtime.ray_train import GivenUp
 from pipeline.telemetry import metrics
 
 Sums = dict[str, tuple[float, int]]  # name → sum, number of batches
@@ -26,32 +30,57 @@ Sums = dict[str, tuple[float, int]]  # name → sum, number of batches
 _LOOK_EVERY = 20  # steps between two looks at the clock and for a notice of preemption
 
 
-def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
+def serve(loop_config: dict[str, Any]) -> None:
+    """One update after another, as they lie on the group's desk, until there are no more.
+
+    Raises:
+        GivenUp: the desk is gone: another group does what this one was to do.
+        UserError: see `train_worker`.
+    """
+    desk = loop_config["desk"]
+    first = ray.train.get_context().get_world_rank() == 0
+    while given := _asked(desk.take.remote()):
+        number, (work,) = given
+        metrics = train_worker(ray.get(work), lambda: _asked(desk.is_there.remote()))
+        barrier()  # all of them are done with it
+        if first:
+            _asked(desk.finish.remote(number, metrics))
+
+
+def _asked(answer: ray.ObjectRef) -> Any:
+    try:
+        return ray.get(answer)
+    except RayActorError:
+        raise GivenUp("the driver has given up this group of training workers") from None
+
+
+def train_worker(work: WorkerTask, look: Callable[[], None]) -> dict[str, Any]:
     """Train for a round, from where an earlier attempt stood; rank 0 returns the update's metrics.
 
     Every worker takes the same decisions, since losses are averaged over workers first. A step is
     the same whatever the number of workers: they take its batches in turn.
 
+    Args:
+        look: is called every some steps, and may end the training.
+
     Raises:
         UserError: the training diverged, or the media went away; nothing is written of it.
     """
+    task, schedule, config = work.task, work.schedule, work.task.config
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    state = TrainingState.of(task.out)
+    state.schedule = schedule.digest
     # Decoding starts while this process imports and makes its networks.
-    batches = arriving(ray.train.get_dataset_shard("train"))
+    batches = arriving(work.plan.fed(state.slot, rank, world))
     from ray.train.torch import prepare_model
 
     from pipeline.embedding.memory_bank import MemoryBank
-    from pipeline.learning.checkpoint import Checkpoints, TrainingState
     from pipeline.learning.learner import Learner, read
     from pipeline.runtime.devices import use_threads
 
-    work = loop_config["work"]
-    task, schedule, config = work.task, work.schedule, work.task.config
     per_step = config.learning.step_batches
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
     use_threads(work.device, context.get_local_world_size(), config.learning.threads)
-    state = TrainingState.of(task.out)
-    state.schedule = schedule.digest
     rows_per_file = config.embedding.max_rows_per_file
     bank = MemoryBank(task.bank, rows_per_file, rank, state.slot) if task.bank else None
     learner = Learner(task.spec, config, ray.train.torch.get_device(), prepare_model, bank)
@@ -59,7 +88,7 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
         learner.restore(state.tensors)
     resumed_at = state.slot // per_step
     checkpoints = Checkpoints(task.out)
-    watch = MediaWatch(task)
+    watch = MediaWatch(task.title, config.clips.max_rejected)
     feed = Feed(batches, state.slot, rank, world, watch)
     totals = Totals(state.sums if rank == 0 else {})
     clock = Clock(config.learning.checkpoint_minutes)
@@ -97,6 +126,7 @@ def train_worker(loop_config: dict[str, WorkerTask]) -> dict[str, Any]:
                 book(*taken.pop(0))
             is_last = number + 1 == schedule.train_steps
             if (step + 1) % _LOOK_EVERY == 0:
+                look()
                 watch.check()
             if (step + 1) % _LOOK_EVERY == 0 and not is_last and clock.is_time():
                 book(*taken.pop())

@@ -6,7 +6,12 @@ from typing import Any
 
 from ray.train import UserCallback
 
+from pipeline.errors import UserError
 from pipeline.runtime.failures import as_user_error
+
+
+class GivenUp(UserError):
+    """The driver does not wait for this training any more."""
 
 
 class HopelessEnds(UserCallback):

@@ -15,7 +15,7 @@ from pipeline.clips.slots import Order
 from pipeline.clips.stream import Augment, Slots, row_of
 from pipeline.clips.table import ClipTable
 from pipeline.errors import UserError
-from pipeline.learning.feed import DatasetEach, Feed, Plan, arriving, beginning
+from pipeline.learning.feed import Feed, Plan, arriving
 from pipeline.storage import Location
 from tests.conftest import tiny
 
@@ -46,13 +46,9 @@ def test_each_worker_gets_its_slots_in_order(
     slots = Slots(clips, order, tiny().clips, ("audio",), Augment(0, 1))
     batches = partial(slots.stream, {"num_cpus": 0.2})
     plan = Plan(batches, num_slots=order.num_slots, max_bytes=0, worker_cpus=0.0)
-    node = ray.get_runtime_context().get_node_id()
-    given = DatasetEach(plan).configure(
-        {"train": beginning(first)}, workers, None, [node] * workers
-    )
-    for rank, shard in enumerate(given):
+    for rank in range(workers):
         watch = Saw()
-        own = arriving(shard["train"])
+        own = arriving(plan.fed(first, rank, workers))
         feed = Feed(own, first, rank, workers, watch)  # type: ignore[arg-type]
         found = list(feed.until(order.num_slots))
         due = range(first + rank, order.num_slots, workers)

@@ -21,7 +21,7 @@ from tests.learning.test_learn import curve, trained
 
 
 def watch() -> MediaWatch:
-    return MediaWatch(SimpleNamespace(title="learn", config=tiny()))  # type: ignore[arg-type]
+    return MediaWatch("learn", tiny().clips.max_rejected)
 
 
 def lost(*clips: int, modality: str | None = None) -> list[RejectedClip]:
