@@ -32,10 +32,15 @@ class Desk:
             await self._changed.wait_for(lambda: self._done == self._number)
             return self._result
 
-    async def take(self) -> Given | None:
-        """For a worker: the update that is not done yet; None: there will be no more."""
+    async def take(self, last: int) -> Given | None:
+        """For a worker that did the update of number `last`, 0 for none: the next one.
+
+        A worker that begins anew gets the one that is not done yet. None: there will be no more.
+        """
         async with self._changed:
-            await self._changed.wait_for(lambda: self._done < self._number or self._closed)
+            await self._changed.wait_for(
+                lambda: self._number > max(self._done, last) or self._closed
+            )
             return None if self._closed else (self._number, self._work)
 
     async def finish(self, number: int, result: Any) -> None:

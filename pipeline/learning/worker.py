@@ -37,9 +37,9 @@ def serve(loop_config: dict[str, Any]) -> None:
         GivenUp: the desk is gone: another group does what this one was to do.
         UserError: see `train_worker`.
     """
-    desk = loop_config["desk"]
+    desk, number = loop_config["desk"], 0
     first = ray.train.get_context().get_world_rank() == 0
-    while given := _asked(desk.take.remote()):
+    while given := _asked(desk.take.remote(number)):
         number, (work,) = given
         metrics = train_worker(ray.get(work), lambda: _asked(desk.is_there.remote()))
         barrier()  # all of them are done with it

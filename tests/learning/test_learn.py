@@ -19,6 +19,7 @@ from pipeline import encoders, methods
 from pipeline.clips.table import ClipTable
 from pipeline.errors import UserError
 from pipeline.learning.checkpoint import Checkpoints, TrainingState
+from pipeline.learning.group import TrainingGroup
 from pipeline.learning.learn import learn
 from pipeline.learning.task import LearningTask, PublishedLabels
 from pipeline.runtime.placement import KEEPS_MEMORY
@@ -29,7 +30,9 @@ METHOD = methods.get("xdc")
 SETTINGS = ["learning.epoch_clips=240", "learning.epochs=2", "learning.held_out=0.2"]
 
 
-def trained(run: Location, name: str, *overrides: str) -> tuple[Location, dict[str, Any]]:
+def trained(
+    run: Location, name: str, *overrides: str, group: TrainingGroup | None = None
+) -> tuple[Location, dict[str, Any]]:
     config = tiny(*SETTINGS, *overrides)
     weights = run / "encoders.safetensors"
     encoders.save_weights(encoders.build(config.encoders, seed=0), weights)
@@ -49,7 +52,8 @@ def trained(run: Location, name: str, *overrides: str) -> tuple[Location, dict[s
             title=name,
             needs_all_labels=METHOD.needs_all_labels(update),
             bank={modality: out / "features" / modality for modality in update.encoders},
-        )
+        ),
+        group,
     )
     return out, metrics
 
