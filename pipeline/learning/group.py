@@ -19,6 +19,7 @@ from ray.exceptions import RayActorError, RayError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from pipeline.config import Config
 from pipeline.learning.desk import Desk
 from pipeline.learning.task import WorkerTask
 from pipeline.learning.worker import serve
@@ -64,7 +65,7 @@ class TrainingGroup:
             running.give_up()
             raise
         self._running = running
-        if not may_stay(work):
+        if not may_stay(work.task.config, len(work.task.clips), work.device):
             self.close()
         return metrics
 
@@ -75,19 +76,19 @@ class TrainingGroup:
             self._running = None
 
 
-def may_stay(work: WorkerTask) -> bool:
-    """Whether every other stage of a round fits beside these workers.
+def may_stay(config: Config, num_clips: int, device: str) -> bool:
+    """Whether every other stage of a round with so many clips fits beside its training workers.
 
     On a cluster, others may need what they hold, and nodes with nothing to do should go. On GPUs,
     encoder actors need those that the workers hold.
     """
-    if work.device != "cpu" or given_address():
+    if device != "cpu" or given_address():
         return False
-    config, resources = work.task.config, work.task.config.resources
-    blocks = math.ceil(len(work.task.clips) / config.clustering.block_size)
+    blocks = math.ceil(num_clips / config.clustering.block_size)
     shards = min(config.clustering.shards, blocks)
-    clusters = Need("shard of k-means", shards, clustering(config.clustering, resources), "")
-    workers = Need("training worker", config.learning.workers, _options(work), "")
+    clusters = Need("shard of k-means", shards, clustering(config.clustering, config.resources), "")
+    options = training(config.learning, config.resources, device)
+    workers = Need("training worker", config.learning.workers, options, "")
     stages = (demands.embedding(config), [clusters])
     return not any(demands.lacking([workers, *stage]) for stage in stages)
 

@@ -208,7 +208,9 @@ class RunModel:
         steps, throughput = self.updates[piece.number], self.learn_throughput(piece.number)
         held_s = steps.held_clips * self.learn_throughput(piece.number, held_out=True).seconds
         work_s = steps.drawn * throughput.seconds + held_s
-        found.add("learn", self.measured.learn_start_s, work_s, steps.drawn, throughput)
+        ready = found.stages["learn"].times > 0  # workers stay from one update to the next
+        start_s = self.measured.learn_again_s if ready else self.measured.learn_start_s
+        found.add("learn", start_s, work_s, steps.drawn, throughput)
         if piece.number + 1 == len(self.method.updates):
             found.add("rest", 0.0, ROUND_S)
 

@@ -35,7 +35,8 @@ class Measured:
     steps: Mapping[int, tuple[DeviceTime, DeviceTime]]  # update → a step, a held-out batch
     kmeans: KMeansTime
     embed_start_s: float
-    learn_start_s: float
+    learn_start_s: float  # of the first update
+    learn_again_s: float  # of the others
     weights_bytes: int  # of both encoders
     table_bytes: float  # of the published clips table, a clip
     dims: Mapping[str, int]  # of features, by modality

@@ -105,6 +105,7 @@ def _measured(model: RunModel) -> dict[str, Any]:
         "kmeans": {name: _rounded(value) for name, value in asdict(measured.kmeans).items()},
         "embed_start_s": _rounded(measured.embed_start_s),
         "learn_start_s": _rounded(measured.learn_start_s),
+        "learn_again_s": _rounded(measured.learn_again_s),
     }
     if measured.store is not None:
         found["store"] = {

@@ -11,6 +11,7 @@ import ray
 
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config
+from pipeline.learning.group import TrainingGroup, may_stay
 from pipeline.methods import Method
 from pipeline.planning.decode_probe import CoreTime, decode_time, fill_time
 from pipeline.planning.device_probe import DeviceTime, encode_times, step_times
@@ -69,7 +70,7 @@ class Probes:
         dim = max(sum(dims[m] for m in ms) for ms in self.method.clusterings.values())
         kmeans = cluster_time(len(self.clips), dim, self.scratch, self.config)
         say(f"plan · cluster · {kmeans.rows:,} vectors, {kmeans.iteration_s:.3f} s an iteration")
-        learn_start_s, learn_loop = self._learn(steps, read)
+        learn_start_s, learn_again_s, learn_loop = self._learn(steps, read)
         table = ray.get(self.drawn.refs[0])
         return Measured(
             job_s=job_s,
@@ -81,6 +82,7 @@ class Probes:
             kmeans=kmeans,
             embed_start_s=embed_start_s,
             learn_start_s=learn_start_s,
+            learn_again_s=learn_again_s,
             weights_bytes=(self.scratch / WEIGHTS).info().size or 0,
             table_bytes=table.nbytes / len(table),
             dims=dims,
@@ -193,10 +195,10 @@ class Probes:
 
     def _learn(
         self, steps: dict[int, tuple[DeviceTime, DeviceTime]], read: Decoding
-    ) -> tuple[float, float]:
-        """Seconds of an update beyond its clips, and of one of these."""
+    ) -> tuple[float, float, float]:
+        """Seconds of an update beyond its clips, of a later one, and of one of the clips."""
         if not steps:
-            return 0.0, 0.0
+            return 0.0, 0.0, 0.0
         learning = self.config.learning
         modalities = self.method.updates[0].encoders
         expected = self._together(read[modalities, True], steps[0][0])
@@ -208,12 +210,18 @@ class Probes:
         small |= {"held_out": 0.0, "checkpoint_minutes": 0.0, "sampling": "natural"}
         # What training keeps of its features is not asked for.
         config = self._settings(learning=small)
-        seconds, found = learn_seconds(self.drawn, self.method, self.scratch, config)
+        given = (self.drawn, self.method, self.scratch / WEIGHTS)
+        with TrainingGroup() as group:
+            seconds, found = learn_seconds(*given, self.scratch / "learn", config, group)
+            again_s = seconds
+            if may_stay(self.config, len(self.clips), self.fleet.device):
+                again_s, _ = learn_seconds(*given, self.scratch / "again", config, group)
         done = found["clips"]
         waited = found["train_seconds"] * found["wait_share"]
         loop_s = (found["train_seconds"] - waited) / done
         say(f"plan · learn · {1000 * loop_s:.2f} ms a clip beside {waited:.1f} s of waiting")
-        return max(seconds - done * expected, 0.0), loop_s
+        start_s, again_s = (max(each - done * expected, 0.0) for each in (seconds, again_s))
+        return start_s, again_s, loop_s
 
     def _together(self, decode: CoreTime, device: DeviceTime) -> float:
         """Seconds a clip with one device."""

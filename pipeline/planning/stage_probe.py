@@ -21,6 +21,7 @@ from pipeline.clustering import ClusteringTask, KMeansProgress, cluster
 from pipeline.config import ClusteringConfig, Config
 from pipeline.embedding.embed import EmbeddingTask, embed
 from pipeline.embedding.warming import write_random_encoders
+from pipeline.learning.group import TrainingGroup
 from pipeline.learning.learn import learn
 from pipeline.learning.task import LearningTask, PublishedLabels
 from pipeline.methods import Method
@@ -70,11 +71,16 @@ def embed_seconds(
 
 
 def learn_seconds(
-    clips: PublishedClips, method: Method, scratch: Location, config: Config
+    clips: PublishedClips,
+    method: Method,
+    weights: Location,
+    out: Location,
+    config: Config,
+    group: TrainingGroup,
 ) -> tuple[float, dict[str, Any]]:
     """Seconds of the method's first update with labels drawn at random, and its metrics."""
     update, rng = method.updates[0], np.random.default_rng(config.seed)
-    k, out = config.clustering.k, scratch / "learn"
+    k = config.clustering.k
     labels = {name: rng.integers(k, size=len(clips), dtype=np.int32) for name in update.clusterings}
     began = time.monotonic()
     found = learn(
@@ -82,13 +88,14 @@ def learn_seconds(
             clips=clips,
             heads=update.heads,
             labels={name: PublishedLabels.of(label, k) for name, label in labels.items()},
-            weights=scratch / WEIGHTS,
+            weights=weights,
             out=out,
             rejects=out / "rejects",
             config=config,
             key=(config.seed, 1, 0),
             title="plan · learn",
-        )
+        ),
+        group,
     )
     return time.monotonic() - began, found
 

@@ -5,18 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import psutil
 import pytest
 
-from pipeline.clips.table import ClipTable
-from pipeline.config import Config
 from pipeline.errors import UserError
-from pipeline.learning.feed import Plan
 from pipeline.learning.group import TrainingGroup, may_stay
-from pipeline.learning.schedule import ScheduleShape
-from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.storage import Location
 from tests.conftest import tiny
 from tests.learning.test_learn import trained
@@ -125,18 +119,11 @@ def test_without_its_desk_a_group_ends_and_another_goes_on(
     ],
 )
 def test_they_stay_where_nothing_else_needs_what_they_hold(
-    overrides: list[str], device: str, stays: bool, indexed: Location
+    overrides: list[str], device: str, stays: bool
 ) -> None:
-    assert may_stay(work_of(tiny(*overrides), device, indexed)) is stays
+    assert may_stay(tiny(*overrides), 48, device) is stays
 
 
-def test_on_a_cluster_they_leave(indexed: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_cluster_they_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert not may_stay(work_of(tiny(), "cpu", indexed))
-
-
-def work_of(config: Config, device: str, run: Location) -> WorkerTask:
-    clips, place = ClipTable.open(run / "clips").publish(), Location.of(Path("/nowhere"))
-    task = LearningTask(clips, {}, {}, place, place, place, config, (0, 1, 0), "learn")
-    plan = Plan(lambda slots, node: None, 0, 0, 0.0)  # type: ignore[arg-type,return-value]
-    return WorkerTask(task, device, ScheduleShape(1, 0, 1, ""), None, plan)  # type: ignore[arg-type]
+    assert not may_stay(tiny(), 48, "cpu")
