@@ -26,6 +26,9 @@ if not given_address():
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
+    # Beyond so many processes, one that has nothing to do ends after a second. Those that decoded
+    # serve the next stage, and spare it seconds of starting others.
+    os.environ.setdefault("RAY_num_workers_soft_limit", "20")
     # Training shares the cores with decoding here: threads that wait by spinning cost a tenth.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

@@ -1,4 +1,4 @@
-"""What Ray says by itself is in its logs and not on the user's screen."""
+"""A Ray that a job starts for itself: what it says is in its logs, its processes stay ready."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-MAIN = """
+SILENT = """
 import sys, time
 import ray
 from pipeline.config import ResourcesConfig
@@ -43,6 +43,40 @@ def main(arguments):
 run_job(main)
 """
 
+READY = """
+import os, time
+import psutil
+import ray
+from pipeline.config import ResourcesConfig
+from pipeline.runtime.session import connect, run_job
+
+@ray.remote(num_cpus=0.1)
+def process():
+    time.sleep(3)  # until the others run too
+    return os.getpid()
+
+def main(arguments):
+    connect(ResourcesConfig(local_cpus=1, object_store_mb=128))
+    found = set(ray.get([process.remote() for _ in range(4)]))
+    time.sleep(5)
+    print(len(found) > 1, all(psutil.pid_exists(each) for each in found))
+
+run_job(main)
+"""
+
+
+def test_processes_stay_for_the_next_stage() -> None:
+    """Ray ends those beyond the number of CPUs a second after their task, if it is left alone."""
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    place = Path(f"/tmp/xdc-ready-{os.getpid()}")
+    place.mkdir()
+    try:
+        command, given = [sys.executable, "-c", READY], {**environment, "RAY_TMPDIR": str(place)}
+        ended = subprocess.run(command, env=given, capture_output=True, text=True, timeout=200)
+        assert ended.stdout == "True True\n", ended.stderr
+    finally:
+        shutil.rmtree(place)
+
 
 def test_rays_own_words_stay_in_its_logs() -> None:
     """If Ray's logs lack one of them, what hides it in session.py or ray_data.py can go."""
@@ -53,7 +87,7 @@ def test_rays_own_words_stay_in_its_logs() -> None:
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     try:
         ended = subprocess.run(
-            [sys.executable, "-c", MAIN, str(place)],
+            [sys.executable, "-c", SILENT, str(place)],
             env={**environment, "RAY_TMPDIR": str(place)},
             capture_output=True,
             text=True,
