@@ -8,8 +8,9 @@ encoders at once. *Plain* is forward, loss, backward, step, in DDP with several 
 batches, with its progress, curves, checks and waiting. Our workers keep freed memory
 (`placement.KEEPS_MEMORY`), so *plain* runs as it is started by itself and with that environment. A
 step's time is the difference of a long and a short training over the difference of their steps, so
-that neither pays for its start: ours by workers of one group, after a training that does not count. With fewer threads than cores, Ray's processes have a core of their
-own. Contenders take turns; ratios are of each one's best. Writes ``benchmarks/learning.json``.
+that neither pays for its start. Our workers are of one group, after a training that does not count.
+With fewer threads than cores, Ray's processes have a core of their own. Contenders take turns;
+ratios are of each one's best. Writes ``benchmarks/learning.json``.
 """
 
 from __future__ import annotations
