@@ -30,7 +30,8 @@ _STACK_LINES = 12
 _HELPERS = {
     *("IDLE", "_Board", "_StatsActor", "_AutoscalingCoordinatorActor", "ActorLocationTracker"),
     *("TrainController", "PlacementGroupCleaner", "SynchronizationActor", "DatasetManager"),
-    *("SplitCoordinator", "PreemptionWatcher", "Index", "embed_part", "processes_here", "end_here"),
+    *("SplitCoordinator", "PreemptionWatcher", "Index", "Desk"),
+    *("embed_part", "processes_here", "end_here"),
 }
 _WAITING = ("RayTrainWorker", "MapWorker")  # also idle: they may be waiting for a task's output
 
