@@ -3,21 +3,24 @@
     python benchmarks/convolutions.py [--turns 5]        # on a CPU, float32
     python benchmarks/convolutions.py --device cuda      # on a card, bfloat16
 
-Each row is one network, on a CPU at one number of threads. Turns alternate between `FlatConv3d` and
-the same network with `nn.Conv3d`, both channels-last; a turn is the shortest of a few steps. The
-ratio is of the seconds of a pair of turns (below 1: two dimensions are faster): its median, least
-and greatest. Writes ``benchmarks/convolutions.json``, or ``convolutions_cuda.json``.
+Each row is one network, on a CPU at one number of threads. Turns alternate between `FlatConv3d`,
+the same with padded middle widths (padded_widths.py), and the same network with `nn.Conv3d`, all
+channels-last; a turn is the shortest of a few steps. Ratios are of the seconds of turns that follow
+each other (below 1: faster): median, least and greatest. Writes ``convolutions.json`` beside this
+file, or ``convolutions_cuda.json``.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import time
 from pathlib import Path
 
 import torch
+from padded_widths import check, padded
 from torch import nn
 
 from pipeline.encoders import video
@@ -35,13 +38,21 @@ CASES = {
 }
 
 
-def network(name: str, flat: bool) -> nn.Module:
+def networks(name: str) -> dict[str, nn.Module]:
+    """The same one, computed in three ways."""
     torch.manual_seed(0)
-    made: nn.Module = getattr(video, name)().to(memory_format=torch.channels_last_3d)
-    for module in made.modules():
-        if not flat and isinstance(module, video.FlatConv3d):
+    flat: nn.Module = getattr(video, name)().to(memory_format=torch.channels_last_3d)
+    check(flat)
+    solid = copy.deepcopy(flat)
+    for module in solid.modules():
+        if isinstance(module, video.FlatConv3d):
             module.__class__ = nn.Conv3d
-    return made
+    return {"flat": flat, "padded": padded(copy.deepcopy(flat)), "solid": solid}
+
+
+def spread(ratios: list[float]) -> list[float]:
+    """Median, least, greatest."""
+    return [round(value, 3) for value in (statistics.median(ratios), min(ratios), max(ratios))]
 
 
 def seconds(model: nn.Module, clips: torch.Tensor, steps: int) -> float:
@@ -71,21 +82,18 @@ def main() -> None:
         for name, (frames, side, batch) in CASES[device].items():
             clips = torch.randn(batch, 3, frames, side, side, device=device)
             clips = clips.to(memory_format=torch.channels_last_3d)
-            flat, solid = (network(name, kind).to(device) for kind in (True, False))
-            pairs = [
-                (seconds(flat, clips, options.steps), seconds(solid, clips, options.steps))
+            made = {kind: one.to(device) for kind, one in networks(name).items()}
+            turns = [
+                {kind: seconds(one, clips, options.steps) for kind, one in made.items()}
                 for _ in range(options.turns + 1)
             ][1:]
-            ratios = sorted(two / three for two, three in pairs)
             row = {
                 "network": name,
                 "clips": f"{batch} × {frames}×{side}²",
                 "threads": threads,
-                "two_dimensions_s": round(min(two for two, _ in pairs), 3),
-                "three_dimensions_s": round(min(three for _, three in pairs), 3),
-                "ratio": [
-                    round(x, 3) for x in (statistics.median(ratios), *ratios[:: len(ratios) - 1])
-                ],
+                **{f"{kind}_s": round(min(turn[kind] for turn in turns), 3) for kind in made},
+                "flat to solid": spread([turn["flat"] / turn["solid"] for turn in turns]),
+                "padded to flat": spread([turn["padded"] / turn["flat"] for turn in turns]),
             }
             print(row, flush=True)
             rows.append(row)

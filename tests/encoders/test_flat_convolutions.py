@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.video import r2plus1d_18 as torchvision_r2plus1d_18
 
+from benchmarks.padded_widths import check
 from pipeline.encoders import video
 
 MAKERS = [video.r2plus1d_18, video.r2plus1d_18_xdc, video.r2plus1d_small]
@@ -62,6 +63,11 @@ def test_features_and_gradients_are_torchvisions() -> None:
     ours = drawn(video.r2plus1d_18)
     ours.load_state_dict(theirs.state_dict())
     assert_same(ours, theirs, clips(8, 32))
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_padded_middle_widths_change_nothing(make: Callable[[], nn.Module]) -> None:
+    check(drawn(make))
 
 
 def test_clips_with_the_channels_first_give_the_same() -> None:
