@@ -39,6 +39,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--worlds", nargs="+", choices=("generated", "words"))
     parser.add_argument("--words", metavar="CSV", help="cuts table of the words")
+    parser.add_argument(
+        "--others", nargs="+", default=(), metavar="FOLDER", help="media unrelated to the words"
+    )
     parser.add_argument("--results", help="folder of the results (default: OUT/results)")
     options = parser.parse_args(arguments)
     preset = PRESETS[options.preset]
@@ -58,7 +61,11 @@ def main(arguments: list[str]) -> None:
     for seed in options.seeds or preset.seeds:
         for name in wanted:
             real = name == "words"
-            world = words(options.words) if real else generated(seed, **preset.generated)
+            world = (
+                words(options.words, options.others)
+                if real
+                else generated(seed, **preset.generated)
+            )
             place = results / f"{name}.jsonl"
             for trial in trials:
                 key = (preset.name, trial.name, seed)

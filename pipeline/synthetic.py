@@ -13,7 +13,10 @@ The model. Every file shows one of ``classes`` kinds of object that beats in a r
 * The private factors are drawn independently of the class and of each other, and vary the pixels
   and the spectrogram more than the class does, so that clustering one modality by itself
   latches on to them. Only a label that comes from the other modality is free of them.
-* ``difficulty`` in [0, 1] lowers the object's contrast and the voice's level.
+* ``difficulty`` in [0, 1] lowers the object's contrast and the voice's level; ``hard_picture`` and
+  ``hard_sound`` are added to it for the one of them, so that the other is the strong modality.
+* With several ``clips`` a file has so many cuts, one after the other, each of a class of its own.
+  What is private stays the same within a file, apart from noise.
 
 Nothing here was tuned until some method won; whatever comes out is what is reported. The same
 seed writes the same video and audio (the codecs' bytes may differ between FFmpeg releases).
@@ -43,28 +46,32 @@ class SyntheticWorld:
     classes: int = 8
     places: int = 8
     size: int = 64  # side of a frame, pixels
-    seconds: float = 2.0
+    seconds: float = 2.0  # of a cut
     difficulty: float = 0.5
+    hard_picture: float = 0.0
+    hard_sound: float = 0.0
+    clips: int = 1  # of a file
 
     @property
     def contrast(self) -> float:
         """Of the object against the scene: 0.95 (easy) to 0.15 of the brightness range."""
-        return 0.95 - 0.8 * self.difficulty
+        return 0.95 - 0.8 * min(max(self.difficulty + self.hard_picture, 0.0), 1.0)
 
     @property
     def level(self) -> float:
         """Of the voice against the room's noise: 24 dB (easy) to -6 dB."""
-        return 10 ** ((24 - 30 * self.difficulty) / 20)
+        return 10 ** ((24 - 30 * min(max(self.difficulty + self.hard_sound, 0.0), 1.0)) / 20)
 
 
 def write_world(folder: Path, files: int, world: SyntheticWorld, test_share: float = 0.3) -> Path:
     """Write ``files`` mp4 files and the cuts table ``cuts.csv``, which is returned.
 
-    Classes are balanced; ``split`` says train or test. Files that exist are kept.
+    Classes are balanced; ``split`` says train or test, by file. Files that exist are kept.
     """
     (folder / "media").mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng((world.seed, 0))
-    classes = rng.permutation(np.arange(files) % world.classes)
+    drawn = rng.permutation(np.arange(files * world.clips) % world.classes)
+    classes = drawn.reshape(files, world.clips).tolist()
     names = [f"media/{number:05d}.mp4" for number in range(files)]
     with ProcessPoolExecutor() as pool:
         list(pool.map(_write_file, [folder] * files, names, [world] * files, range(files), classes))
@@ -74,20 +81,29 @@ def write_world(folder: Path, files: int, world: SyntheticWorld, test_share: flo
     with table.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["uri", "start_s", "end_s", "label", "split"])
-        for name, kind, split in zip(names, classes, splits):
-            writer.writerow([name, 0.0, world.seconds, f"class{kind}", split])
+        for name, kinds, split in zip(names, classes, splits):
+            for number, kind in enumerate(kinds):
+                start = number * world.seconds
+                writer.writerow([name, start, start + world.seconds, f"class{kind}", split])
     return table
 
 
-def _write_file(folder: Path, name: str, world: SyntheticWorld, number: int, kind: int) -> None:
+def _write_file(
+    folder: Path, name: str, world: SyntheticWorld, number: int, kinds: list[int]
+) -> None:
     place = folder / name
     if place.exists():
         return
-    # Apart from the class, video and audio share no random number.
-    frames = render_frames(world, int(kind), np.random.default_rng((world.seed, 1, number)))
-    samples = render_audio(world, int(kind), np.random.default_rng((world.seed, 2, number)))
+    frames, samples = [], []
+    for cut, kind in enumerate(kinds):
+        # Apart from the class, video and audio share no random number.
+        pictures, sounds = (np.random.default_rng((world.seed, m, number)) for m in (1, 2))
+        fresh = [np.random.default_rng((world.seed, m, number, cut)) for m in (1, 2)]
+        grain, hiss = fresh if cut else (None, None)
+        frames.append(render_frames(world, kind, pictures, grain))
+        samples.append(render_audio(world, kind, sounds, hiss))
     beside = place.with_suffix(".part.mp4")
-    write_mp4(beside, frames, samples, _FPS, _RATE)
+    write_mp4(beside, np.concatenate(frames), np.concatenate(samples), _FPS, _RATE)
     beside.rename(place)
 
 
@@ -111,8 +127,16 @@ def write_mp4(
         container.mux(audio.encode())
 
 
-def render_frames(world: SyntheticWorld, kind: int, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [T, size, size, 3]: an object of class `kind` hopping in a random scene."""
+def render_frames(
+    world: SyntheticWorld,
+    kind: int,
+    rng: np.random.Generator,
+    noise: np.random.Generator | None = None,
+) -> np.ndarray:
+    """uint8 [T, size, size, 3]: an object of class `kind` hopping in a random scene.
+
+    What is drawn comes from `rng`; of another cut of the same file, the noise from `noise`.
+    """
     y, x = np.mgrid[0 : world.size, 0 : world.size] / world.size - 0.5
     where = rng.integers(world.places)
     # Places have well separated colours, the same in every world of a size.
@@ -136,15 +160,20 @@ def render_frames(world: SyntheticWorld, kind: int, rng: np.random.Generator) ->
         inside = _outline(kind, u / radius, v / radius)[..., None]
         skin = shade * _skin(world, kind, u, v)
         frames[number] = scene + world.contrast * inside * (skin - scene)
-    frames += rng.normal(0, 0.03, frames.shape)
+    frames += (noise or rng).normal(0, 0.03, frames.shape)
     return (np.clip(frames, 0, 1) * 255).astype(np.uint8)
 
 
-def render_audio(world: SyntheticWorld, kind: int, rng: np.random.Generator) -> np.ndarray:
-    """float32 [samples]: a voice of class `kind` pulsing in a random room."""
+def render_audio(
+    world: SyntheticWorld,
+    kind: int,
+    rng: np.random.Generator,
+    noise: np.random.Generator | None = None,
+) -> np.ndarray:
+    """float32 [samples]: a voice of class `kind` pulsing in a random room; as `render_frames`."""
     count = round(world.seconds * _RATE)
     time = np.arange(count) / _RATE
-    room = _coloured_noise(count, int(rng.integers(world.places)), world.places, rng)
+    room = _coloured_noise(count, int(rng.integers(world.places)), world.places, rng, noise)
     pitch = 150 * 2 ** rng.uniform(0, 2)
     phases = rng.uniform(0, 2 * np.pi, (12, 1))
     numbers = np.arange(1, 13)[:, None]
@@ -180,13 +209,18 @@ def _skin(world: SyntheticWorld, kind: int, u: np.ndarray, v: np.ndarray) -> np.
     return np.where(stripe, bright, dark)
 
 
-def _coloured_noise(count: int, where: int, places: int, rng: np.random.Generator) -> np.ndarray:
+def _coloured_noise(
+    count: int, where: int, places: int, rng: np.random.Generator, noise: np.random.Generator | None
+) -> np.ndarray:
     """float [count], deviation 1: white noise through one of `places` smooth spectra."""
     frequency = np.fft.rfftfreq(count, 1 / _RATE)
     centre = 200 * 2 ** (5 * where / places + rng.normal(0, 0.1))
     shape = np.exp(-0.5 * (np.log2(np.maximum(frequency, 20) / centre) / 0.8) ** 2) + 0.05
-    noise = np.fft.irfft(np.fft.rfft(rng.normal(size=count)) * shape, count)
-    return noise / noise.std()
+    white = rng.normal(size=count)  # drawn in any case: what `rng` gives next is the file's
+    if noise is not None:
+        white = noise.normal(size=count)
+    coloured = np.fft.irfft(np.fft.rfft(white) * shape, count)
+    return coloured / coloured.std()
 
 
 def main() -> None:

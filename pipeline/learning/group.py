@@ -26,13 +26,23 @@ from pipeline.learning.worker import serve
 from pipeline.runtime import demands
 from pipeline.runtime.cluster_address import given_address
 from pipeline.runtime.demands import Need
-from pipeline.runtime.placement import KEEPS_MEMORY, Options, clustering, training
+from pipeline.runtime.placement import (
+    KEEPS_MEMORY,
+    Options,
+    clustering,
+    on_this_node,
+    training,
+)
 from pipeline.runtime.ray_train import HopelessEnds
 from pipeline.storage import Location
 
 FAILURES = 3  # that Ray Train mends by itself before `TrainingGroup.train` raises
 _NAME = "train"  # of Ray Train's own folder
 _END_S = 60.0
+
+
+class DeskLost(Exception):
+    """The workers' updates were to come from a process that died."""
 
 
 class TrainingGroup:
@@ -52,7 +62,8 @@ class TrainingGroup:
 
         Raises:
             TrainingFailedError: workers were lost again and again, or met what others would meet.
-                RayActorError: Ray Train's controller died, or the group's desk.
+            RayActorError: Ray Train's controller died.
+            DeskLost: so did the group's desk.
         """
         if self._running is not None and not self._running.is_for(work):
             self.close()
@@ -98,7 +109,7 @@ class _Running:
 
     def __init__(self, work: WorkerTask) -> None:
         self._like = _alike(work)
-        self._desk: Any = Desk.remote()  # type: ignore[attr-defined]
+        self._desk: Any = Desk.options(**on_this_node()).remote()  # type: ignore[attr-defined]
         # Ray Train keeps little there, and nothing that anybody reads afterwards.
         self._local = None if given_address() else tempfile.TemporaryDirectory(prefix="train-")
         self._folder = Location.of(self._local.name) if self._local else work.task.out
@@ -116,7 +127,7 @@ class _Running:
         wait([done, self._ended], return_when=FIRST_COMPLETED)
         if not self._ended.done() and isinstance(done.exception(), RayActorError):
             wait([self._ended])  # they see it soon, and no others may work at the same update
-            done.result()
+            raise DeskLost("the process that hands out updates died")
         if self._ended.done():
             self._ended.result()  # raises what ended it
         return dict(done.result())

@@ -22,7 +22,7 @@ from pipeline.clips.stream import Augment, Slots
 from pipeline.errors import UserError
 from pipeline.learning.checkpoint import Checkpoints, TrainingState
 from pipeline.learning.feed import Plan
-from pipeline.learning.group import FAILURES, TrainingGroup
+from pipeline.learning.group import FAILURES, DeskLost, TrainingGroup
 from pipeline.learning.schedule import Schedule, ScheduleShape
 from pipeline.learning.task import LearningTask, WorkerTask
 from pipeline.manifest import NAME, Damaged, Manifest, seal_written
@@ -163,7 +163,7 @@ def _train(work: WorkerTask, group: TrainingGroup) -> dict[str, Any]:
         before = TrainingState.of(task.out).slot
         try:
             return group.train(work)
-        except (TrainingFailedError, RayActorError) as error:
+        except (TrainingFailedError, RayActorError, DeskLost) as error:
             if told := as_user_error(error):
                 raise told from error
             vain = 0 if TrainingState.of(task.out).slot > before else vain + 1

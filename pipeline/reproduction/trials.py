@@ -44,13 +44,14 @@ class Trial:
 
     name: str  # in results and of its folder
     method: str
-    cuts: str = TRAIN  # the list that is learned from (`worlds.LISTS`)
+    cuts: str = TRAIN  # the list that is learned from (`worlds.LISTS`, `worlds.DILUTED`)
     settings: tuple[str, ...] = ()  # those that differ from the world's
     every_round: bool = False  # examine all rounds, not only the last
     short: bool = False  # may end early, with the preset's ``short`` settings
     base: Trial | None = None
     start: Trial | None = None  # a new run begins with the encoders of this one
     grows: Trial | None = None  # the cuts are added to a copy of this one's run, which goes on
+    as_many_epochs: bool = False  # of another list than all, instead of as many steps
 
     @property
     def kind(self) -> str:
@@ -66,7 +67,9 @@ class Trial:
         return tuple(m for m in MODALITIES if m in self.method.split(":")) or MODALITIES
 
     def fits(self, world: World) -> bool:
-        """Whether the world has the labels that the trial needs."""
+        """Whether the world has the labels and the clips that the trial needs."""
+        if not world.has(self.cuts):
+            return False
         return self.kind not in (SUPERVISED, TUNED) or self.detail in world.labels
 
 
@@ -82,7 +85,7 @@ class Preset:
     short: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()  # keys of what is tested by default
     seeds: tuple[int, ...] = (0,)  # of every trial
-    generated: Mapping[str, int] = field(default_factory=dict)  # arguments of `worlds.generated`
+    generated: Mapping[str, Any] = field(default_factory=dict)  # arguments of `worlds.generated`
 
 
 def run_trial(trial: Trial, world: World, seed: int, preset: Preset, out: Location) -> TrialResult:
@@ -136,7 +139,7 @@ def _config_of(trial: Trial, world: World, seed: int, preset: Preset, out: Locat
         own += [f"encoders.{m}.start={begins}" for m in MODALITIES]
     overrides = (preset.short if trial.short else ()) + trained_as.settings
     config = settings.load([*world.settings, *preset.settings, *overrides, *own])
-    if trial.cuts == TRAIN:
+    if trial.cuts == TRAIN or trial.as_many_epochs:
         return config
     # Epochs as long as on all training cuts, to compare lists at equal compute.
     clips = len(world.list_of(TRAIN, out).read_table())

@@ -10,9 +10,10 @@ No encoder ever learns from a held-out cut, with or without labels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 import pipeline
-from pipeline import synthetic
+from pipeline import settings, synthetic
 from pipeline.clips.fill import publish_clips
 from pipeline.clips.indexing import index
 from pipeline.clips.table import ClipTable, PublishedClips
@@ -45,13 +46,33 @@ class World:
     settings: tuple[str, ...]  # what suits its clips, as `pipeline.settings.load` takes it
     labels: tuple[str, ...]  # the columns that supervision can take
     cuts: Callable[[Location], pa.Table]
+    others: tuple[str, ...] = ()  # folders of media that have nothing to do with it
+
+    def has(self, name: str) -> bool:
+        """Whether there is what the list is made of."""
+        return bool(self.others) or name not in DILUTED
 
     def list_of(self, name: str, out: Location) -> Location:
-        """A list of cuts, written if it is not there: see `LISTS`."""
+        """A list of cuts, written if it is not there: see `LISTS` and `DILUTED`."""
         place = out / self.name / "cuts" / f"{name}.parquet"
         if not place.exists():
-            place.write_table(LISTS[name](self.cuts(out / self.name)))
+            cuts = self.cuts(out / self.name)
+            if name in DILUTED:
+                found = diluted(_anywhere(cuts), self._clips_of_others(out), DILUTED[name])
+            else:
+                found = LISTS[name](cuts)
+            place.write_table(found)
         return place
+
+    def _clips_of_others(self, out: Location) -> pa.Table:
+        """All clips of the other folders: ``uri``, ``start_s``, ``end_s``."""
+        found = []
+        for number, folder in enumerate(self.others):
+            place = out / self.name / "clips" / f"others-{number}"
+            index(folder, place, settings.load([*self.settings, f"run={place.full_uri}"]))
+            clips = ClipTable.open(place / "clips")
+            found.append(clips.rows(np.arange(len(clips)), ["uri", "start_s", "end_s"]))
+        return pa.concat_tables(found)
 
     def clips_of(
         self, name: str, out: Location, config: Config
@@ -69,10 +90,16 @@ class World:
         return config.model_copy(update={"store": config.store.model_copy(update={"place": place})})
 
 
-def generated(seed: int, files: int, classes: int = 8, places: int = 8) -> World:
-    """The generated world (`pipeline.synthetic`), another one for every seed; written once."""
-    kind = synthetic.SyntheticWorld(seed=seed, difficulty=0.0, classes=classes, places=places)
-    name = f"generated-{files}x{classes}x{places}-{seed}"
+def generated(seed: int, files: int, classes: int = 8, places: int = 8, **dials: float) -> World:
+    """The generated world (`pipeline.synthetic`), another one for every seed; written once.
+
+    Args:
+        dials: others of `synthetic.SyntheticWorld`.
+    """
+    given: dict[str, Any] = {"difficulty": 0.0, **dials}
+    kind = synthetic.SyntheticWorld(seed=seed, classes=classes, places=places, **given)
+    turned = "".join(f"-{name}{value:g}" for name, value in dials.items())
+    name = f"generated-{files}x{classes}x{places}{turned}-{seed}"
 
     def cuts(folder: Location) -> pa.Table:
         return _read(Location.of(synthetic.write_world(Path(folder.path) / "media", files, kind)))
@@ -80,12 +107,13 @@ def generated(seed: int, files: int, classes: int = 8, places: int = 8) -> World
     return World(name, (_config("demo"),), ("label",), cuts)
 
 
-def words(table: str) -> World:
+def words(table: str, others: Sequence[str] = ()) -> World:
     """Words that a talker says: a cuts table with the columns label (the word), slot (its place in
-    the sentence) and split (by sentence)."""
+    the sentence) and split (by sentence). `others`: folders of unrelated media."""
     # Begins as the paper does where a trial does not say otherwise.
-    settings = (_config("words"), "clustering.first=random")
-    return World("words", settings, ("label", "slot"), lambda _: _read(Location.of(table)))
+    suited = (_config("words"), "clustering.first=random")
+    cuts = Location.of(table)
+    return World("words", suited, ("label", "slot"), lambda _: _read(cuts), tuple(others))
 
 
 def _config(name: str) -> str:
@@ -137,6 +165,19 @@ def _share(one_in: int, others: bool = False) -> Callable[[pa.Table], pa.Table]:
     return chosen
 
 
+def diluted(cuts: pa.Table, others: pa.Table, share: float) -> pa.Table:
+    """These cuts, a share of which gives way to cuts of the same lengths of other clips."""
+    rng = np.random.default_rng(1)
+    order = rng.permutation(len(cuts))
+    gone, kept = np.split(order, [round(share * len(cuts))])
+    length = pc.subtract(cuts["end_s"], cuts["start_s"]).to_numpy()[gone]
+    drawn = others.take(rng.choice(len(others), len(gone), replace=len(others) < len(gone)))
+    room = pc.subtract(drawn["end_s"], drawn["start_s"]).to_numpy() - length
+    begin = drawn["start_s"].to_numpy() + rng.uniform(0, np.maximum(room, 0))
+    columns = {"uri": drawn["uri"], "start_s": begin, "end_s": begin + length}
+    return pa.concat_tables([cuts.take(np.sort(kept)), pa.table(columns, cuts.schema)])
+
+
 LISTS: dict[str, Callable[[pa.Table], pa.Table]] = {
     TRAIN: _train,
     HELD_OUT: lambda cuts: cuts.filter(pc.not_equal(cuts["split"], "train")),
@@ -145,3 +186,5 @@ LISTS: dict[str, Callable[[pa.Table], pa.Table]] = {
     "other_half": _share(2, others=True),
     "quarter": _share(4),
 }
+# Cuts anywhere, so much of them replaced by unrelated media (`World.others`).
+DILUTED = {"quarter_others": 1 / 4, "half_others": 1 / 2}

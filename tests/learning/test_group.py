@@ -100,7 +100,7 @@ def test_without_its_desk_a_group_ends_and_another_goes_on(
     _, found = trained(run, "killed", "learning.checkpoint_minutes=1e-9")
     killer.join()
     assert found["resumed_at"] >= 20
-    assert "workers were lost" in capsys.readouterr().out
+    assert "lost (the process that hands out updates died)" in capsys.readouterr().out
     assert same(out, alone)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from pipeline.encoders.weights import read_tensors
 from pipeline.reproduction import findings, worlds
 from pipeline.reproduction.probing import contents
 from pipeline.reproduction.trials import Preset, Trial, run_trial
-from pipeline.reproduction.worlds import LISTS, World
+from pipeline.reproduction.worlds import LISTS, World, diluted
 from pipeline.run import Run
 from pipeline.storage import Location
 from tests.conftest import TINY, tiny
@@ -59,6 +60,40 @@ def test_cuts_anywhere_keep_number_and_lengths_and_lose_their_labels(cuts: pa.Ta
     assert end.max() <= 3.25
     assert not np.allclose(start, train["start_s"].to_numpy())
     assert "label" not in anywhere.column_names
+
+
+def test_unrelated_clips_take_the_place_of_a_share(cuts: pa.Table) -> None:
+    anywhere = LISTS["anywhere"](cuts)
+    others = pa.table({"uri": ["/o/1", "/o/2"], "start_s": [0.0, 10.0], "end_s": [0.5, 19.0]})
+    found = diluted(anywhere, others, 1 / 3)
+    ours = [uri.startswith("/media") for uri in found["uri"].to_pylist()]
+    assert (len(found), sum(ours)) == (9, 6)
+    start, end = found["start_s"].to_numpy(), found["end_s"].to_numpy()
+    assert np.allclose(end - start, 0.75)
+    for uri, begin, stop in zip(found["uri"].to_pylist(), start, end):
+        if uri == "/o/2":
+            assert begin >= 10
+            assert stop <= 19
+        if uri == "/o/1":
+            assert begin == 0, "shorter than the cut"
+
+
+def test_a_list_with_unrelated_clips_is_made_of_a_folders(
+    local_ray: None, world: Path, cuts: pa.Table, tmp_path: Path
+) -> None:
+    """Media that cannot be read are left out."""
+    other = str(tmp_path / "others")
+    shutil.copytree(world.parent / "media", other)
+    (tmp_path / "others" / "broken.mp4").write_bytes(b"none")
+    made = World("w", tuple(TINY), ("label",), lambda _: cuts, (other,))
+    assert made.has("half_others")
+    found = made.list_of("half_others", Location.of(tmp_path / "out")).read_table()
+    from_there = [uri for uri in found["uri"].to_pylist() if uri.startswith(other)]
+    assert len(from_there) == 4
+    assert not any("broken" in uri for uri in from_there)
+    trial = Trial("t", "xdc", cuts="half_others")
+    assert trial.fits(made)
+    assert not trial.fits(World("w", tuple(TINY), ("label",), lambda _: cuts))
 
 
 def test_contents_of_clusters() -> None:
