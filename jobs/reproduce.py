@@ -56,6 +56,8 @@ def main(arguments: list[str]) -> None:
         trials = [trial for trial in trials if trial.name in options.trials]
     if "words" in (options.worlds or ()) and not options.words:
         raise UserError("the world of words needs its cuts table: add --words CSV")
+    if options.others and not options.words:
+        raise UserError("--others are media beside the words: add --words CSV")
     wanted = options.worlds or ["generated", *(["words"] if options.words else [])]
     connect(load(list(preset.settings)).resources, out)
     for seed in options.seeds or preset.seeds:
@@ -69,6 +71,8 @@ def main(arguments: list[str]) -> None:
             place = results / f"{name}.jsonl"
             for trial in trials:
                 key = (preset.name, trial.name, seed)
+                if options.trials and not trial.fits(world):
+                    say(f"{name}: {trial.name} is left out, for want of its labels or of --others")
                 if trial.fits(world) and key not in read_results(place):
                     write_result(place, run_trial(trial, world, seed, preset, out))
                     say(f"{place}: {trial.name}, seed {seed}")

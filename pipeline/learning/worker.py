@@ -27,7 +27,7 @@ from pipeline.telemetry import metrics
 
 Sums = dict[str, tuple[float, int]]  # name → sum, number of batches
 
-_LOOK_EVERY = 20  # steps between two looks at the clock and for a notice of preemption
+_LOOK_EVERY = 20  # steps between two looks at the clock, the desk, and for a notice of preemption
 
 
 def serve(loop_config: dict[str, Any]) -> None:
@@ -41,10 +41,10 @@ def serve(loop_config: dict[str, Any]) -> None:
     first = ray.train.get_context().get_world_rank() == 0
     while given := _asked(desk.take.remote(number)):
         number, (work,) = given
-        metrics = train_worker(ray.get(work), lambda: _asked(desk.is_there.remote()))
+        found = train_worker(ray.get(work), lambda: _asked(desk.is_there.remote()))
         barrier()  # all of them are done with it
         if first:
-            _asked(desk.finish.remote(number, metrics))
+            _asked(desk.finish.remote(number, found))
 
 
 def _asked(answer: ray.ObjectRef) -> Any:
