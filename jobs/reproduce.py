@@ -14,6 +14,7 @@ a results folder: give each machine its own and join the files with ``cat``.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 
 from pipeline.errors import UserError
 from pipeline.runtime.session import connect, run_job
@@ -42,9 +43,17 @@ def main(arguments: list[str]) -> None:
     parser.add_argument(
         "--others", nargs="+", default=(), metavar="FOLDER", help="media unrelated to the words"
     )
+    parser.add_argument(
+        "--settings",
+        nargs="+",
+        default=(),
+        metavar="KEY=VALUE",
+        help="for all trials, after the preset's; results name them",
+    )
     parser.add_argument("--results", help="folder of the results (default: OUT/results)")
     options = parser.parse_args(arguments)
     preset = PRESETS[options.preset]
+    preset = replace(preset, added=tuple(options.settings))
     out = Location.of(options.out)
     results = Location.of(options.results) if options.results else out / "results"
     trials = trials_of(options.findings or preset.findings)
@@ -59,7 +68,7 @@ def main(arguments: list[str]) -> None:
     if options.others and not options.words:
         raise UserError("--others are media beside the words: add --words CSV")
     wanted = options.worlds or ["generated", *(["words"] if options.words else [])]
-    connect(load(list(preset.settings)).resources, out)
+    connect(load([*preset.settings, *preset.added]).resources, out)
     for seed in options.seeds or preset.seeds:
         for name in wanted:
             real = name == "words"

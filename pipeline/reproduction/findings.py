@@ -40,8 +40,8 @@ _XDC = Trial("xdc", "xdc", every_round=True)
 _SDC = Trial("sdc", "sdc", every_round=True)
 _VARIANTS = (
     _SDC,
-    Trial("mdc", "mdc", every_round=True, short=True),
-    Trial("cdc", "cdc", every_round=True, short=True),
+    Trial("mdc", "mdc", every_round=True),
+    Trial("cdc", "cdc", every_round=True),
 )
 _SUPERVISED = Trial("supervised", "supervised:label")
 _OURS = Trial(OURS, OURS, every_round=True)

@@ -86,12 +86,14 @@ class Preset:
     findings: tuple[str, ...] = ()  # keys of what is tested by default
     seeds: tuple[int, ...] = (0,)  # of every trial
     generated: Mapping[str, Any] = field(default_factory=dict)  # arguments of `worlds.generated`
+    added: tuple[str, ...] = ()  # settings of a caller; results name them
 
 
 def run_trial(trial: Trial, world: World, seed: int, preset: Preset, out: Location) -> TrialResult:
     """Train and examine, from wherever an earlier attempt stopped."""
     started = time.monotonic()
-    overrides = (preset.short if trial.short else ()) + (trial.base or trial).settings
+    short = preset.short if trial.short else ()
+    overrides = (*preset.added, *short, *(trial.base or trial).settings)
     config = _config_of(trial, world, seed, preset, out)
     for before in filter(None, (trial.start, trial.grows)):  # from wherever an attempt stopped
         stored = world.stored(before.cuts, out, _config_of(before, world, seed, preset, out))
@@ -137,7 +139,8 @@ def _config_of(trial: Trial, world: World, seed: int, preset: Preset, out: Locat
     if trial.start:
         begins = (folder / f"{trial.start.name}-{seed}").full_uri
         own += [f"encoders.{m}.start={begins}" for m in MODALITIES]
-    overrides = (preset.short if trial.short else ()) + trained_as.settings
+    short = preset.short if trial.short else ()
+    overrides = (*preset.added, *short, *trained_as.settings)
     config = settings.load([*world.settings, *preset.settings, *overrides, *own])
     if trial.cuts == TRAIN or trial.as_many_epochs:
         return config
