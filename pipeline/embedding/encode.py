@@ -1,4 +1,4 @@
-"""The encoding stage of a pass: an actor that holds the encoders, and what it lost."""
+"""The encoding stage of a pass: what holds the encoders, and what it lost."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipeline.telemetry.progress import Meter
 
 
 class Encode:
-    """An actor: a row of decoded slots in, their table of features out."""
+    """Holds the encoders: a row of decoded slots in, their table of features out."""
 
     def __init__(
         self,
@@ -82,6 +82,18 @@ class Encode:
             return self.networks[modality](self.front[modality](tensor)).float().cpu().numpy()
 
 
+_of_this_process: tuple[str, Encode] | None = None  # and the pass that it is for
+
+
+def encode_here(row: dict[str, np.ndarray], of: str, given: tuple[Any, ...]) -> pa.Table:
+    """A task: its process makes an `Encode` of what is given and keeps it while the pass lasts."""
+    global _of_this_process
+    if _of_this_process is None or _of_this_process[0] != of:
+        _of_this_process = None  # two at a time would need twice the memory
+        _of_this_process = of, Encode(*given)
+    return _of_this_process[1](row)
+
+
 def _not_finite(clip: int, named: Sequence[str], modality: str) -> RejectedClip:
     (uri, clip_id), what = named, "the encoder gives no finite numbers for it"
     return RejectedClip(clip, uri, clip_id, modality, Reason.NOT_FINITE.value, what)
@@ -89,7 +101,7 @@ def _not_finite(clip: int, named: Sequence[str], modality: str) -> RejectedClip:
 
 @dataclass
 class Losses:
-    """What one encoder actor lost; ends a pass early that has lost too much already."""
+    """What one process lost; ends a pass early that has lost too much already."""
 
     title: str  # of the pass
     clips: int  # of the pass
@@ -100,6 +112,6 @@ class Losses:
         self._lost: deleted.Losses = Counter()
 
     def add(self, rejects: Iterable[RejectedClip]) -> None:
-        """Raises Outage if this actor alone has lost more than the whole pass may lose."""
+        """Raises Outage if this process alone has lost more than the whole pass may lose."""
         self._lost.update(deleted.loss(reject.uri, reject.reason) for reject in rejects)
         deleted.check_media(self.title, self._lost, self.clips, self.allowed, self.before)

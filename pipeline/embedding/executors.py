@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import ray
-from ray.data import ActorPoolStrategy
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from pipeline.clips.decoding.decoder import load_decoder
 from pipeline.clips.stream import Slots
 from pipeline.config import Config
-from pipeline.embedding.encode import Encode, Losses
+from pipeline.embedding.encode import Encode, Losses, encode_here
 from pipeline.embedding.shards import FeatureSink
+from pipeline.runtime.cluster_address import given_address
 from pipeline.runtime.demands import how_many_fit
 from pipeline.runtime.failures import unwrapped
 from pipeline.runtime.placement import choose_device, decoding, encoding, on_this_node, writing
@@ -30,6 +33,8 @@ from pipeline.telemetry.progress import Meter
 ACTORS_EACH = 8
 # Rows that an actor is given: Ray Data hands out more ten times a second at most.
 IN_FLIGHT = 8
+# Ray gives a process only to tasks with an equal environment: none of these to decoding.
+ENCODES = {"env_vars": {"XDC_STAGE": "encode"}}
 _END_S = 30  # how long processes that were stopped may take to go
 
 
@@ -43,23 +48,38 @@ class Pass:
     device: str
     meter: Meter
     losses: Losses
+    in_tasks: bool  # see `encodes_in_tasks`
+    name: str = field(default_factory=lambda: uuid4().hex)  # no other pass has it
 
     def write(self, slots: np.ndarray, sink: FeatureSink, share: Share | None) -> list[str]:
         """Decode and encode these slots and write what they give; return the shards' names."""
         set_up_ray_data(share=share)
         resources = self.config.resources
         cost = decoding(resources, load_decoder(self.config.clips.decoder).on_gpu)
-        given = (self.weights, self.stream.modalities, self.config, self.device, self.meter)
+        datasets = share.datasets if share else 1
         encoded = self.stream.stream(cost, slots).map_batches(
-            Encode,
-            fn_constructor_args=given,
-            fn_constructor_kwargs={"losses": self.losses},
             batch_size=None,
-            compute=encoder_pool(self.config, share.datasets if share else 1),
+            **self.encoder_stage(datasets),
             **encoding(resources, self.device),
         )
         encoded.write_datasink(sink, ray_remote_args=writing(resources))
         return sink.names
+
+    def encoder_stage(self, datasets: int = 1) -> dict[str, Any]:
+        """`Encode` as `map_batches` takes it, for one of so many datasets."""
+        modalities = self.stream.modalities
+        given = (self.weights, modalities, self.config, self.device, self.meter, self.losses)
+        if not self.in_tasks:
+            pool = encoder_pool(self.config, datasets)
+            return {"fn": Encode, "fn_constructor_args": given, "compute": pool}
+        return {
+            "fn": encode_here,
+            "fn_args": (self.name, given),
+            "compute": TaskPoolStrategy(
+                size=math.ceil(self.config.embedding.max_actors / datasets)
+            ),
+            "runtime_env": ENCODES,
+        }
 
 
 def run(work: Pass, slots: np.ndarray, new_sink: Callable[[], FeatureSink]) -> list[str]:
@@ -103,6 +123,15 @@ def datasets_for(config: Config) -> int:
     options = encoding(resources, choose_device(resources))
     actors = max(how_many_fit(options, settings.max_actors), settings.min_actors)
     return math.ceil(actors / ACTORS_EACH)
+
+
+def encodes_in_tasks(device: str) -> bool:
+    """Whether tasks encode, and not actors.
+
+    They do on the CPUs of a Ray that the job started itself: processes of tasks stay for the next
+    pass, and to import torch takes five seconds of a processor.
+    """
+    return device == "cpu" and not given_address()
 
 
 def encoder_pool(config: Config, datasets: int = 1) -> ActorPoolStrategy:

@@ -109,7 +109,9 @@ class RunModel:
                 case ClipPass():
                     clips, throughput = self._pass_clips(piece), self.embed_throughput(piece)
                     work_s = clips * throughput.seconds
-                    found.add("embed", measured.embed_start_s, work_s, clips, throughput)
+                    ready = found.stages["embed"].times > 0  # encoders' processes stay
+                    start_s = measured.embed_again_s if ready else measured.embed_start_s
+                    found.add("embed", start_s, work_s, clips, throughput)
                 case LabelPass():
                     found.add("cluster", *self._clustering(piece))
                 case UpdatePass():

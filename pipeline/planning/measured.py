@@ -34,7 +34,8 @@ class Measured:
     encoding: Mapping[ClipPass, DeviceTime]
     steps: Mapping[int, tuple[DeviceTime, DeviceTime]]  # update → a step, a held-out batch
     kmeans: KMeansTime
-    embed_start_s: float
+    embed_start_s: float  # of the first pass
+    embed_again_s: float  # of the others
     learn_start_s: float  # of the first update
     learn_again_s: float  # of the others
     weights_bytes: int  # of both encoders

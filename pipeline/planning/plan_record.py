@@ -104,6 +104,7 @@ def _measured(model: RunModel) -> dict[str, Any]:
         "held_out_s": {str(number): _rounded(t[1].clip_s) for number, t in measured.steps.items()},
         "kmeans": {name: _rounded(value) for name, value in asdict(measured.kmeans).items()},
         "embed_start_s": _rounded(measured.embed_start_s),
+        "embed_again_s": _rounded(measured.embed_again_s),
         "learn_start_s": _rounded(measured.learn_start_s),
         "learn_again_s": _rounded(measured.learn_again_s),
     }

@@ -11,6 +11,7 @@ import ray
 
 from pipeline.clips.table import ClipTable, PublishedClips
 from pipeline.config import Config
+from pipeline.embedding.executors import encodes_in_tasks
 from pipeline.learning.group import TrainingGroup, may_stay
 from pipeline.methods import Method
 from pipeline.planning.decode_probe import CoreTime, decode_time, fill_time
@@ -65,7 +66,7 @@ class Probes:
             decoding = self._decoding(self.ordered, self.drawn)
         read = store.decoding if store else decoding
         (encoding, dims), steps = self._encoding(), self._steps()
-        embed_start_s, embed_loop = self._embed(encoding, read)
+        embed_start_s, embed_again_s, embed_loop = self._embed(encoding, read)
         # The most features that a clustering has.
         dim = max(sum(dims[m] for m in ms) for ms in self.method.clusterings.values())
         kmeans = cluster_time(len(self.clips), dim, self.scratch, self.config)
@@ -81,6 +82,7 @@ class Probes:
             steps=steps,
             kmeans=kmeans,
             embed_start_s=embed_start_s,
+            embed_again_s=embed_again_s,
             learn_start_s=learn_start_s,
             learn_again_s=learn_again_s,
             weights_bytes=(self.scratch / WEIGHTS).info().size or 0,
@@ -183,15 +185,21 @@ class Probes:
             say(f"plan · train {names} · {1000 * step.clip_s:.2f} ms a clip, batch {step.batch}")
         return found
 
-    def _embed(self, encoding: dict[ClipPass, DeviceTime], read: Decoding) -> tuple[float, float]:
-        """Seconds of a pass beyond its clips, and of one of these."""
+    def _embed(
+        self, encoding: dict[ClipPass, DeviceTime], read: Decoding
+    ) -> tuple[float, float, float]:
+        """Seconds of a pass beyond its clips, of a later one, and of one of the clips."""
         expected = self._together(read[self._whole.modalities, False], encoding[self._whole])
         rows = self.sample.ordered
         count = min(max(int(_WORK_S / expected), _FEW), len(rows))
         few = self._table("embedded", rows.slice(0, count))
         config = self._settings(embedding={"min_actors": 1, "max_actors": 1})
-        seconds = embed_seconds(few, self.method.modalities, self.scratch, config)
-        return max(seconds - count * expected, 0.0), expected
+        given = (few, self.method.modalities, self.scratch / WEIGHTS)
+        seconds = again_s = embed_seconds(*given, self.scratch / "embed", config)
+        if encodes_in_tasks(self.fleet.device):
+            again_s = embed_seconds(*given, self.scratch / "embed-again", config)
+        start_s, again_s = (max(each - count * expected, 0.0) for each in (seconds, again_s))
+        return start_s, again_s, expected
 
     def _learn(
         self, steps: dict[int, tuple[DeviceTime, DeviceTime]], read: Decoding

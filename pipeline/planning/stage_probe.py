@@ -54,13 +54,17 @@ def encoders_seconds(clips: PublishedClips, scratch: Location, config: Config) -
 
 
 def embed_seconds(
-    clips: PublishedClips, modalities: Sequence[str], scratch: Location, config: Config
+    clips: PublishedClips,
+    modalities: Sequence[str],
+    weights: Location,
+    out: Location,
+    config: Config,
 ) -> float:
     """Seconds of an embedding pass over `clips`."""
-    began, out = time.monotonic(), scratch / "embed"
+    began = time.monotonic()
     task = EmbeddingTask(
         clips=clips,
-        weights=scratch / WEIGHTS,
+        weights=weights,
         out={m: out / m for m in modalities},
         rejects=out / "rejects",
         config=config,

@@ -27,7 +27,7 @@ _STORE = 200 * 2**20
 TITLES = {  # how the titles of Ray's processes begin
     "joiner": ("ray::MapBatches(JoinSlots)",),
     "decoder": ("ray::MapBatches(DecodeSlots)",),
-    "encoder": ("ray::MapWorker(MapBatches(Encode))",),
+    "encoder": ("ray::MapWorker(MapBatches(Encode))", "ray::MapBatches(encode_here)"),
     "shard": ("ray::Shard",),
     "index": ("ray::Index",),
     "trainer": ("ray::RayTrainWorker",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
+import ray
 import torch
 
 from pipeline import encoders
@@ -26,6 +28,7 @@ from pipeline.embedding import embed as embedding
 from pipeline.embedding import executors
 from pipeline.embedding.embed import EmbeddingTask
 from pipeline.embedding.encode import Encode
+from pipeline.embedding.executors import ENCODES
 from pipeline.embedding.shards import REJECTS, as_feature_array, of_rows, read_features, write_shard
 from pipeline.embedding.written import discard, finish
 from pipeline.errors import UserError
@@ -159,6 +162,37 @@ def test_several_datasets_write_what_one_does(
     parts = {name.split("-")[1] for name in starts(out["video"]).values()}
     assert len(parts) == 2, "each of the datasets wrote"
     same_features(out, whole.out)
+
+
+@pytest.mark.parametrize(
+    ("address", "title"), [("", "ray::MapBatches(encode_here)"), ("a cluster", "ray::MapWorker")]
+)
+def test_the_process_of_an_encoder_is_killed(
+    run: Location,
+    whole: Whole,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    title: str,
+) -> None:
+    """Tasks encode in a Ray of this job, and actors in a cluster."""
+    monkeypatch.setattr(executors, "given_address", lambda: address)
+    killed = threading.Thread(target=kill_one, args=(title,))
+    killed.start()
+    out = {m: Location.of(tmp_path / "out" / m) for m in BOTH}
+    assert embed(run, out, *TWO_ACTORS) | TIMES == whole.counts | TIMES
+    killed.join()
+    same_features(out, whole.out)
+
+
+def test_the_process_of_tasks_that_encode_stays(
+    run: Location, whole: Whole, tmp_path: Path
+) -> None:
+    """It has imported torch; that of an actor ends with the pass."""
+    with_torch = ray.remote(num_cpus=0, runtime_env=ENCODES)(lambda: "torch" in sys.modules)
+    out = {m: Location.of(tmp_path / "out" / m) for m in BOTH}
+    assert embed(run, out) | TIMES == whole.counts | TIMES
+    assert ray.get(with_torch.remote())
 
 
 def test_the_process_of_a_dataset_is_killed(
