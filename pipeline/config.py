@@ -103,7 +103,9 @@ class EmbeddingConfig(Section):
 
     batch_size: Count = 32  # clips decoded by one task and encoded at once
     min_actors: Annotated[Count, WHERE] = 1  # encoder actors, each with a GPU where there are any
-    max_actors: Annotated[Count, WHERE] = 1  # the greatest number of encoder actors
+    # The greatest number of encoder actors. On the CPUs of a Ray that the job starts itself, tasks
+    # encode instead: so many at most at a time, and no least number.
+    max_actors: Annotated[Count, WHERE] = 1
     # Keep every round's features: evaluation then needs no decoding.
     keep: Annotated[bool, WHERE] = False
     # Take the features that learning computed of a clip when it last saw it (augmented, in train

@@ -92,8 +92,6 @@ class Preset:
 def run_trial(trial: Trial, world: World, seed: int, preset: Preset, out: Location) -> TrialResult:
     """Train and examine, from wherever an earlier attempt stopped."""
     started = time.monotonic()
-    short = preset.short if trial.short else ()
-    overrides = (*preset.added, *short, *(trial.base or trial).settings)
     config = _config_of(trial, world, seed, preset, out)
     for before in filter(None, (trial.start, trial.grows)):  # from wherever an attempt stopped
         stored = world.stored(before.cuts, out, _config_of(before, world, seed, preset, out))
@@ -125,9 +123,15 @@ def run_trial(trial: Trial, world: World, seed: int, preset: Preset, out: Locati
         about=about("torch", "ray", "av"),
         rounds=rounds,
         base=trial.base.name if trial.base else None,
-        overrides=overrides,
+        overrides=overrides_of(trial, preset),
         cost=_cost(run),
     )
+
+
+def overrides_of(trial: Trial, preset: Preset) -> tuple[str, ...]:
+    """Settings of a trial after the world's and the preset's own; the last of a key holds."""
+    short = preset.short if trial.short else ()
+    return (*preset.added, *short, *(trial.base or trial).settings)
 
 
 def _config_of(trial: Trial, world: World, seed: int, preset: Preset, out: Location) -> Config:
@@ -139,8 +143,7 @@ def _config_of(trial: Trial, world: World, seed: int, preset: Preset, out: Locat
     if trial.start:
         begins = (folder / f"{trial.start.name}-{seed}").full_uri
         own += [f"encoders.{m}.start={begins}" for m in MODALITIES]
-    short = preset.short if trial.short else ()
-    overrides = (*preset.added, *short, *trained_as.settings)
+    overrides = overrides_of(trial, preset)
     config = settings.load([*world.settings, *preset.settings, *overrides, *own])
     if trial.cuts == TRAIN or trial.as_many_epochs:
         return config

@@ -177,11 +177,12 @@ def test_the_process_of_an_encoder_is_killed(
 ) -> None:
     """Tasks encode in a Ray of this job, and actors in a cluster."""
     monkeypatch.setattr(executors, "given_address", lambda: address)
-    killed = threading.Thread(target=kill_one, args=(title,))
+    killed = threading.Thread(target=kill_one, args=(title,), daemon=True)
     killed.start()
     out = {m: Location.of(tmp_path / "out" / m) for m in BOTH}
     assert embed(run, out, *TWO_ACTORS) | TIMES == whole.counts | TIMES
-    killed.join()
+    killed.join(timeout=10)
+    assert not killed.is_alive(), f"there was no {title}"
     same_features(out, whole.out)
 
 

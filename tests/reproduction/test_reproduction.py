@@ -15,7 +15,7 @@ from pipeline.clips.table import ClipTable
 from pipeline.encoders.weights import read_tensors
 from pipeline.reproduction import findings, worlds
 from pipeline.reproduction.probing import contents
-from pipeline.reproduction.trials import Preset, Trial, run_trial
+from pipeline.reproduction.trials import Preset, Trial, overrides_of, run_trial
 from pipeline.reproduction.worlds import LISTS, World, diluted
 from pipeline.run import Run
 from pipeline.storage import Location
@@ -129,6 +129,12 @@ def test_trials_that_cut_clips_otherwise_share_no_store(tmp_path: Path) -> None:
 
     assert place() == place("learning.epochs=2")
     assert place() != place("clips.audio.align=start")
+
+
+def test_a_trials_own_settings_come_last() -> None:
+    preset = Preset("some", settings=("rounds=3",), short=("rounds=1",), added=("rounds=2",))
+    own = Trial("own", "xdc", settings=("clustering.k=8",), short=True)
+    assert overrides_of(own, preset) == ("rounds=2", "rounds=1", "clustering.k=8")
 
 
 def test_presets_name_findings_and_every_comparison_has_its_trials() -> None:
