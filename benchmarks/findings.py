@@ -1,4 +1,4 @@
-"""Tables and plots of the study: ``python benchmarks/findings.py [benchmarks/findings]``.
+"""Tables and plots of the study: ``python -m benchmarks.findings [benchmarks/findings]``.
 
 Reads the JSON lines that ``jobs/reproduce.py --results benchmarks/findings`` writes there. Makes
 ``benchmarks/findings.md`` of all of them, and plots in the folder.
@@ -13,48 +13,32 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from pipeline.reproduction.findings import FINDINGS, QUICK_MARGIN, Comparison, Finding
-from pipeline.reproduction.results import TrialResult, read_results
-from pipeline.storage import Location
+from benchmarks.findings_controls import controls
+from benchmarks.findings_tables import (
+    MODALITIES,
+    Results,
+    by_seed,
+    interval,
+    markdown,
+    read,
+    rounds_of,
+)
+from pipeline.reproduction.findings import (
+    CONTROLS,
+    FINDINGS,
+    QUICK_MARGIN,
+    Comparison,
+    Finding,
+)
 
 HERE = Path(__file__).resolve().parent
-MODALITIES = ("video", "audio")
 PUBLISHED, QUICK = "cpu", "quick"  # presets
-Results = dict[str, dict[int, TrialResult]]  # trial → seed → result; both in order
+NO_CHAPTER = (QUICK, *CONTROLS)
 
 TITLES = {
     "words": "Real: words that a talker says",
     "generated": "Generated: objects that hop and hum",
 }
-
-
-def markdown(rows: list[list[str]]) -> list[str]:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
-
-
-def read(folder: Path, world: str) -> dict[str, Results]:
-    """By preset, the results of a world."""
-    found: dict[str, Results] = defaultdict(lambda: defaultdict(dict))
-    for result in read_results(Location.of(folder / f"{world}.jsonl")).values():
-        found[result.preset][result.trial][result.seed] = result
-    return found
-
-
-def rounds_of(results: Results, trial: str) -> set[int]:
-    """Rounds after which a trial was examined with every seed; {0} for supervision."""
-    examined = [{r["round"] for r in one.rounds} for one in results.get(trial, {}).values()]
-    return set.intersection(*examined) if examined else set()
-
-
-def by_seed(results: Results, trial: str, modality: str, number: int) -> dict[int, float]:
-    """By seed, test accuracy of a modality's linear probe after a round; empty if there is none."""
-    return {
-        seed: examined["probe"][modality]["test"]["accuracy"]
-        for seed, result in results.get(trial, {}).items()
-        for examined in result.rounds
-        if examined["round"] == number and modality in examined["probe"]
-    }
 
 
 def spread(values: dict[int, float]) -> str:
@@ -88,11 +72,7 @@ def compared(results: Results, one: Comparison) -> list[str]:
     if len(gains) < 2:
         shown = f"{gains[0]:+.3f} (one seed)" if len(gains) else "not run"
         return [one.claim, name, shown, "too few seeds"]
-    half = stats.t.ppf(0.975, len(gains) - 1) * gains.std(ddof=1) / np.sqrt(len(gains))
-    low, high = gains.mean() - half, gains.mean() + half
-    verdict = "supported" if low > 0 else "contradicted" if high < 0 else "inconclusive"
-    shown = f"{gains.mean():+.3f} [{low:+.3f}, {high:+.3f}], {len(gains)} seeds"
-    return [one.claim, name, shown, verdict]
+    return [one.claim, name, *interval(gains)]
 
 
 def accuracies(finding: Finding, results: Results) -> list[str]:
@@ -317,9 +297,10 @@ def document(folder: Path) -> str:
     lines = [(HERE / "findings-study.md").read_text().rstrip(), ""]
     for world in TITLES:
         for preset, results in read(folder, world).items():
-            if preset != QUICK:
+            if preset not in NO_CHAPTER:
                 lines += chapter(world, preset, results, folder)
-    lines += quick(read(folder, "generated")[QUICK])
+    generated = read(folder, "generated")
+    lines += controls(generated) + quick(generated[QUICK])
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -332,7 +313,7 @@ def main() -> None:
     (HERE / "findings.md").write_text(document(folder))
     for world in TITLES:
         for preset, results in read(folder, world).items():
-            if preset != QUICK:
+            if preset not in NO_CHAPTER:
                 plot(results, folder / image_of(world, preset))
 
 

@@ -46,11 +46,13 @@ def main() -> None:
     )
     parser.add_argument("parts", nargs="+", choices=[*PARTS, "all"])
     parser.add_argument("--clips", type=int, default=1_000_000)
-    parser.add_argument("--slots", type=int, default=1200, help="that are taken")
+    parser.add_argument("--slots", type=int, default=6000, help="that are taken; order: a fifth")
     parser.add_argument("--size", type=int, default=224, help="of a picture: slots a task follow")
     parser.add_argument("--clip-bytes", type=int, default=1000, help="that really travel")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
+    # Processes that wait stay, as in a Ray that a job starts: a new one takes seconds to import.
+    os.environ.setdefault("RAY_num_workers_soft_limit", "20")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(RESULT.parents[1]), str(RESULT.parent)])
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()

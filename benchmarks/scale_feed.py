@@ -11,68 +11,29 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import psutil
-import pyarrow as pa
 import ray
 import ray.data
 
 # Nothing public tells what a node's object store holds.
 from ray._private.internal_api import node_stats
 from ray.cluster_utils import Cluster
+from scale_stubs import BATCH, Nothing, StubSlots
 from scale_tables import labels_of, store_bytes
 
-from pipeline.clips.slots import LABEL, Order
-from pipeline.clips.stream import Slots, row_of
+from pipeline.clips.slots import Order
 from pipeline.clips.table import ClipTable
 from pipeline.config import Config
 from pipeline.embedding.executors import encoder_pool
 from pipeline.learning.feed import Feed, Plan, arriving
 from pipeline.runtime.ray_data import Share, set_up_ray_data
 
-BATCH = 32  # clips of a slot
 COST = {"num_cpus": 0.5}  # of a decoding task
 _DECODE_NODES, _STORE = 4, 256 * 2**20
-
-
-@dataclass(frozen=True)
-class Stub:
-    """Stands where decoding would: a row of joined slots in, zeros out, after a while."""
-
-    batch_size: int
-    clip_bytes: int
-    seconds: float  # of a slot
-
-    def __call__(self, joined: pa.Table) -> dict[str, np.ndarray]:
-        slots = joined["slots"][0].as_py()
-        time.sleep(self.seconds * len(slots))
-        return row_of([self._batch(**slot) for slot in slots])
-
-    def _batch(self, slot: int, held_out: bool, clips: list[dict[str, Any]]) -> dict[str, Any]:
-        indices = np.full(self.batch_size, -1)
-        indices[: len(clips)] = [row["clip_index"] for row in clips]
-        return {
-            "slot": np.int64(slot),
-            "held_out": np.bool_(held_out),
-            "clip_index": indices,
-            "video": np.zeros((self.batch_size, self.clip_bytes), np.uint8),
-            f"{LABEL}audio": np.zeros(self.batch_size, np.int32),
-            "rejects": "[]",
-        }
-
-
-@dataclass(frozen=True)
-class StubSlots(Slots):
-    clip_bytes: int = 1000
-    seconds: float = 0.0
-
-    @property
-    def decode(self) -> Any:
-        return Stub(self.order.batch_size, self.clip_bytes, self.seconds)
 
 
 class _Watch:
@@ -175,14 +136,15 @@ def order(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
     """Of slots that take 0.2 s each, on 8 logical CPUs: the processors are not the limit."""
     slots = slots_of(clips, options, seconds=0.2, num_slots=1_000_000)
     rates: dict[str, list[float]] = {"in order": [], "in any order": []}
+    wanted = options.slots // 5  # of which 16 are decoded at once
     for _ in range(options.repeats):
-        rates["in order"].append(fed(slots, 1, options.slots)[0])
+        rates["in order"].append(fed(slots, 1, wanted)[0])
         set_up_ray_data(feeding=True)
         rows = iter(slots.stream(COST).iter_batches(batch_size=1, prefetch_batches=2))
         each = slots.together(slots.order.num_slots)
-        for _ in range(options.slots // 4 // each):
+        for _ in range(wanted // 4 // each):
             next(rows)
-        began, taken = time.monotonic(), options.slots // each
+        began, taken = time.monotonic(), wanted // each
         for _ in range(taken):
             next(rows)
         rates["in any order"].append(taken * each * BATCH / (time.monotonic() - began))
@@ -193,14 +155,6 @@ def order(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
         **{name: [round(value) for value in values] for name, values in rates.items()},
         "ratio": [round(ours / free, 3) for ours, free in pairs],
     }
-
-
-class Nothing:
-    """An encoder that takes no time: features of zeros, in one row, as `Encode` returns them."""
-
-    def __call__(self, row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        clips = row["clip_index"].reshape(1, -1)
-        return {"clip_index": clips, "features": np.zeros((*clips.shape, 512), np.float16)}
 
 
 @ray.remote(num_cpus=0)

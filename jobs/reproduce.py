@@ -8,7 +8,7 @@ split by sentence into train, val and test. `pipeline/reproduction/findings.py` 
 The result of each trial is a line in RESULTS/<world>.jsonl. A trial that has its line is not run
 again, so a command that was killed goes on when repeated. Only one command at a time may write to
 a results folder: give each machine its own and join the files with ``cat``.
-``python benchmarks/findings.py RESULTS`` makes tables and plots.
+``python -m benchmarks.findings RESULTS`` makes tables and plots.
 """
 
 from __future__ import annotations

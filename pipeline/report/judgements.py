@@ -6,7 +6,7 @@ silent on those that ended well, and each fires on the runs that ended in its wa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from pipeline import methods
@@ -114,13 +114,25 @@ def _learned_by(modality: str, method: str) -> set[str]:
 
 
 def _follows_files_less(first: dict[str, ClusteringMeasures]) -> str | None:
-    known = {name: each.ami_to_files for name, each in first.items() if name in _SENSES}
-    if len(known) < 2 or None in known.values():
-        return None
     if any(map(_collapsed, first.values())):  # a few huge clusters follow nothing
         return None
-    low, high = sorted(known, key=lambda name: known[name] or 0)
-    return low if (known[high] or 0) - (known[low] or 0) > _CLEARLY else None
+    told = {name: first[name].ami_to_files for name in _SENSES if name in first}
+    return strong_modality({name: value for name, value in told.items() if value is not None})
+
+
+def strong_modality(ami_to_files: Mapping[str, float]) -> str | None:
+    """The modality to anchor: its first clusters follow the files clearly less than the other's.
+
+    Args:
+        ami_to_files: modality → adjusted mutual information of its first clusters and the files.
+
+    Returns:
+        None where the two differ by 0.05 or less, or one is not known.
+    """
+    if len(ami_to_files) < 2:
+        return None
+    low, high = sorted(ami_to_files, key=ami_to_files.__getitem__)
+    return low if ami_to_files[high] - ami_to_files[low] > _CLEARLY else None
 
 
 def _anchor(

@@ -236,8 +236,9 @@ _ALL = tuple(finding.key for finding in FINDINGS)
 # The least that XDC's video probe must gain over random encoders in the quick preset, or a test
 # fails; benchmarks/findings.md says how rarely a correct program fails it.
 QUICK_MARGIN = 0.05
-# Worlds of several clips a file whose strong modality is known: does the rule of A1 find it?
-_STRONG: dict[str, dict[str, float]] = {
+# Presets of worlds of several clips a file, whose strong modality is known: does the rule that
+# chooses the anchor find it?
+CONTROLS: dict[str, dict[str, float]] = {
     "sound-strong": {"hard_picture": 0.6},
     "even": {},
     "picture-strong": {"hard_sound": 0.6},
@@ -250,7 +251,7 @@ _CONTROLS = tuple(
         seeds=(0, 1, 2),
         generated={"files": 200, "clips": 3, **dials},
     )
-    for name, dials in _STRONG.items()
+    for name, dials in CONTROLS.items()
 )
 _PRESETS = (
     # XDC's first round, two minutes on two cores, in a world with fewer nuisances than the usual

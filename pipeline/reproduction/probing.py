@@ -116,10 +116,18 @@ def signals(this: Round, assigned: Mapping[str, np.ndarray], clips: ClipTable) -
         f"effective_clusters_{modality}": measures.effective_clusters(np.bincount(ids[ids >= 0]))
         for modality, ids in assigned.items()
     }
+    files = clips.files()
+    if files is not None:
+        found |= {
+            f"ami_to_files_{modality}": measures.adjusted_mutual_information(
+                files, ids[: len(files)]
+            )
+            for modality, ids in assigned.items()
+        }
     if len(assigned) == 2:
         first, second = assigned.values()
         found["agreement"] = agreement(first, second)
-        if (files := clips.files()) is not None:
+        if files is not None:
             found["agreement_beyond_files"] = agreement(first, second, files)
     for update in this.metrics.read_json().get("updates", []):
         last = update["epochs"][-1]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.findings import HERE, document
+from benchmarks.findings_controls import controls
 from jobs.reproduce import main
 from pipeline.errors import UserError
 from pipeline.reproduction.results import TrialResult, read_results, write_result
@@ -81,3 +82,37 @@ def test_a_trial_that_has_its_line_is_not_run_again(tmp_path: Path) -> None:
 
 def test_the_published_tables_are_those_of_the_published_results() -> None:
     assert document(PUBLISHED) == (HERE / "findings.md").read_text()
+
+
+def anchored(world: str, seed: int, anchor: str, accuracy: float, audio: float) -> TrialResult:
+    """A control whose first video clusters follow the files to 0.4, those of audio as given."""
+    follow = {"ami_to_files_video": 0.4, "ami_to_files_audio": audio}
+    probe = {m: {"test": {"accuracy": accuracy}} for m in ("video", "audio")}
+    examined = [{"round": n, "probe": probe, "signals": follow} for n in range(2)]
+    trial = f"anchored_{anchor}-raw"
+    return replace(result(trial, seed), preset=world, world="generated", rounds=examined)
+
+
+def test_the_rule_is_counted_over_worlds_and_seeds() -> None:
+    cases = [
+        anchored("sound-strong", 0, "audio", 0.8, audio=0.1),
+        anchored("sound-strong", 0, "video", 0.6, audio=0.1),
+        anchored("sound-strong", 1, "audio", 0.5, audio=0.1),
+        anchored("sound-strong", 1, "video", 0.6, audio=0.1),
+        anchored("even", 0, "audio", 0.5, audio=0.38),
+        anchored("even", 0, "video", 0.6, audio=0.38),
+        anchored("even", 1, "audio", 0.5, audio=0.1),  # its other anchor has not run
+    ]
+    found: dict[str, dict[str, dict[int, TrialResult]]] = {}
+    for each in cases:
+        found.setdefault(each.preset, {}).setdefault(each.trial, {})[each.seed] = each
+    text = "\n".join(controls(found))
+    assert "right in **1 of 3** worlds and seeds. It chose neither modality in 1." in text
+    assert "| sound-strong | 0 | 0.400, 0.100 | audio | 0.600, 0.600 | 0.800, 0.800 |" in text
+    assert [line.split(" | ")[-1] for line in text.splitlines() if " by 0." in line] == [
+        "yes |",
+        "no |",
+        "– |",
+    ]
+    assert "| sound-strong | video | +0.050" in text
+    assert "Not run yet." in "\n".join(controls({}))
