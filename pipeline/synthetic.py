@@ -15,6 +15,9 @@ The model. Every file shows one of ``classes`` kinds of object that beats in a r
   latches on to them. Only a label that comes from the other modality is free of them.
 * ``difficulty`` in [0, 1] lowers the object's contrast and the voice's level; ``hard_picture`` and
   ``hard_sound`` are added to it for the one of them, so that the other is the strong modality.
+* ``steady_picture`` in [0, 1] takes from the picture what is private to it: at 1 every file shows
+  an object of one size and brightness in the middle of grey. As the picture has more that is
+  private, sound is the strong modality without this, however hard it is.
 * With several ``clips`` a file has so many cuts, one after the other, each of a class of its own.
   What is private stays the same within a file, apart from noise.
 
@@ -30,6 +33,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -50,6 +54,7 @@ class SyntheticWorld:
     difficulty: float = 0.5
     hard_picture: float = 0.0
     hard_sound: float = 0.0
+    steady_picture: float = 0.0
     clips: int = 1  # of a file
 
     @property
@@ -150,7 +155,11 @@ def render_frames(
     scene = np.clip(hue * (1 + 0.35 * grating[..., None]) * light[..., None], 0, 1)
 
     shade, radius = rng.uniform(0.6, 1.2), rng.uniform(0.2, 0.32)
-    left, top = rng.uniform(-0.2, 0.2, 2)
+    left, top = (1 - world.steady_picture) * rng.uniform(-0.2, 0.2, 2)
+    scene = _between(scene, 0.5, world.steady_picture)
+    shade, radius = (
+        _between(*ends, world.steady_picture) for ends in ((shade, 0.9), (radius, 0.26))
+    )
     hops, start = _hops_per_second(world, kind), rng.uniform(0, 1)
     frames = np.empty((round(world.seconds * _FPS), world.size, world.size, 3))
     for number in range(len(frames)):
@@ -162,6 +171,11 @@ def render_frames(
         frames[number] = scene + world.contrast * inside * (skin - scene)
     frames += (noise or rng).normal(0, 0.03, frames.shape)
     return (np.clip(frames, 0, 1) * 255).astype(np.uint8)
+
+
+def _between(value: Any, other: float, share: float) -> Any:
+    """`value` itself where the share of the other is 0."""
+    return (1 - share) * value + share * other
 
 
 def render_audio(

@@ -24,6 +24,21 @@ def test_a_dial_weakens_one_modality() -> None:
     assert SyntheticWorld(difficulty=0.9, hard_picture=0.9).contrast > 0.1
 
 
+def test_a_steady_picture_shows_its_class_alone() -> None:
+    def shown(steady: float, kind: int, seed: int) -> np.ndarray:
+        world = SyntheticWorld(size=48, seconds=0.1, steady_picture=steady)
+        return render_frames(world, kind, np.random.default_rng(seed))[0].astype(float)
+
+    def apart(steady: float) -> float:
+        """How far two files of a class differ, in their scenes, which hold no object."""
+        first, other = (shown(steady, 0, seed)[:4, :4] for seed in (1, 2))
+        return float(np.abs(first.mean((0, 1)) - other.mean((0, 1))).max())
+
+    assert apart(1.0) < 3 < apart(0.5) < apart(0.0)
+    classes = [shown(1.0, kind, 1) for kind in (0, 3)]
+    assert np.abs(classes[0] - classes[1]).max() > 60
+
+
 def test_cuts_of_a_file_have_classes_of_their_own_in_one_split(tmp_path: Path) -> None:
     world = SyntheticWorld(classes=4, size=48, seconds=0.5, clips=2)
     with write_world(tmp_path, 6, world).open() as stream:

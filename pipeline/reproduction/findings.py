@@ -237,11 +237,12 @@ _ALL = tuple(finding.key for finding in FINDINGS)
 # fails; benchmarks/findings.md says how rarely a correct program fails it.
 QUICK_MARGIN = 0.05
 # Presets of worlds of several clips a file, whose strong modality is known: does the rule that
-# chooses the anchor find it?
+# chooses the anchor find it? Dials by the probes of random encoders on seed 0, video and audio:
+# 0.10 and 0.65; 0.28 and 0.32; 0.89 and 0.32.
 CONTROLS: dict[str, dict[str, float]] = {
     "sound-strong": {"hard_picture": 0.6},
-    "even": {},
-    "picture-strong": {"hard_sound": 0.6},
+    "even": {"hard_sound": 1.0, "steady_picture": 0.55},
+    "picture-strong": {"hard_sound": 1.0, "steady_picture": 1.0},
 }
 _CONTROLS = tuple(
     Preset(
