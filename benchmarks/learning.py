@@ -82,7 +82,7 @@ class Ready:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         slot = int(batch["slot"][0])
         found = ray.get(self.batches[slot % len(self.batches)]) | {"slot": np.int64(slot)}
-        return row_of([found])
+        return row_of([found], 1)
 
 
 def ours(

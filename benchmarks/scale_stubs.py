@@ -29,7 +29,7 @@ class Stub:
     def __call__(self, joined: pa.Table) -> dict[str, np.ndarray]:
         slots = joined["slots"][0].as_py()
         time.sleep(self.seconds * len(slots))
-        return row_of([self._batch(**slot) for slot in slots])
+        return row_of((self._batch(**slot) for slot in slots), len(slots))
 
     def _batch(self, slot: int, held_out: bool, clips: list[dict[str, Any]]) -> dict[str, Any]:
         indices = np.full(self.batch_size, -1)

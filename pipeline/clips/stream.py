@@ -40,9 +40,10 @@ from pipeline.telemetry import metrics
 from pipeline.telemetry.progress import Progress
 
 _JOINED, _JOINERS = 256, 2  # slots that a task joins, and such tasks at once
-# Of a row: at most so many bytes (as Ray Data's own blocks) and clips. A stream has at least so
-# many rows, where it has as many slots.
-_ROW_BYTES, _ROW_CLIPS, _ROWS = 128 * 2**20, 256, 64
+# Of a row: at most so many bytes and clips. The executor takes some 12 ms for a row, whatever it
+# holds, and a decoding task keeps two in the object store: a quarter of 2 GiB a core, as cheap
+# nodes have. A stream has at least so many rows, where it has as many slots.
+_ROW_BYTES, _ROW_CLIPS, _ROWS = 136 * 2**20, 320, 64
 _TASKS = 20_000  # of numbered work: Ray Data's driver keeps an object a task
 
 
@@ -85,7 +86,8 @@ class DecodeSlots:
         of_slots = joined.schema.field("slots").type.value_type
         columns = of_slots.field("clips").type.value_type
         labels = [column.name for column in columns if column.name.startswith(LABEL)]
-        return row_of([self._batch(labels, **slot) for slot in joined["slots"][0].as_py()])
+        slots = joined["slots"][0].as_py()
+        return row_of((self._batch(labels, **slot) for slot in slots), len(slots))
 
     def _batch(
         self, labels: list[str], slot: int, held_out: bool, clips: list[Row]
@@ -287,16 +289,25 @@ def _numbers(slots: np.ndarray, together: int) -> pa.Table:
     return pa.table({"slots": lists})
 
 
-def row_of(batches: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-    """Batches of one shape as one row: arrays with a leading axis of 1, and one of batches."""
-    row = {}
-    for name, first in batches[0].items():
-        values = [batch[name] for batch in batches]
-        if isinstance(first, str):
-            row[name] = np.array([json.dumps(values)])
-        else:  # one alone is not copied
-            row[name] = (np.stack(values) if len(values) > 1 else np.asarray(first)[None])[None]
-    return row
+def row_of(batches: Iterable[Mapping[str, Any]], count: int) -> dict[str, np.ndarray]:
+    """So many batches of one shape as one row: arrays with a leading axis of 1, and one of batches.
+
+    Of the batches, one at a time is in memory beside the row.
+    """
+    row: dict[str, np.ndarray] = {}
+    texts: dict[str, list[str]] = defaultdict(list)
+    for number, batch in enumerate(batches):
+        for name, value in batch.items():
+            if isinstance(value, str):
+                texts[name].append(value)
+            elif count == 1:  # not copied
+                row[name] = np.asarray(value)[None, None]
+            else:
+                value = np.asarray(value)
+                if not number:
+                    row[name] = np.empty((1, count, *value.shape), value.dtype)
+                row[name][0, number] = value
+    return row | {name: np.array([json.dumps(found)]) for name, found in texts.items()}
 
 
 def batches_of(row: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:

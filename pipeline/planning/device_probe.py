@@ -103,7 +103,7 @@ def _encoding(
         encode = Encode(None if raw else weights, modalities, config, device, _Quiet())
 
         def run(some: Batch, encode: Encode = encode) -> None:
-            encode(row_of([some]))
+            encode(row_of([some], 1))
 
         dims = {m: int(encode.networks[m].dim) for m in modalities}  # type: ignore[arg-type]
         found.append((_ladder(run, batch), dims))

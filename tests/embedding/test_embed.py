@@ -411,7 +411,7 @@ def test_a_clip_whose_features_are_no_numbers_is_a_reject(local_ray: None) -> No
         "audio": audio,
         **{f"has_{m}": np.ones(2, bool) for m in BOTH},
     }
-    row = encode(row_of([batch]))
+    row = encode(row_of([batch], 1))
     assert len(row) == 1, "one block, however small those are that are asked for"
     table = of_rows([row])
     assert [row is None for row in table["audio"].to_pylist()] == [False, True]

@@ -63,7 +63,8 @@ def test_decoding_begins_before_the_first_batch_is_taken(tmp_path: Path) -> None
 
     def decode(rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         begun.write_text("")
-        return row_of([{"slot": np.asarray(slot)} for slot in rows["id"]])
+        slots = [{"slot": np.asarray(slot)} for slot in rows["id"]]
+        return row_of(slots, len(slots))
 
     batches = arriving(ray.data.range(4).map_batches(decode, batch_size=2).iterator())
     end = time.monotonic() + 60
