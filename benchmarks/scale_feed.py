@@ -111,12 +111,19 @@ def consumers(slots: StubSlots, workers: int) -> Iterator[list[Any]]:
         ray.kill(consumer)
 
 
-def fed(slots: StubSlots, workers: int, wanted: int) -> tuple[float, dict[str, float]]:
-    """Clips a second of all workers together, and the processor time of the busiest processes."""
+def fed(
+    slots: StubSlots, workers: int, wanted: int, before_it: int = 16
+) -> tuple[float, dict[str, float]]:
+    """Clips a second of all workers together, and the processor time of the busiest processes.
+
+    Args:
+        wanted: slots that count.
+        before_it: slots of each worker that do not: by default those after which all have begun,
+            for what is decoded ahead of the window costs it nothing.
+    """
     each = wanted // workers
     with consumers(slots, workers) as running:
-        # Until all have begun, and no longer: what is decoded ahead of the window costs it nothing.
-        ray.get([c.take.remote(16) for c in running])
+        ray.get([c.take.remote(before_it) for c in running])
         before, clips = spent(), each * workers * BATCH
         seconds = max(ray.get([c.take.remote(each) for c in running]))
         return clips / seconds, busiest(before, clips)
@@ -139,7 +146,7 @@ def order(clips: ClipTable, options: argparse.Namespace) -> dict[str, Any]:
     rates: dict[str, list[float]] = {"in order": [], "in any order": []}
     wanted = options.slots // 5  # of which 16 are decoded at once
     for _ in range(options.repeats):
-        rates["in order"].append(fed(slots, 1, wanted)[0])
+        rates["in order"].append(fed(slots, 1, wanted, wanted // 4)[0])
         set_up_ray_data(feeding=True)
         rows = iter(slots.stream(COST).iter_batches(batch_size=1, prefetch_batches=2))
         each = slots.together(slots.order.num_slots)
