@@ -1,7 +1,8 @@
 """Runs a pass: one dataset for every few encoder actors, each in a process of its own.
 
-All rows of a dataset pass its executor, which takes some 17,000 small clips a second (docs/scale.md). A
-pass with many actors therefore has several datasets, each with a share of the cluster.
+All rows of a dataset pass its executor, which takes some 17,000 small clips a second
+(docs/scale.md). A pass with many actors therefore has several datasets, each with a share of the
+cluster.
 """
 
 from __future__ import annotations
