@@ -240,12 +240,8 @@ class Slots:
 
     def together(self, slots: int) -> int:
         """How many a task should decode where there are so many: few bytes, and enough tasks."""
-        return max(
-            min(
-                _ROW_BYTES // self._slot_bytes, _ROW_CLIPS // self.order.batch_size, slots // _ROWS
-            ),
-            1,
-        )
+        by_bytes, by_clips = _ROW_BYTES // self._slot_bytes, _ROW_CLIPS // self.order.batch_size
+        return max(min(by_bytes, by_clips, slots // _ROWS), 1)
 
     def row_bytes(self, slots: int) -> int:
         """Of what a task decodes, where there are so many slots."""
@@ -300,12 +296,11 @@ def row_of(batches: Iterable[Mapping[str, Any]], count: int) -> dict[str, np.nda
         for name, value in batch.items():
             if isinstance(value, str):
                 texts[name].append(value)
-            elif count == 1:  # not copied
-                row[name] = np.asarray(value)[None, None]
+            elif count == 1:
+                row[name] = np.asarray(value)[None, None]  # not copied
             else:
-                value = np.asarray(value)
                 if not number:
-                    row[name] = np.empty((1, count, *value.shape), value.dtype)
+                    row[name] = np.empty((1, count, *np.shape(value)), np.asarray(value).dtype)
                 row[name][0, number] = value
     return row | {name: np.array([json.dumps(found)]) for name, found in texts.items()}
 
