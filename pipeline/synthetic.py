@@ -157,9 +157,8 @@ def render_frames(
     shade, radius = rng.uniform(0.6, 1.2), rng.uniform(0.2, 0.32)
     left, top = (1 - world.steady_picture) * rng.uniform(-0.2, 0.2, 2)
     scene = _between(scene, 0.5, world.steady_picture)
-    shade, radius = (
-        _between(*ends, world.steady_picture) for ends in ((shade, 0.9), (radius, 0.26))
-    )
+    shade = _between(shade, 0.9, world.steady_picture)
+    radius = _between(radius, 0.26, world.steady_picture)
     hops, start = _hops_per_second(world, kind), rng.uniform(0, 1)
     frames = np.empty((round(world.seconds * _FPS), world.size, world.size, 3))
     for number in range(len(frames)):

@@ -40,9 +40,10 @@ from pipeline.telemetry import metrics
 from pipeline.telemetry.progress import Progress
 
 _JOINED, _JOINERS = 256, 2  # slots that a task joins, and such tasks at once
-# Of a row: at most so many bytes and clips. The executor takes some 12 ms for a row, whatever it
-# holds, and a decoding task keeps two in the object store: a quarter of 2 GiB a core, as cheap
-# nodes have. A stream has at least so many rows, where it has as many slots.
+# Of a row: at most so many bytes and clips. More would cost the executor less, which takes some
+# 12 ms for a row, whatever it holds. But two tasks a core keep two rows each in the object store:
+# a quarter of 2 GiB, which cheap nodes have a core. A stream has at least so many rows, where it
+# has as many slots.
 _ROW_BYTES, _ROW_CLIPS, _ROWS = 136 * 2**20, 320, 64
 _TASKS = 20_000  # of numbered work: Ray Data's driver keeps an object a task
 
@@ -292,7 +293,7 @@ def row_of(batches: Iterable[Mapping[str, Any]], count: int) -> dict[str, np.nda
     """
     row: dict[str, np.ndarray] = {}
     texts: dict[str, list[str]] = defaultdict(list)
-    for number, batch in enumerate(batches):
+    for number, batch in zip(range(count), batches, strict=True):
         for name, value in batch.items():
             if isinstance(value, str):
                 texts[name].append(value)

@@ -1,6 +1,6 @@
 """Runs a pass: one dataset for every few encoder actors, each in a process of its own.
 
-All rows of a dataset pass its executor, which takes some 17,000 small clips a second
+All rows of a dataset pass its executor, which takes some 18,000 small clips a second
 (docs/scale.md). A pass with many actors therefore has several datasets, each with a share of the
 cluster.
 """
@@ -30,7 +30,7 @@ from pipeline.runtime.ray_data import Share, set_up_ray_data
 from pipeline.storage import Location
 from pipeline.telemetry.progress import Meter
 
-# Encoder actors of a dataset: each may then encode 4,000 small clips a second.
+# Encoder actors of a dataset: each may then encode 4,500 small clips a second.
 ACTORS_EACH = 4
 # Rows that an actor is given: Ray Data hands out more ten times a second at most.
 IN_FLIGHT = 8

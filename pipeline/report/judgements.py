@@ -127,7 +127,7 @@ def strong_modality(ami_to_files: Mapping[str, float]) -> str | None:
         ami_to_files: modality → adjusted mutual information of its first clusters and the files.
 
     Returns:
-        None where the two differ by 0.05 or less, or one is not known.
+        None where the two hardly differ, or one is not known.
     """
     if len(ami_to_files) < 2:
         return None

@@ -116,7 +116,7 @@ def signals(this: Round, assigned: Mapping[str, np.ndarray], clips: ClipTable) -
         f"effective_clusters_{modality}": measures.effective_clusters(np.bincount(ids[ids >= 0]))
         for modality, ids in assigned.items()
     }
-    files = clips.files()
+    files = clips.files() if assigned else None
     if files is not None:
         found |= {
             f"ami_to_files_{modality}": measures.adjusted_mutual_information(

@@ -111,9 +111,9 @@ def _start(resources: ResourcesConfig) -> None:
         except Exception as error:  # Ray 2.60 raises a bare one after 30 s without a node
             folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
             room = shutil.disk_usage(folder).free >> 20
-            reason = " ".join(str(error).split())
+            reason = " ".join(str(error).split()).rstrip(".")
             raise UserError(
-                f"Ray does not start here: {reason} Its folder {folder}/ray has {room:,} MiB of "
+                f"Ray does not start here: {reason}. Its folder {folder}/ray has {room:,} MiB of "
                 "room; RAY_TMPDIR names another place, and the logs in it say more. On a machine "
                 "that is busy with other work, try again"
             ) from error
